@@ -1,0 +1,75 @@
+/* The data plane on the wire: a fixed header of 64 little-endian bytes, then `payload_bytes` of payload.
+ * docs/PROTOCOL.md has the format byte by byte and the rules of a session. */
+#pragma once
+
+#include <assert.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "repl/base/block.h"
+#include "repl/base/endian.h"
+#include "repl/base/units.h"
+
+#define FRAME_MAGIC UINT32_C(0x314b534c) /* "LSK1" as bytes on the wire */
+#define FRAME_VERSION 1
+#define FRAME_BYTES 64
+#define FRAME_PAYLOAD_BYTES_MAX (1 * MIB)
+
+enum frame_kind {
+    FRAME_HELLO = 1, /* payload: protobuf Hello. First frame of each side */
+    FRAME_READY,     /* this side accepts the session; `epoch` is what it goes on with */
+    FRAME_REFUSE,    /* payload: the reason as text; the connection ends */
+    FRAME_HEARTBEAT, /* nothing to say; keeps the path alive. `lsn` = last frame number sent, so that a lost tail shows
+                      */
+    FRAME_WRITE,     /* payload at offset; acknowledged when the peer's disk has completed it */
+    FRAME_DISCARD,
+    FRAME_WRITE_ZEROES,
+    FRAME_FLUSH,  /* acknowledged when all that was acknowledged before is on the peer's stable storage */
+    FRAME_ACK,    /* of the change or flush with this `tag` and `lsn`; `status`: 0, or the errno of the peer's disk */
+    FRAME_DECREE, /* the sender wants to be primary at `epoch`; acknowledged when the peer has persisted that epoch */
+};
+
+#define FRAME_FLAG_FUA (1u << 0)
+#define FRAME_FLAG_KEEP_ALLOCATED (1u << 1)
+
+/* As on the wire. */
+struct frame_wire {
+    le32 magic;
+    uint8_t kind;
+    uint8_t flags;
+    le16 status;        /* FRAME_ACK: a positive errno, 0 for success */
+    le32 payload_bytes; /* that follow the header; 0 ... FRAME_PAYLOAD_BYTES_MAX */
+    le32 header_check;  /* low half of XXH3-64 over the header with this field as 0 */
+    le64 number;        /* of this frame on its connection, from 1, without gaps */
+    le64 epoch;
+    le64 lsn;
+    le64 offset_bytes;
+    le32 length_blocks; /* of BLOCK_BYTES; WRITE: payload_bytes / BLOCK_BYTES */
+    le32 tag;           /* the sender's name for the change or flush; its ACK carries it back */
+    le64 payload_check; /* WRITE: XXH3-64 of the payload, made at capture; other kinds: made when sent; 0 without
+                           payload */
+};
+static_assert(sizeof(struct frame_wire) == FRAME_BYTES, "the header is 64 bytes");
+
+/* The same, decoded and known to be well-formed. */
+struct frame {
+    enum frame_kind kind;
+    uint8_t flags;
+    uint16_t status;
+    uint32_t payload_bytes;
+    uint64_t number;
+    uint64_t epoch;
+    uint64_t lsn;
+    uint64_t offset_bytes;
+    uint64_t length_bytes;
+    uint32_t tag;
+    uint64_t payload_check;
+};
+
+void frame_encode(const struct frame *frame, struct frame_wire *wire);
+
+/* Checks all that can be known from the header alone: magic, check, kind, payload length for that kind. Returns 0, or a
+ * negative errno with `*why` set to a constant text that says which field is wrong. */
+int frame_decode(const struct frame_wire *wire, struct frame *frame, const char **why);
+
+const char *frame_kind_name(enum frame_kind kind);

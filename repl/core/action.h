@@ -1,0 +1,93 @@
+/* What the engine wants done. The shell (repl/node, or the simulator) carries the actions out in the order given. */
+#pragma once
+
+#include <stdarg.h>
+
+#include "repl/core/event.h"
+#include "repl/core/superblock.h"
+
+enum action_kind {
+    ACT_DISK,           /* .disk: start it; answered by EV_DISK_DONE */
+    ACT_META_WRITE,     /* .meta: put the superblock on stable storage; answered by EV_META_DONE. Never two at a time */
+    ACT_SEND,           /* .send: to the peer, in this order. The link takes its own reference to the payload */
+    ACT_COMPLETE,       /* .complete: answer the front; its reference to the buffer is its own again */
+    ACT_SESSION_READY,  /* the peer's hello was accepted: tell it */
+    ACT_SESSION_REFUSE, /* .text: tell it why, close, try again later */
+    ACT_SESSION_DROP,   /* .text: the peer broke the rules or failed: close, connect again */
+    ACT_SERVE,          /* .serve: open or close the front. After closing no EV_REQUEST may follow */
+    ACT_ORDER_DONE,     /* .order: an operator's order has ended */
+    ACT_NOTE,           /* .note: a state change or fault that people want to know of */
+};
+
+enum note_level {
+    NOTE_INFO,
+    NOTE_WARNING,
+    NOTE_ERROR, /* needs a person */
+};
+
+#define ACTION_TEXT_BYTES 384
+
+struct action {
+    enum action_kind kind;
+    union {
+        struct {
+            uint32_t op; /* comes back in EV_DISK_DONE */
+            enum op_kind kind;
+            uint32_t flags;
+            uint64_t offset_bytes;
+            uint64_t length_bytes;
+            struct buf *buf; /* OP_READ, OP_WRITE; the engine keeps it referenced until EV_DISK_DONE */
+        } disk;
+        struct {
+            const struct superblock *superblock; /* unchanged until EV_META_DONE */
+        } meta;
+        struct {
+            struct frame frame; /* `number` is the session's to fill in */
+            struct buf *payload;
+        } send;
+        struct {
+            void *cookie;
+            int32_t result; /* 0 or negative errno */
+        } complete;
+        struct {
+            bool on;
+        } serve;
+        struct {
+            void *cookie;
+            int32_t result;   /* 0: done; -EBUSY, -EPERM, ...: refused */
+            const char *text; /* points into the actions' text; NULL when done */
+        } order;
+        struct {
+            enum note_level level;
+            const char *topic; /* a constant word: "role", "link", "leg", "serve", "disk", "payload" */
+            const char *text;
+        } note;
+        struct {
+            const char *text;
+        } text;
+    };
+};
+
+/* The actions of one or more steps. The memory is the owner's, fixed at open. */
+struct actions {
+    struct action *list;
+    uint32_t count;
+    uint32_t max;
+    char *text; /* what the const char * above point into */
+    uint32_t text_used;
+    uint32_t text_bytes;
+};
+
+static inline void actions_clear(struct actions *out)
+{
+    out->count = 0;
+    out->text_used = 0;
+}
+
+struct action *actions_add(struct actions *out, enum action_kind kind);
+
+/* Text that lives until actions_clear(); cut short when the room is used up, never overrun. */
+const char *actions_text(struct actions *out, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+void actions_note(struct actions *out, enum note_level level, const char *topic, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));

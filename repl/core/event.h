@@ -1,0 +1,61 @@
+/* What happens to a volume: everything the engine ever learns, it learns from one of these. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proto/frame.h"
+#include "repl/base/buf.h"
+#include "repl/core/hello.h"
+#include "repl/core/op.h"
+
+/* An application's request, cut to size, aligned and inside the volume's size by the front. */
+struct request {
+    enum op_kind kind;
+    uint32_t flags;        /* OP_FLAG_ */
+    uint64_t offset_bytes; /* multiples of BLOCK_BYTES */
+    uint64_t length_bytes; /* > 0, at most IO_BYTES_MAX for OP_READ and OP_WRITE; 0 for OP_FLUSH */
+    struct buf *buf; /* OP_WRITE: the payload, OP_READ: room for it; one reference stays the front's until completion */
+    uint64_t payload_check; /* OP_WRITE: checksum64 of the payload, made at capture */
+    void *cookie;           /* the front's; comes back in ACT_COMPLETE */
+};
+
+enum event_kind {
+    EV_REQUEST,      /* .request: only while the engine serves and engine_can_accept() says so */
+    EV_DISK_DONE,    /* .disk: an ACT_DISK of ours has ended */
+    EV_META_DONE,    /* .meta: the ACT_META_WRITE has ended */
+    EV_HELLO,        /* .hello: the peer's, on a new session; answered by ACT_SESSION_READY or ACT_SESSION_REFUSE */
+    EV_SESSION_UP,   /* both sides are ready: frames may be sent from now on */
+    EV_SESSION_DOWN, /* .down: nothing sent before counts any more, and nothing of that session will arrive any more */
+    EV_FRAME,        /* .frame: a change, flush, ack or decree from the peer, its payload verified */
+    EV_PROMOTE,      /* .order */
+    EV_DEMOTE,       /* .order */
+    EV_DETACH,       /* .order: drain, mark the leg clean, be done */
+};
+
+struct event {
+    enum event_kind kind;
+    uint64_t now_ns; /* monotonic; whatever the shell calls now */
+    union {
+        struct request request;
+        struct {
+            uint32_t op;    /* from the ACT_DISK */
+            int32_t result; /* 0: all of it was done; else negative errno. A short transfer is -EIO */
+        } disk;
+        struct {
+            int32_t result; /* 0: enough copies are on stable storage; else negative errno */
+        } meta;
+        struct hello hello;
+        struct {
+            const char *reason; /* valid during the step */
+        } down;
+        struct {
+            struct frame frame;
+            struct buf *payload; /* FRAME_WRITE: one reference, given to the engine */
+        } frame;
+        struct {
+            bool force;
+            void *cookie; /* comes back in ACT_ORDER_DONE */
+        } order;
+    };
+};

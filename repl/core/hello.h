@@ -1,0 +1,27 @@
+/* What a node says of itself when a connection opens. Both ends judge both hellos by the same table (repl/sync). */
+#pragma once
+
+#include "repl/core/names.h"
+
+#define PROTOCOL_VERSION 1
+
+struct hello {
+    uint32_t version;  /* the protocol version spoken; PROTOCOL_VERSION */
+    uint64_t features; /* bits both must have to use; none are defined yet */
+    char volume[NAME_BYTES_MAX];
+    char node[NAME_BYTES_MAX]; /* who speaks */
+    char peer[NAME_BYTES_MAX]; /* whom it believes to speak to */
+    uint64_t size_bytes;       /* of the volume once it is fixed, else 0 */
+    uint64_t capacity_bytes;   /* the largest volume this leg can hold, or the configured size */
+    struct id volume_id;       /* none until the legs are paired */
+    struct id leg_id;          /* of this leg, made by `create` */
+    struct id peer_leg_id;     /* the leg this one is paired with; none until then */
+    uint64_t epoch;            /* highest seen, persisted */
+    enum role role;
+    enum leg_state leg;
+    bool pristine;          /* zeroes since `create`: nothing was ever written to it */
+    bool lost_power;        /* may lack writes it had completed but not flushed */
+    bool unclean_primary;   /* was primary and ended without draining: may hold writes that nobody else has */
+    uint32_t window_frames; /* changes that may be on their way to this node, not yet acknowledged */
+    uint64_t window_bytes;  /* payload of those */
+};

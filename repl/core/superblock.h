@@ -1,0 +1,23 @@
+/* What a leg remembers of itself across restarts. repl/meta knows how it lies on disk; here it is plain values. */
+#pragma once
+
+#include "repl/core/names.h"
+
+struct superblock {
+    uint64_t sequence; /* grows with every write of the superblock */
+    char volume[NAME_BYTES_MAX];
+    char node[NAME_BYTES_MAX];
+    uint64_t size_bytes;    /* of the volume; 0 until it is fixed by pairing, configuration or the first promotion */
+    uint64_t backing_bytes; /* of the backing when this was written, metadata included */
+    struct id volume_id;    /* none until paired or promoted */
+    struct id leg_id;       /* made by `create` */
+    struct id peer_leg_id;  /* the leg we are paired with; none until then */
+    struct id boot_id;      /* of the machine's run in which the leg was last attached */
+    uint64_t epoch;         /* highest seen */
+    enum role role;         /* as of the last superblock write */
+    enum leg_state leg;
+    enum leg_state peer_leg; /* what we know of the peer's: LEG_FAILED stays until a resync */
+    bool attached;           /* a daemon has it open; still set when it is opened: that daemon ended uncleanly */
+    bool pristine;           /* zeroes since `create` */
+    bool adopted;            /* `create --adopt`: held data before it was ours */
+};

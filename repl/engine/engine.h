@@ -1,0 +1,62 @@
+/* The engine of one volume on one node: events in, actions out. No I/O, no clock, no allocation after engine_open().
+ *
+ * It routes each event to the part that knows: mirror (writes, reads, flushes, the peer's writes), sync (may these two
+ * legs go on together?), role (who may serve). The shell around it (repl/node, or the simulator) does everything else.
+ */
+#pragma once
+
+#include "repl/core/action.h"
+#include "repl/core/event.h"
+
+struct engine;
+
+struct engine_config {
+    const char *volume;
+    const char *node;
+    const char *peer;        /* NULL: a volume with a single node, never protected */
+    unsigned node_index;     /* of this node in the configuration, which both nodes share: breaks ties */
+    uint64_t capacity_bytes; /* the largest volume the backing can hold, or the configured size */
+    uint32_t window_frames;  /* what this node lets the peer have on its way to it */
+    uint64_t window_bytes;
+    struct superblock superblock; /* as read at attach */
+    bool lost_power;              /* the leg was attached in an earlier boot and not detached */
+    struct id fresh_id;           /* random: becomes the volume id if this node must make one */
+};
+
+/* What status shows. */
+struct engine_view {
+    enum role role;
+    bool serving;
+    uint64_t epoch;
+    uint64_t lsn; /* last one given (primary) or applied (secondary) */
+    uint64_t size_bytes;
+    enum leg_state leg;
+    enum link_state link;
+    enum leg_state peer_leg;
+    bool in_sync;               /* every acknowledged write is on two up-to-date legs */
+    const char *why_not;        /* NULL when in_sync; else in words what is missing */
+    uint32_t writes_waiting;    /* changes and flushes that wait for the peer */
+    uint64_t oldest_waiting_ns; /* when the oldest of them came in; 0: none */
+};
+
+#define ENGINE_CHANGES_MAX 1024 /* writes, discards, zeroes and flushes in flight on the primary */
+#define ENGINE_READS_MAX 256
+#define ENGINE_PEER_CHANGES_MAX 1024
+
+/* Actions that one engine_step() can emit at the most, and their text. */
+#define ENGINE_ACTIONS_MAX (2 * (ENGINE_CHANGES_MAX + ENGINE_READS_MAX + ENGINE_PEER_CHANGES_MAX) + 16)
+#define ENGINE_TEXT_BYTES (16 * KIB)
+
+/* Allocates all it will ever need. NULL: out of memory. */
+struct engine *engine_open(const struct engine_config *config);
+void engine_close(struct engine *e);
+
+void engine_step(struct engine *e, const struct event *ev, struct actions *out);
+
+/* True while one more EV_REQUEST of this kind may be given; else the front waits until something completes. */
+bool engine_can_accept(const struct engine *e, enum op_kind kind);
+
+/* What this node says of itself on a new connection. */
+void engine_hello(const struct engine *e, struct hello *out);
+
+void engine_view(const struct engine *e, struct engine_view *out);

@@ -1,0 +1,92 @@
+/* The link to the peer on the ring: a session over a transport. The transport is a table of operations that TCP
+ * implements now and RDMA later; filters with the same table stack on it and inject faults and delay. */
+#pragma once
+
+#include "blockdev/ring/ring.h"
+#include "repl/base/buf.h"
+#include "repl/link/session.h"
+
+struct transport;
+
+/* What a transport reports to whoever stands on it. Never from within one of its operations. */
+struct transport_sink {
+    void *ctx;
+    void (*opened)(void *ctx, conn_id conn, bool incoming, unsigned path);
+    void (*open_failed)(void *ctx, conn_id conn, const char *reason);
+    void (*closed)(void *ctx, conn_id conn, const char *reason);
+    void (*frame)(void *ctx, conn_id conn, const struct frame *frame, struct buf *payload); /* one reference, given */
+    void (*garbage)(void *ctx, conn_id conn, const char *reason);
+};
+
+struct transport_ops {
+    const char *name; /* "tcp", "rdma" */
+    conn_id (*connect)(struct transport *t, unsigned path);
+    /* Queues; takes its own reference to the payload until the kernel has it. Frames of one turn leave in one call. */
+    void (*send)(struct transport *t, conn_id conn, const struct frame *frame, struct buf *payload);
+    void (*drop)(struct transport *t, conn_id conn, bool after_sending);
+    void (*flush)(struct transport *t);  /* once per turn: hand what was queued to the kernel */
+    void (*resume)(struct transport *t); /* buffers may have come back: go on receiving */
+    void (*close)(struct transport *t, void (*closed)(void *ctx), void *ctx);
+};
+
+struct transport {
+    const struct transport_ops *ops;
+    struct transport_sink sink;
+    struct transport *below; /* filters */
+};
+
+struct transport_config {
+    struct ring *ring;
+    struct buf_pool *pool;
+    unsigned path_count;
+    const char *listen[SESSION_PATHS_MAX];  /* this node's "HOST:PORT" per path; the acceptor listens on them */
+    const char *connect[SESSION_PATHS_MAX]; /* the peer's; the initiator connects to them */
+    bool initiator;
+};
+
+/* TCP. Connections beyond a small number that have not said a valid hello are closed, oldest first, so that a flood of
+ * strangers cannot keep the peer out. */
+struct transport *transport_tcp_open(const struct transport_config *config, struct err *err);
+
+/* Faults on the receiving side, seeded. Rates are per million frames. A test changes them while it runs. */
+struct transport_fault_config {
+    uint64_t seed;
+    unsigned drop_per_million;    /* a frame vanishes (its number is missing: the session notices) */
+    unsigned corrupt_per_million; /* one bit of a payload flips */
+    unsigned cut_per_million;     /* the connection breaks */
+    uint64_t delay_min_ns;
+    uint64_t delay_max_ns; /* order is kept within a connection; across connections frames may overtake */
+    bool stall;            /* nothing passes while set, also no heartbeats */
+};
+struct transport *transport_filter_fault(struct ring *r, struct transport *below,
+                                         const struct transport_fault_config *config, struct err *err);
+void transport_filter_fault_set(struct transport *t, const struct transport_fault_config *config);
+
+struct link;
+
+struct link_config {
+    struct session_config session;
+    struct ring *ring;
+    struct transport *transport; /* taken over */
+    void *ctx;
+    void (*event)(void *ctx, const struct event *ev); /* to the engine; never from within a link_ call */
+    void (*hello)(void *ctx, struct hello *out);      /* fills in what this node says of itself now */
+    void (*note)(void *ctx, enum note_level level, const char *text);
+};
+
+struct link *link_open(const struct link_config *config, struct err *err);
+void link_start(struct link *l);
+void link_stop(struct link *l); /* disconnect, stay so */
+void link_close(struct link *l, void (*closed)(void *ctx), void *ctx);
+
+/* The engine's actions. */
+void link_send(struct link *l, const struct frame *frame, struct buf *payload);
+void link_ready(struct link *l);
+void link_refuse(struct link *l, const char *text);
+void link_drop(struct link *l, const char *text);
+
+void link_flush(struct link *l);  /* once per turn */
+void link_resume(struct link *l); /* buffers came back */
+
+const struct session *link_session(const struct link *l);
+const char *link_transport_name(const struct link *l);

@@ -1,0 +1,42 @@
+/* The superblock as it lies on disk, and where. Pure: bytes in, values out. docs/METADATA.md has the format. */
+#pragma once
+
+#include "repl/base/err.h"
+#include "repl/core/superblock.h"
+
+/* Where the metadata lies. Fixed by sizes alone, so that it can be found again. Room for the activity log, the bitmap
+ * and the dirty map is set aside from the beginning. */
+struct meta_layout {
+    uint64_t data_bytes;        /* the largest volume that the leg can hold, a multiple of 4096 */
+    uint64_t meta_offset_bytes; /* from the start of the file or device that holds the metadata */
+    uint64_t meta_bytes;
+};
+
+/* At the end of the backing itself. -ENOSPC when the backing is too small. */
+int meta_layout_internal(uint64_t backing_bytes, struct meta_layout *out, struct err *err);
+
+/* On a file or device of its own, from its start. `holder_bytes`: its size; 0: a file that will be made as large as
+ * meta_bytes says. -ENOSPC when it is too small. */
+int meta_layout_external(uint64_t backing_bytes, uint64_t holder_bytes, struct meta_layout *out, struct err *err);
+
+#define SUPERBLOCK_COPIES 4
+#define SUPERBLOCK_COPIES_TO_READ 2  /* that must agree */
+#define SUPERBLOCK_COPIES_TO_WRITE 3 /* more than must agree when read, so that any read sees the last write */
+#define SUPERBLOCK_BYTES 4096
+
+/* `internal`: the metadata is at the end of the backing itself; else `backing_bytes` is the size of the metadata's own
+ * file or device, of which it fills the end, and data_bytes is 0. Returns 0, or -ENOSPC when it does not fit. */
+int meta_layout(uint64_t backing_bytes, bool internal, struct meta_layout *out, struct err *err);
+
+/* Of copy 0 ... SUPERBLOCK_COPIES - 1, from the start of what holds the metadata. */
+uint64_t superblock_copy_offset(const struct meta_layout *layout, unsigned copy);
+
+void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block[SUPERBLOCK_BYTES]);
+
+/* -ENOENT: not ours (no magic); -EBADMSG: damaged; -ENOTSUP: a newer version; 0: good. `err` says which field. */
+int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, struct superblock *sb, struct err *err);
+
+/* Chooses among the copies read: the highest sequence that SUPERBLOCK_COPIES_TO_READ agree on. `good` gets a bit for
+ * each copy that agreed; the others want repair. -ENOENT when no copy is ours, -EBADMSG when too many are damaged. */
+int superblock_choose(uint8_t blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES], struct superblock *sb, unsigned *good,
+                      struct err *err);
