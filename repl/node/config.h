@@ -1,0 +1,97 @@
+/* The configuration: one YAML file per volume, the same file on every node (docs/man/lockstep.yaml.5).
+ *
+ * Everything in here was checked: whoever gets a volume_config may rely on the ranges below. All values are plain, so
+ * that it can be copied; nothing in it is owned. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "blockdev/disk/disk.h"
+#include "repl/base/err.h"
+#include "repl/core/names.h"
+#include "repl/link/link.h"
+
+#define CONFIG_NODES_MAX 2
+#define CONFIG_PATHS_MAX SESSION_PATHS_MAX
+#define CONFIG_FILE_BYTES_MAX (256 * KIB)
+#define CONFIG_VOLUMES_MAX 256
+#define CONFIG_PATH_BYTES 256    /* of a file's name, with the final NUL */
+#define CONFIG_ADDRESS_BYTES 272 /* "HOST:PORT" with a host name of up to 253 characters, with the final NUL */
+#define CONFIG_SOCKET_BYTES 108  /* of a unix socket's name, with the final NUL: sun_path */
+
+#define CONFIG_SIZE_BYTES_MAX (64 * TIB)
+#define CONFIG_DEAD_AFTER_NS_MIN (100 * NS_PER_MS)
+#define CONFIG_DEAD_AFTER_NS_MAX (600 * NS_PER_S)
+#define CONFIG_DEAD_AFTER_NS_DEFAULT (2 * NS_PER_S)
+#define CONFIG_TEST_DELAY_NS_MAX (600 * NS_PER_S)
+
+#define CONFIG_RUN_DIR "/run/lockstep" /* where control.sock and the devices of `device: auto` are */
+
+/* What the primary does with writes while the peer is away. */
+enum when_alone {
+    ALONE_STRICT,  /* wait, unless the witness agrees. Without a witness: wait */
+    ALONE_SUSPEND, /* wait */
+};
+
+struct config_node {
+    char name[NAME_BYTES_MAX];
+    char backing[CONFIG_PATH_BYTES];                    /* absolute, or relative to where the daemon was started */
+    char metadata[CONFIG_PATH_BYTES];                   /* "": internal, at the end of the backing */
+    char device[CONFIG_ADDRESS_BYTES];                  /* as the front takes it: "unix:/path" or "HOST:PORT" */
+    unsigned path_count;                                /* 0 only where the volume has a single node */
+    char paths[CONFIG_PATHS_MAX][CONFIG_ADDRESS_BYTES]; /* "HOST:PORT" or "[V6]:PORT", in order of preference */
+};
+
+/* Faults and delays that tests and the benchmark ask for; never set unless the daemon was told to allow them. */
+struct config_test {
+    bool disk_fault_on;
+    bool disk_delay_on;
+    bool link_fault_on;
+    struct disk_fault_config disk_fault;
+    struct disk_delay_config disk_delay;
+    struct transport_fault_config link_fault;
+};
+
+struct volume_config {
+    char file[CONFIG_PATH_BYTES]; /* it came from */
+    unsigned line;                /* of `volume:` in it */
+    char volume[NAME_BYTES_MAX];
+    uint64_t size_bytes; /* a multiple of BLOCK_BYTES; 0: the smallest backing decides */
+    unsigned node_count; /* 1 ... CONFIG_NODES_MAX; of two, both have the same path_count, at least 1 */
+    struct config_node nodes[CONFIG_NODES_MAX];
+    unsigned self; /* this node's index in nodes */
+    uint64_t dead_after_ns;
+    enum when_alone when_alone;
+    bool tls_missing; /* neither written out nor needed, as all paths are on loopback: worth a warning */
+    struct config_test test;
+};
+
+static inline const struct config_node *config_self(const struct volume_config *c) { return &c->nodes[c->self]; }
+
+/* NULL: the volume has a single node. */
+static inline const struct config_node *config_peer(const struct volume_config *c)
+{
+    return c->node_count < 2 ? NULL : &c->nodes[1 - c->self];
+}
+
+struct config_options {
+    const char *node;       /* who we are; NULL: the host name, in full or up to its first dot */
+    bool allow_test_faults; /* else a `test:` section is an error */
+};
+
+/* One file's text. `file` is its name, for messages and for what is relative to it. Returns 0 or -EINVAL with the one
+ * line "FILE:LINE: KEY: what was expected, and what was found". */
+int config_parse(const uint8_t *text, size_t bytes, const char *file, const struct config_options *options,
+                 struct volume_config *out, struct err *err);
+
+struct config {
+    unsigned count;
+    struct volume_config *volumes; /* owned */
+};
+
+/* A file, or a directory whose *.yaml and *.yml files are read in the order of their names. Besides what is wrong
+ * within a file, two volumes of one name, backing, device or path on this node are errors. A directory without such
+ * files gives no volumes. On an error nothing needs to be freed. */
+int config_load(const char *path, const struct config_options *options, struct config *out, struct err *err);
+void config_free(struct config *c);

@@ -1,0 +1,50 @@
+/* What a volume's thread and the daemon around it tell each other: log lines and state changes upward, a snapshot of
+ * the state for whoever asks. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "repl/core/action.h"
+#include "repl/core/names.h"
+
+enum log_level {
+    LOG_LEVEL_ERROR,
+    LOG_LEVEL_WARNING,
+    LOG_LEVEL_INFO,
+    LOG_LEVEL_DEBUG,
+};
+
+/* Callbacks of the daemon. They may be called from any thread, copy what they are given, and never block: what there
+ * is no room for is dropped, counted, and told of later. The host outlives the volume. */
+struct volume_host {
+    void *ctx;
+    /* For who looks for a cause. `volume` is put in front. */
+    void (*log)(void *ctx, const char *volume, enum log_level level, const char *text);
+    /* A state change or fault: goes to `lockstep events` and to the log. `topic`: one word, as in ACT_NOTE. */
+    void (*note)(void *ctx, const char *volume, enum note_level level, const char *topic, const char *text);
+};
+
+#define STATUS_TEXT_BYTES 256
+
+/* A consistent snapshot, made by the volume's thread at least a few times a second. */
+struct volume_status {
+    enum role role;
+    bool serving;
+    bool is_protected;               /* every acknowledged write is on two up-to-date legs */
+    char why_not[STATUS_TEXT_BYTES]; /* "" when protected; else in words what is missing */
+    uint64_t epoch;
+    uint64_t lsn;
+    uint64_t size_bytes; /* 0: not fixed yet */
+    enum leg_state leg;
+    uint32_t writes_waiting;    /* changes and flushes that wait for the peer */
+    uint64_t oldest_waiting_us; /* for how long the oldest of them has waited; 0: none */
+    /* The peer. Of a volume with a single node: LINK_DOWN, LEG_NONE, empty strings and zeroes. */
+    enum link_state link;
+    char link_reason[STATUS_TEXT_BYTES]; /* why it is not connected; "" when it is */
+    char transport[16];                  /* "tcp"; "" when not connected */
+    unsigned path;                       /* index in the configured paths: in use, or tried last */
+    uint64_t rtt_us;                     /* smoothed; 0: not known yet */
+    enum leg_state peer_leg;
+    uint64_t out_of_sync_bytes;
+};
