@@ -13,6 +13,7 @@ struct superblock {
     struct id leg_id;       /* made by `create` */
     struct id peer_leg_id;  /* the leg we are paired with; none until then */
     struct id boot_id;      /* of the machine's run in which the leg was last attached */
+    uint64_t lsn;           /* the highest given or applied when this was written; later ones may have been */
     uint64_t epoch;         /* highest seen */
     enum role role;         /* as of the last superblock write */
     enum leg_state leg;

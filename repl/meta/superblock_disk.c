@@ -1,0 +1,181 @@
+/* The superblock, to and from its block on disk, and the choice among its copies. */
+#include "repl/meta/superblock_disk.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "repl/base/checksum.h"
+#include "repl/base/endian.h"
+#include "repl/base/units.h"
+
+#define SUPERBLOCK_MAGIC UINT64_C(0x5345504554534b4c) /* "LKSTEPES" as bytes */
+#define SUPERBLOCK_VERSION 1
+
+#define FLAG_ATTACHED (1u << 0)
+#define FLAG_PRISTINE (1u << 1)
+#define FLAG_ADOPTED (1u << 2)
+#define FLAGS_KNOWN (FLAG_ATTACHED | FLAG_PRISTINE | FLAG_ADOPTED)
+
+struct superblock_disk {
+    le64 magic;
+    le64 check; /* XXH3-64 over the block with this field as 0 */
+    le32 version;
+    le32 copy; /* which of the copies this is: a misdirected write is told from a good one */
+    le64 sequence;
+    le64 size_bytes;
+    le64 backing_bytes;
+    le64 epoch;
+    le64 lsn;
+    le32 flags;
+    uint8_t role;
+    uint8_t leg;
+    uint8_t peer_leg;
+    uint8_t reserved;
+    struct id volume_id;
+    struct id leg_id;
+    struct id peer_leg_id;
+    struct id boot_id;
+    char volume[NAME_BYTES_MAX];
+    char node[NAME_BYTES_MAX];
+    uint8_t zero[SUPERBLOCK_BYTES - 264];
+};
+static_assert(sizeof(struct superblock_disk) == SUPERBLOCK_BYTES, "a superblock is one block");
+static_assert(offsetof(struct superblock_disk, volume_id) == 72, "no padding");
+
+static uint64_t block_check(const struct superblock_disk *d)
+{
+    struct superblock_disk copy = *d;
+    copy.check = to_le64(0);
+    return checksum64(&copy, sizeof(copy));
+}
+
+void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block[SUPERBLOCK_BYTES])
+{
+    struct superblock_disk d = {
+        .magic = to_le64(SUPERBLOCK_MAGIC),
+        .version = to_le32(SUPERBLOCK_VERSION),
+        .copy = to_le32(copy),
+        .sequence = to_le64(sb->sequence),
+        .size_bytes = to_le64(sb->size_bytes),
+        .backing_bytes = to_le64(sb->backing_bytes),
+        .epoch = to_le64(sb->epoch),
+        .lsn = to_le64(sb->lsn),
+        .flags = to_le32((sb->attached ? FLAG_ATTACHED : 0) | (sb->pristine ? FLAG_PRISTINE : 0) |
+                         (sb->adopted ? FLAG_ADOPTED : 0)),
+        .role = (uint8_t)sb->role,
+        .leg = (uint8_t)sb->leg,
+        .peer_leg = (uint8_t)sb->peer_leg,
+        .volume_id = sb->volume_id,
+        .leg_id = sb->leg_id,
+        .peer_leg_id = sb->peer_leg_id,
+        .boot_id = sb->boot_id,
+    };
+    memcpy(d.volume, sb->volume, sizeof(d.volume));
+    memcpy(d.node, sb->node, sizeof(d.node));
+    d.check = to_le64(block_check(&d));
+    memcpy(block, &d, sizeof(d));
+}
+
+static bool is_name(const char name[NAME_BYTES_MAX]) { return name[0] && memchr(name, 0, NAME_BYTES_MAX); }
+
+static int bad(struct err *err, const char *field)
+{
+    return err_set(err, -EBADMSG, "superblock with an impossible %s", field);
+}
+
+int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, struct superblock *sb, struct err *err)
+{
+    struct superblock_disk d;
+    memcpy(&d, block, sizeof(d));
+    if (from_le64(d.magic) != SUPERBLOCK_MAGIC)
+        return err_set(err, -ENOENT, "no Lockstep metadata");
+    if (from_le64(d.check) != block_check(&d))
+        return err_set(err, -EBADMSG, "superblock copy %u is damaged (checksum)", copy);
+    if (from_le32(d.version) != SUPERBLOCK_VERSION)
+        return err_set(err, -ENOTSUP,
+                       "metadata of format %u, where this program knows format %u: use the program that wrote it",
+                       from_le32(d.version), SUPERBLOCK_VERSION);
+    /* Nothing below can be the disk's doing, the checksum was right: but a bug or a forger must not get further. */
+    if (from_le32(d.copy) != copy)
+        return err_set(err, -EBADMSG, "superblock copy %u lies where copy %u belongs", from_le32(d.copy), copy);
+    if (from_le32(d.flags) & ~FLAGS_KNOWN)
+        return bad(err, "flag");
+    if (d.role > ROLE_PRIMARY)
+        return bad(err, "role");
+    if (d.leg > LEG_FAILED || d.peer_leg > LEG_FAILED)
+        return bad(err, "leg state");
+    if (!is_name(d.volume) || !is_name(d.node))
+        return bad(err, "name");
+    if (id_is_none(d.leg_id))
+        return bad(err, "leg id");
+    if (from_le64(d.size_bytes) % BLOCK_BYTES)
+        return bad(err, "size");
+    *sb = (struct superblock) {
+        .sequence = from_le64(d.sequence),
+        .size_bytes = from_le64(d.size_bytes),
+        .backing_bytes = from_le64(d.backing_bytes),
+        .volume_id = d.volume_id,
+        .leg_id = d.leg_id,
+        .peer_leg_id = d.peer_leg_id,
+        .boot_id = d.boot_id,
+        .epoch = from_le64(d.epoch),
+        .lsn = from_le64(d.lsn),
+        .role = (enum role)d.role,
+        .leg = (enum leg_state)d.leg,
+        .peer_leg = (enum leg_state)d.peer_leg,
+        .attached = from_le32(d.flags) & FLAG_ATTACHED,
+        .pristine = from_le32(d.flags) & FLAG_PRISTINE,
+        .adopted = from_le32(d.flags) & FLAG_ADOPTED,
+    };
+    memcpy(sb->volume, d.volume, sizeof(sb->volume));
+    memcpy(sb->node, d.node, sizeof(sb->node));
+    return 0;
+}
+
+int superblock_choose(uint8_t blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES], struct superblock *sb, unsigned *good,
+                      struct err *err)
+{
+    struct superblock found[SUPERBLOCK_COPIES];
+    int result[SUPERBLOCK_COPIES];
+    struct err first = { 0 };
+    unsigned ours = 0, newer = 0;
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        struct err e = { 0 };
+        result[i] = superblock_decode(blocks[i], i, &found[i], &e);
+        ours += result[i] != -ENOENT;
+        newer += result[i] == -ENOTSUP;
+        if (result[i] && result[i] != -ENOENT && !first.code)
+            first = e;
+    }
+    if (ours == 0)
+        return err_set(err, -ENOENT, "no Lockstep metadata");
+    int best = -1;
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        if (result[i])
+            continue;
+        unsigned votes = 0;
+        for (unsigned j = 0; j < SUPERBLOCK_COPIES; j++)
+            votes += !result[j] && found[j].sequence == found[i].sequence;
+        bool enough = votes >= SUPERBLOCK_COPIES_TO_READ;
+        if (enough && (best < 0 || found[i].sequence > found[best].sequence))
+            best = (int)i;
+    }
+    if (best < 0) {
+        if (newer)
+            return err_set(err, -ENOTSUP, "%s", first.text);
+        return err_set(err, -EBADMSG,
+                       "fewer than %u of %u superblock copies agree%s%s: the metadata is lost. "
+                       "If the peer's leg is good, `lockstep create --force` makes this one anew",
+                       SUPERBLOCK_COPIES_TO_READ, SUPERBLOCK_COPIES, first.code ? "; " : "",
+                       first.code ? first.text : "");
+    }
+    *sb = found[best];
+    *good = 0;
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        if (!result[i] && found[i].sequence == sb->sequence)
+            *good |= 1u << i;
+    }
+    return 0;
+}
