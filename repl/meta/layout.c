@@ -1,6 +1,7 @@
 /* Where a leg's metadata lies. */
 #include "repl/meta/superblock_disk.h"
 
+#include <assert.h>
 #include <errno.h>
 
 #include "repl/base/units.h"
