@@ -39,6 +39,23 @@ static int wrong(const char **why, const char *text)
     return -EPROTO;
 }
 
+static uint8_t flags_of(enum frame_kind kind)
+{
+    switch (kind) {
+    case FRAME_WRITE:
+    case FRAME_DISCARD: return FRAME_FLAG_FUA;
+    case FRAME_WRITE_ZEROES: return FRAME_FLAG_FUA | FRAME_FLAG_KEEP_ALLOCATED;
+    case FRAME_HELLO:
+    case FRAME_READY:
+    case FRAME_REFUSE:
+    case FRAME_HEARTBEAT:
+    case FRAME_FLUSH:
+    case FRAME_ACK:
+    case FRAME_DECREE: return 0;
+    }
+    return 0;
+}
+
 int frame_decode(const struct frame_wire *wire, struct frame *frame, const char **why)
 {
     if (from_le32(wire->magic) != FRAME_MAGIC)
@@ -60,12 +77,21 @@ int frame_decode(const struct frame_wire *wire, struct frame *frame, const char 
     };
     if (frame->payload_bytes > FRAME_PAYLOAD_BYTES_MAX)
         return wrong(why, "payload longer than a frame may carry (payload_bytes)");
+    if (frame->kind < FRAME_HELLO || frame->kind > FRAME_DECREE)
+        return wrong(why, "unknown frame (kind)");
+    if (frame->flags & ~flags_of(frame->kind))
+        return wrong(why, "flag that a frame of this kind cannot have (flags)");
+    if (frame->number == 0)
+        return wrong(why, "frame without a number (number)");
     switch (frame->kind) {
     case FRAME_HELLO:
-        if (frame->payload_bytes == 0)
-            return wrong(why, "hello without a payload (payload_bytes)");
+        if (frame->payload_bytes == 0 || frame->payload_bytes > FRAME_HELLO_BYTES_MAX)
+            return wrong(why, "hello without a payload, or too long (payload_bytes)");
         return 0;
-    case FRAME_REFUSE: return 0;
+    case FRAME_REFUSE:
+        if (frame->payload_bytes > FRAME_REFUSE_BYTES_MAX)
+            return wrong(why, "refusal with too long a reason (payload_bytes)");
+        return 0;
     case FRAME_WRITE:
         if (frame->payload_bytes == 0 || frame->payload_bytes != frame->length_bytes)
             return wrong(why, "write whose payload is not its length (length_blocks)");
@@ -88,8 +114,6 @@ int frame_decode(const struct frame_wire *wire, struct frame *frame, const char 
             break;
         return 0;
     }
-    if (frame->kind < FRAME_HELLO || frame->kind > FRAME_DECREE)
-        return wrong(why, "unknown frame (kind)");
     return wrong(why, "frame of a kind that carries no payload has one (payload_bytes)");
 }
 

@@ -14,13 +14,15 @@
 #define FRAME_VERSION 1
 #define FRAME_BYTES 64
 #define FRAME_PAYLOAD_BYTES_MAX (1 * MIB)
+#define FRAME_HELLO_BYTES_MAX (4 * KIB) /* what a stranger can make us hold */
+#define FRAME_REFUSE_BYTES_MAX 512
 
 enum frame_kind {
     FRAME_HELLO = 1, /* payload: protobuf Hello. First frame of each side */
-    FRAME_READY,     /* this side accepts the session; `epoch` is what it goes on with */
-    FRAME_REFUSE,    /* payload: the reason as text; the connection ends */
-    FRAME_HEARTBEAT, /* nothing to say; keeps the path alive. `lsn` = last frame number sent, so that a lost tail shows
-                      */
+    FRAME_READY,     /* this side accepts the session */
+    FRAME_REFUSE,    /* the connection ends. Payload: the reason as text. `status`: FRAME_REFUSE_ */
+    FRAME_HEARTBEAT, /* keeps the path alive; its number shows a lost tail. `lsn`: the sender's clock; `offset_bytes`:
+                        the peer's, from its last heartbeat, moved on by as long as that was kept (0: none yet) */
     FRAME_WRITE,     /* payload at offset; acknowledged when the peer's disk has completed it */
     FRAME_DISCARD,
     FRAME_WRITE_ZEROES,
@@ -28,6 +30,9 @@ enum frame_kind {
     FRAME_ACK,    /* of the change or flush with this `tag` and `lsn`; `status`: 0, or the errno of the peer's disk */
     FRAME_DECREE, /* the sender wants to be primary at `epoch`; acknowledged when the peer has persisted that epoch */
 };
+
+#define FRAME_REFUSE_FOR_NOW 0 /* this connection is over; try again as after any loss */
+#define FRAME_REFUSE_LASTING 1 /* only a person, or a restart, can change it */
 
 #define FRAME_FLAG_FUA (1u << 0)
 #define FRAME_FLAG_KEEP_ALLOCATED (1u << 1)
@@ -37,7 +42,7 @@ struct frame_wire {
     le32 magic;
     uint8_t kind;
     uint8_t flags;
-    le16 status;        /* FRAME_ACK: a positive errno, 0 for success */
+    le16 status;        /* FRAME_ACK: a positive errno, 0 for success; FRAME_REFUSE: FRAME_REFUSE_ */
     le32 payload_bytes; /* that follow the header; 0 ... FRAME_PAYLOAD_BYTES_MAX */
     le32 header_check;  /* low half of XXH3-64 over the header with this field as 0 */
     le64 number;        /* of this frame on its connection, from 1, without gaps */

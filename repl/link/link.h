@@ -8,25 +8,30 @@
 
 struct transport;
 
-/* What a transport reports to whoever stands on it. Never from within one of its operations. */
+/* What a transport reports to whoever stands on it. Never from within one of its operations (but for notes). */
 struct transport_sink {
     void *ctx;
     void (*opened)(void *ctx, conn_id conn, bool incoming, unsigned path);
     void (*open_failed)(void *ctx, conn_id conn, const char *reason);
     void (*closed)(void *ctx, conn_id conn, const char *reason);
     void (*frame)(void *ctx, conn_id conn, const struct frame *frame, struct buf *payload); /* one reference, given */
-    void (*garbage)(void *ctx, conn_id conn, const char *reason);
+    void (*garbage)(void *ctx, conn_id conn, const char *reason); /* bytes that are no frame; it receives no more */
+    void (*note)(void *ctx, enum note_level level, const char *text);
 };
 
 struct transport_ops {
-    const char *name; /* "tcp", "rdma" */
-    conn_id (*connect)(struct transport *t, unsigned path);
+    const char *name;                   /* "tcp", "rdma" */
+    void (*start)(struct transport *t); /* once, after the sink is set: begins to accept */
+    void (*connect)(struct transport *t, conn_id conn, unsigned path); /* conn: of the caller's choice, CONN_OUTGOING */
     /* Queues; takes its own reference to the payload until the kernel has it. Frames of one turn leave in one call. */
     void (*send)(struct transport *t, conn_id conn, const struct frame *frame, struct buf *payload);
+    /* Nothing of it is reported afterwards. `after_sending`: what is queued leaves first, within a bounded time. */
     void (*drop)(struct transport *t, conn_id conn, bool after_sending);
+    /* When bytes last came in; now, while nothing is received for lack of buffers; 0: no such connection. */
+    uint64_t (*heard_ns)(const struct transport *t, conn_id conn);
     void (*flush)(struct transport *t);  /* once per turn: hand what was queued to the kernel */
     void (*resume)(struct transport *t); /* buffers may have come back: go on receiving */
-    void (*close)(struct transport *t, void (*closed)(void *ctx), void *ctx);
+    void (*close)(struct transport *t, void (*closed)(void *ctx), void *ctx); /* frees it; `closed` from the loop */
 };
 
 struct transport {
@@ -34,6 +39,8 @@ struct transport {
     struct transport_sink sink;
     struct transport *below; /* filters */
 };
+
+#define TRANSPORT_FILES_MAX 16 /* registered files of the ring that a transport needs */
 
 struct transport_config {
     struct ring *ring;

@@ -1,0 +1,130 @@
+/* The hello, to and from protobuf. */
+#include "repl/link/hello_codec.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "proto/handshake.pb-c.h"
+
+/* Three names, three ids, the numbers at their longest: far below what a frame may carry. */
+static_assert(3 * (NAME_BYTES_MAX + 3) + 3 * (sizeof(struct id) + 3) + 18 * 13 <= FRAME_HELLO_BYTES_MAX, "fits");
+
+static_assert((int)LOCKSTEP__HELLO_ROLE__HELLO_ROLE_SECONDARY == (int)ROLE_SECONDARY, "same numbers");
+static_assert((int)LOCKSTEP__HELLO_ROLE__HELLO_ROLE_PRIMARY == (int)ROLE_PRIMARY, "same numbers");
+static_assert((int)LOCKSTEP__HELLO_LEG__HELLO_LEG_NONE == (int)LEG_NONE, "same numbers");
+static_assert((int)LOCKSTEP__HELLO_LEG__HELLO_LEG_UP_TO_DATE == (int)LEG_UP_TO_DATE, "same numbers");
+static_assert((int)LOCKSTEP__HELLO_LEG__HELLO_LEG_SYNCING == (int)LEG_SYNCING, "same numbers");
+static_assert((int)LOCKSTEP__HELLO_LEG__HELLO_LEG_OUTDATED == (int)LEG_OUTDATED, "same numbers");
+static_assert((int)LOCKSTEP__HELLO_LEG__HELLO_LEG_FAILED == (int)LEG_FAILED, "same numbers");
+
+static ProtobufCBinaryData id_field(const struct id *id)
+{
+    if (id_is_none(*id))
+        return (ProtobufCBinaryData) { 0 };
+    return (ProtobufCBinaryData) { sizeof(id->bytes), (uint8_t *)id->bytes };
+}
+
+size_t hello_encode(const struct hello *hello, uint8_t *out)
+{
+    Lockstep__Hello m = LOCKSTEP__HELLO__INIT;
+    m.version = hello->version;
+    m.features = hello->features;
+    m.volume = (char *)hello->volume;
+    m.node = (char *)hello->node;
+    m.peer = (char *)hello->peer;
+    m.size_bytes = hello->size_bytes;
+    m.capacity_bytes = hello->capacity_bytes;
+    m.volume_id = id_field(&hello->volume_id);
+    m.leg_id = id_field(&hello->leg_id);
+    m.peer_leg_id = id_field(&hello->peer_leg_id);
+    m.epoch = hello->epoch;
+    m.role = (Lockstep__HelloRole)hello->role;
+    m.leg = (Lockstep__HelloLeg)hello->leg;
+    m.pristine = hello->pristine;
+    m.lost_power = hello->lost_power;
+    m.unclean_primary = hello->unclean_primary;
+    m.window_frames = hello->window_frames;
+    m.window_bytes = hello->window_bytes;
+    size_t bytes = lockstep__hello__pack(&m, out);
+    assert(bytes <= FRAME_HELLO_BYTES_MAX);
+    return bytes;
+}
+
+static int wrong(const char **why, const char *text)
+{
+    *why = text;
+    return -EPROTO;
+}
+
+static bool take_name(const char *from, char to[static NAME_BYTES_MAX])
+{
+    size_t n = strlen(from);
+    if (n == 0 || n >= NAME_BYTES_MAX)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)from[i];
+        if (c < 0x20 || c == 0x7f)
+            return false;
+    }
+    memcpy(to, from, n + 1);
+    return true;
+}
+
+static bool take_id(ProtobufCBinaryData from, struct id *to)
+{
+    if (from.len != 0 && from.len != sizeof(to->bytes))
+        return false;
+    if (from.len)
+        memcpy(to->bytes, from.data, from.len);
+    return true;
+}
+
+static int take_state(const Lockstep__Hello *m, struct hello *h, const char **why)
+{
+    if (m->size_bytes % BLOCK_BYTES)
+        return wrong(why, "size that is not whole blocks (size_bytes)");
+    if (m->capacity_bytes % BLOCK_BYTES)
+        return wrong(why, "capacity that is not whole blocks (capacity_bytes)");
+    if (!take_id(m->volume_id, &h->volume_id) || !take_id(m->leg_id, &h->leg_id) ||
+        !take_id(m->peer_leg_id, &h->peer_leg_id))
+        return wrong(why, "identity that does not have 16 bytes (volume_id, leg_id, peer_leg_id)");
+    if ((unsigned)m->role > ROLE_PRIMARY)
+        return wrong(why, "unknown role (role)");
+    if ((unsigned)m->leg > LEG_FAILED)
+        return wrong(why, "unknown leg state (leg)");
+    if (m->window_frames == 0 || m->window_bytes == 0)
+        return wrong(why, "window that lets nothing through (window_frames, window_bytes)");
+    h->size_bytes = m->size_bytes;
+    h->capacity_bytes = m->capacity_bytes;
+    h->epoch = m->epoch;
+    h->role = (enum role)m->role;
+    h->leg = (enum leg_state)m->leg;
+    h->pristine = m->pristine;
+    h->lost_power = m->lost_power;
+    h->unclean_primary = m->unclean_primary;
+    h->window_frames = m->window_frames;
+    h->window_bytes = m->window_bytes;
+    return 0;
+}
+
+int hello_decode(const uint8_t *data, size_t bytes, struct hello *hello, const char **why)
+{
+    *hello = (struct hello) { 0 };
+    Lockstep__Hello *m = bytes <= FRAME_HELLO_BYTES_MAX ? lockstep__hello__unpack(NULL, bytes, data) : NULL;
+    if (!m)
+        return wrong(why, "not a hello message");
+    int result = 0;
+    hello->version = m->version;
+    hello->features = m->features;
+    if (!take_name(m->volume, hello->volume))
+        result = wrong(why, "volume name empty, too long or not printable (volume)");
+    else if (!take_name(m->node, hello->node))
+        result = wrong(why, "node name empty, too long or not printable (node)");
+    else if (!take_name(m->peer, hello->peer))
+        result = wrong(why, "peer name empty, too long or not printable (peer)");
+    else if (m->version == PROTOCOL_VERSION)
+        result = take_state(m, hello, why);
+    lockstep__hello__free_unpacked(m, NULL);
+    return result;
+}
