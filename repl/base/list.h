@@ -51,9 +51,11 @@ static inline struct list *list_pop(struct list *head)
     return node;
 }
 
+/* NOLINTBEGIN(bugprone-macro-parentheses): `pos` is declared here, and a declared name takes no parentheses. */
 #define list_for_each(pos, head) for (struct list *pos = (head)->next; pos != (head); pos = pos->next)
 
 /* `pos` may be removed from the list inside the loop. */
 #define list_for_each_safe(pos, head)                                                                                  \
     for (struct list *pos = (head)->next, *pos##_next = pos->next; pos != (head);                                      \
          pos = pos##_next, pos##_next = pos->next)
+/* NOLINTEND(bugprone-macro-parentheses) */

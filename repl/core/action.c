@@ -11,7 +11,8 @@ struct action *actions_add(struct actions *out, enum action_kind kind)
     return a;
 }
 
-static const char *actions_vtext(struct actions *out, const char *format, va_list ap)
+__attribute__((format(printf, 2, 0))) static const char *actions_vtext(struct actions *out, const char *format,
+                                                                       va_list ap)
 {
     char *text = out->text + out->text_used;
     uint32_t room = out->text_bytes - out->text_used;

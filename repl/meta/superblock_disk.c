@@ -6,9 +6,9 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "repl/base/block.h"
 #include "repl/base/checksum.h"
 #include "repl/base/endian.h"
-#include "repl/base/block.h"
 
 #define SUPERBLOCK_MAGIC UINT64_C(0x5345504554534b4c) /* "LKSTEPES" as bytes */
 #define SUPERBLOCK_VERSION 1
