@@ -1,0 +1,185 @@
+/* The hello codec: what it carries, and what it refuses. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proto/handshake.pb-c.h"
+#include "repl/link/hello_codec.h"
+#include "tests/unit/unit.h"
+
+static struct hello sample(void)
+{
+    struct hello h = {
+        .version = PROTOCOL_VERSION,
+        .features = UINT64_C(0x8000000000000001),
+        .volume = "gold42",
+        .node = "paris-a",
+        .peer = "paris-b",
+        .size_bytes = 40 * GIB,
+        .capacity_bytes = 64 * TIB,
+        .epoch = UINT64_MAX,
+        .role = ROLE_PRIMARY,
+        .leg = LEG_FAILED,
+        .pristine = true,
+        .lost_power = true,
+        .unclean_primary = true,
+        .window_frames = 1024,
+        .window_bytes = 32 * MIB,
+    };
+    memset(h.volume_id.bytes, 0xaa, sizeof(h.volume_id.bytes));
+    memset(h.leg_id.bytes, 0xbb, sizeof(h.leg_id.bytes));
+    return h;
+}
+
+static int decode_message(const Lockstep__Hello *m, struct hello *h, const char **why)
+{
+    uint8_t bytes[FRAME_HELLO_BYTES_MAX];
+    assert_true(lockstep__hello__get_packed_size(m) <= sizeof(bytes));
+    return hello_decode(bytes, lockstep__hello__pack(m, bytes), h, why);
+}
+
+static Lockstep__Hello valid_message(void)
+{
+    Lockstep__Hello m = LOCKSTEP__HELLO__INIT;
+    m.version = PROTOCOL_VERSION;
+    m.volume = (char *)"v";
+    m.node = (char *)"a";
+    m.peer = (char *)"b";
+    m.window_frames = 1;
+    m.window_bytes = 1;
+    return m;
+}
+
+static void test_round_trip(void **state)
+{
+    struct hello h = sample();
+    struct hello back = { 0 };
+    uint8_t bytes[FRAME_HELLO_BYTES_MAX];
+    const char *why = NULL;
+    assert_int_equal(hello_decode(bytes, hello_encode(&h, bytes), &back, &why), 0);
+    uint8_t again[FRAME_HELLO_BYTES_MAX];
+    assert_int_equal(hello_encode(&back, again), hello_encode(&h, bytes));
+    assert_memory_equal(again, bytes, hello_encode(&h, bytes));
+    assert_string_equal(back.peer, h.peer);
+    assert_int_equal(back.size_bytes, h.size_bytes);
+}
+
+static void test_longest_fits(void **state)
+{
+    struct hello h = sample();
+    memset(h.volume, 'v', NAME_BYTES_MAX - 1);
+    memset(h.node, 'n', NAME_BYTES_MAX - 1);
+    memset(h.peer, 'p', NAME_BYTES_MAX - 1);
+    memset(h.peer_leg_id.bytes, 0xcc, sizeof(h.peer_leg_id.bytes));
+    h.size_bytes = h.capacity_bytes = UINT64_MAX - UINT64_MAX % BLOCK_BYTES;
+    h.window_frames = UINT32_MAX;
+    h.window_bytes = UINT64_MAX;
+    struct hello back = { 0 };
+    uint8_t bytes[FRAME_HELLO_BYTES_MAX];
+    const char *why = NULL;
+    assert_int_equal(hello_decode(bytes, hello_encode(&h, bytes), &back, &why), 0);
+    uint8_t again[FRAME_HELLO_BYTES_MAX];
+    assert_int_equal(hello_encode(&back, again), hello_encode(&h, bytes));
+    assert_memory_equal(again, bytes, hello_encode(&h, bytes));
+    assert_string_equal(back.peer, h.peer);
+    assert_int_equal(back.size_bytes, h.size_bytes);
+}
+
+static void refused(const Lockstep__Hello *m, const char *field)
+{
+    struct hello h;
+    const char *why = "";
+    assert_int_equal(decode_message(m, &h, &why), -EPROTO);
+    if (!strstr(why, field))
+        fail_msg("refused with \"%s\", which does not name %s", why, field);
+}
+
+static void test_bad_fields(void **state)
+{
+    char long_name[NAME_BYTES_MAX + 1];
+    memset(long_name, 'x', NAME_BYTES_MAX);
+    long_name[NAME_BYTES_MAX] = 0;
+    Lockstep__Hello m = valid_message();
+    m.volume = (char *)"";
+    refused(&m, "(volume)");
+    m = valid_message();
+    m.node = long_name;
+    refused(&m, "(node)");
+    m = valid_message();
+    m.peer = (char *)"red\x1b[31m";
+    refused(&m, "(peer)");
+    uint8_t bytes[17] = { 1 };
+    for (size_t n = 1; n <= sizeof(bytes); n++) {
+        if (n == 16)
+            continue;
+        m = valid_message();
+        m.leg_id = (ProtobufCBinaryData) { n, bytes };
+        refused(&m, "leg_id");
+    }
+    m = valid_message();
+    m.role = (Lockstep__HelloRole)2;
+    refused(&m, "(role)");
+    m = valid_message();
+    m.role = (Lockstep__HelloRole)-1;
+    refused(&m, "(role)");
+    m = valid_message();
+    m.leg = (Lockstep__HelloLeg)5;
+    refused(&m, "(leg)");
+    m = valid_message();
+    m.size_bytes = 513;
+    refused(&m, "(size_bytes)");
+    m = valid_message();
+    m.capacity_bytes = 1;
+    refused(&m, "(capacity_bytes)");
+    m = valid_message();
+    m.window_frames = 0;
+    refused(&m, "window_frames");
+}
+
+static void test_other_version_keeps_names(void **state)
+{
+    Lockstep__Hello m = valid_message();
+    m.version = PROTOCOL_VERSION + 1;
+    m.role = (Lockstep__HelloRole)77; /* means something there, perhaps */
+    m.size_bytes = 3;
+    struct hello h;
+    const char *why = NULL;
+    assert_int_equal(decode_message(&m, &h, &why), 0);
+    assert_int_equal(h.version, PROTOCOL_VERSION + 1);
+    assert_string_equal(h.volume, "v");
+    assert_int_equal(h.role, ROLE_SECONDARY);
+    assert_int_equal(h.size_bytes, 0);
+    m.node = (char *)"";
+    refused(&m, "(node)");
+}
+
+static void test_garbage(void **state)
+{
+    static const uint8_t junk[] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff };
+    struct hello h;
+    const char *why = NULL;
+    assert_int_equal(hello_decode(junk, sizeof(junk), &h, &why), -EPROTO);
+    uint8_t *large = calloc(1, FRAME_HELLO_BYTES_MAX + 1);
+    assert_int_equal(hello_decode(large, FRAME_HELLO_BYTES_MAX + 1, &h, &why), -EPROTO);
+    free(large);
+    /* Every cut of a good one is refused or decodes: never read beyond. */
+    struct hello good = sample();
+    uint8_t bytes[FRAME_HELLO_BYTES_MAX];
+    size_t n = hello_encode(&good, bytes);
+    for (size_t cut = 0; cut < n; cut++) {
+        uint8_t *exact = malloc(cut + 1);
+        memcpy(exact, bytes, cut);
+        (void)hello_decode(exact, cut, &h, &why);
+        free(exact);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_longest_fits),
+        cmocka_unit_test(test_bad_fields), cmocka_unit_test(test_other_version_keeps_names),
+        cmocka_unit_test(test_garbage),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
