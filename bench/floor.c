@@ -216,9 +216,12 @@ static int measure_loopback(const struct options *o)
     CLEANUP_CLOSE int listen_fd = open_socket("127.0.0.1:0", true, &err);
     if (listen_fd < 0)
         return failed(&err);
-    struct sockaddr_in bound;
+    struct sockaddr_in bound = { 0 };
     socklen_t bound_bytes = sizeof(bound);
-    getsockname(listen_fd, (struct sockaddr *)&bound, &bound_bytes);
+    if (getsockname(listen_fd, (struct sockaddr *)&bound, &bound_bytes) < 0) {
+        fprintf(stderr, "lockstep-bench floor: getsockname: %s\n", strerror(errno));
+        return BENCH_FAILED;
+    }
 
     pid_t parent = getpid();
     pid_t server = fork();
