@@ -1,8 +1,9 @@
 /* A backing device: a block device or a file, opened for O_DIRECT, on the ring. Filters with the same face stack on
  * top.
  *
- * A disk_io is embedded and kept by its owner until `done`; nothing is allocated per request. Requests are not ordered
- * among each other: who needs an order waits. `done` is never called from within disk_submit(). */
+ * A disk_io is embedded, zeroed before its first use, and kept by its owner until `done`; nothing is allocated per
+ * request. Requests are not ordered among each other: who needs an order waits. `done` is never called from within
+ * disk_submit(); the io may be submitted again inside `done`. */
 #pragma once
 
 #include <stdbool.h>
@@ -17,46 +18,61 @@ struct disk_io;
 
 typedef void disk_done_fn(struct disk_io *io);
 
+#define DISK_FILTERS_MAX 4
+
 struct disk_io {
     /* The owner fills these in. */
     enum op_kind kind;
     uint32_t flags;        /* OP_FLAG_ */
-    uint64_t offset_bytes; /* multiples of BLOCK_BYTES */
-    uint64_t length_bytes; /* OP_FLUSH: 0 */
+    uint64_t offset_bytes; /* multiples of geometry.logical_block_bytes, else the result is -EINVAL */
+    uint64_t length_bytes; /* > 0, likewise; at most IO_BYTES_MAX for OP_READ, OP_WRITE; OP_FLUSH: 0 */
     void *data;            /* OP_READ, OP_WRITE: length_bytes; aligned to BUF_BYTES_MIN */
     disk_done_fn *done;
 
-    /* The result: 0, or a negative errno. A short transfer that does not go on is -EIO (reads beyond the end too). */
+    /* The result: 0: all of it was done; else a negative errno. A short transfer that does not go on is -EIO; what does
+     * not lie inside the disk is -EIO for OP_READ and -ENOSPC for changes, and nothing was done. */
     int32_t result;
 
     /* The disk's own from here on. */
     struct disk *disk;
     struct ring_op op;
-    struct list link;
     struct ring_timer timer;
     uint64_t progress_bytes;
-    uint32_t phase;
-    disk_done_fn *outer_done; /* a filter keeps the owner's here */
+    uint32_t step;
+    uint32_t retries;
+    uint32_t depth; /* filters that the io went through */
+    struct {
+        struct disk *filter;
+        disk_done_fn *done; /* of whoever is above that filter */
+        uint64_t note;      /* the filter's own */
+    } above[DISK_FILTERS_MAX];
 };
 
 struct disk_geometry {
-    uint64_t size_bytes;          /* of the whole backing, a multiple of BLOCK_BYTES */
-    uint32_t logical_block_bytes; /* what O_DIRECT needs offsets and lengths aligned to: at most 4096 */
+    uint64_t size_bytes;          /* of the whole backing, a multiple of logical_block_bytes */
+    uint32_t logical_block_bytes; /* what offsets and lengths must be multiples of: 512 ... 4096, a power of two */
     uint32_t memory_align_bytes;  /* what O_DIRECT needs memory aligned to: at most BUF_BYTES_MIN */
     bool is_block_device;
+    bool
+        direct; /* false: the file system refuses O_DIRECT, so that writes go through the page cache; worth a warning */
     bool rotational;
-    bool can_unmap;     /* discards give storage back and leave zeroes */
+    bool can_unmap;     /* discards give storage back; they leave zeroes in any case */
+    bool zeroes_fast;   /* OP_WRITE_ZEROES need not write zeroes out, as far as is known before the first one */
     bool fua;           /* a single write can be made durable without a whole flush */
     bool writes_inline; /* writes never fall back to kernel worker threads (memory-backed files) */
 };
 
+struct disk_map;
+
 struct disk_ops {
     void (*submit)(struct disk *d, struct disk_io *io);
+    void (*map)(struct disk *d, struct disk_map *map);
     void (*close)(struct disk *d);
 };
 
 struct disk {
     const struct disk_ops *ops;
+    struct ring *ring;
     struct disk *below; /* filters: what they stand on */
     struct disk_geometry geometry;
     char path[256];
@@ -64,40 +80,52 @@ struct disk {
 
 static inline void disk_submit(struct disk *d, struct disk_io *io) { d->ops->submit(d, io); }
 
-/* Closes the whole stack. No request may be in flight. */
+/* Closes the whole stack and lets go of the backing. No request may be in flight. */
 void disk_close(struct disk *d);
 
 #define DISK_OPEN_READ_ONLY (1u << 0)
 
 /* Opens a backing for exclusive use: a second opener, also in another process, gets -EBUSY. The lock lives until the
- * last request in flight has ended, even if the process is killed. Errors name the path and what to do. */
+ * last request in flight has ended, even if the process is killed; a killed predecessor whose last requests are still
+ * on their way is waited for, for DISK_LOCK_WAIT_NS at most. Errors name the path and what to do. NULL with `err` set.
+ */
 struct disk *disk_open(struct ring *r, const char *path, unsigned flags, struct err *err);
 
 /* The same lock and checks without a ring, for set-up code (`create`, reading the superblock): an open descriptor for
- * O_DIRECT and its geometry, or a negative errno. */
+ * O_DIRECT and its geometry, or a negative errno. close() it to let go. */
 int disk_open_fd(const char *path, unsigned flags, struct disk_geometry *geometry, struct err *err);
 
+#define DISK_LOCK_WAIT_NS (5 * NS_PER_S)
+
 /* Which runs of [offset, offset + length) hold data and which are holes, for NBD block status. Asked of the file system
- * on a thread beside the ring. Calls `each` on the ring's thread for every run in order, then `done`. */
+ * on a thread beside the ring; `done` is called on the ring's thread. A hole reads as zeroes. */
+#define DISK_MAP_RUNS_MAX 64
+
 struct disk_map {
-    uint64_t offset_bytes;
-    uint64_t length_bytes;
-    unsigned runs_max;
+    uint64_t offset_bytes; /* multiples of BLOCK_BYTES, inside the disk */
+    uint64_t length_bytes; /* > 0 */
+    unsigned runs_max;     /* 1 ... DISK_MAP_RUNS_MAX */
     void (*done)(struct disk_map *map);
+
+    /* The result: at least one run; together they cover a prefix of the range, and all of it if runs_max allows. */
     struct disk_run {
-        uint64_t length_bytes;
+        uint64_t length_bytes; /* > 0, a multiple of BLOCK_BYTES */
         bool hole;
-    } runs[64];
-    unsigned run_count; /* result; at least 1, covering a prefix of the range */
-    int32_t result;
+    } runs[DISK_MAP_RUNS_MAX];
+    unsigned run_count;
+    int32_t result; /* 0; a file system that cannot tell answers that all is data */
+
+    /* The disk's own from here on. */
     struct ring_task task;
     struct disk *disk;
     struct list link;
 };
-void disk_map(struct disk *d, struct disk_map *map);
+
+static inline void disk_map(struct disk *d, struct disk_map *map) { d->ops->map(d, map); }
 
 /* Filters. Each takes over `below` and is closed with it. Seeded: the same seed gives the same faults for the same
- * sequence of requests. */
+ * sequence of requests. NULL with `err` set: out of memory, or more than DISK_FILTERS_MAX; `below` is still the
+ * caller's then. */
 struct disk_fault_config {
     uint64_t seed;
     unsigned error_per_million[OP_FLUSH + 1]; /* by op_kind */
@@ -109,6 +137,10 @@ struct disk_fault_config {
 };
 struct disk *disk_filter_fault(struct disk *below, const struct disk_fault_config *config, struct err *err);
 
+/* Other faults from now on; counts requests anew. */
+void disk_filter_fault_set(struct disk *d, const struct disk_fault_config *config);
+
+/* Each request starts after a random time in [min, max]. */
 struct disk_delay_config {
     uint64_t seed;
     uint64_t min_ns;
