@@ -20,5 +20,8 @@ struct superblock {
     enum leg_state peer_leg; /* what we know of the peer's: LEG_FAILED stays until a resync */
     bool attached;           /* a daemon has it open; still set when it is opened: that daemon ended uncleanly */
     bool pristine;           /* zeroes since `create` */
-    bool adopted;            /* `create --adopt`: held data before it was ours */
+    bool unclean; /* was primary and ended without draining: may hold writes that the peer lacks. Until a resync */
+    bool
+        lost_power; /* was attached when its machine went down: may lack writes that were not flushed. Until a resync */
+    bool adopted;   /* `create --adopt`: held data before it was ours */
 };

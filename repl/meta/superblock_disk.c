@@ -16,7 +16,9 @@
 #define FLAG_ATTACHED (1u << 0)
 #define FLAG_PRISTINE (1u << 1)
 #define FLAG_ADOPTED (1u << 2)
-#define FLAGS_KNOWN (FLAG_ATTACHED | FLAG_PRISTINE | FLAG_ADOPTED)
+#define FLAG_UNCLEAN (1u << 3)
+#define FLAG_LOST_POWER (1u << 4)
+#define FLAGS_KNOWN (FLAG_ATTACHED | FLAG_PRISTINE | FLAG_ADOPTED | FLAG_UNCLEAN | FLAG_LOST_POWER)
 
 struct superblock_disk {
     le64 magic;
@@ -63,7 +65,8 @@ void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block
         .epoch = to_le64(sb->epoch),
         .lsn = to_le64(sb->lsn),
         .flags = to_le32((sb->attached ? FLAG_ATTACHED : 0) | (sb->pristine ? FLAG_PRISTINE : 0) |
-                         (sb->adopted ? FLAG_ADOPTED : 0)),
+                         (sb->adopted ? FLAG_ADOPTED : 0) | (sb->unclean ? FLAG_UNCLEAN : 0) |
+                         (sb->lost_power ? FLAG_LOST_POWER : 0)),
         .role = (uint8_t)sb->role,
         .leg = (uint8_t)sb->leg,
         .peer_leg = (uint8_t)sb->peer_leg,
@@ -128,6 +131,8 @@ int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, stru
         .attached = from_le32(d.flags) & FLAG_ATTACHED,
         .pristine = from_le32(d.flags) & FLAG_PRISTINE,
         .adopted = from_le32(d.flags) & FLAG_ADOPTED,
+        .unclean = from_le32(d.flags) & FLAG_UNCLEAN,
+        .lost_power = from_le32(d.flags) & FLAG_LOST_POWER,
     };
     memcpy(sb->volume, d.volume, sizeof(sb->volume));
     memcpy(sb->node, d.node, sizeof(sb->node));

@@ -97,6 +97,8 @@ bool mirror_is_idle(const struct mirror *m)
     return list_empty(&m->changes_live) && m->reads_busy == 0 && list_empty(&m->peer_live);
 }
 
+bool mirror_has_faults(const struct mirror *m) { return m->faults.leg || m->faults.peer_leg; }
+
 struct mirror_faults mirror_take_faults(struct mirror *m)
 {
     struct mirror_faults faults = m->faults;

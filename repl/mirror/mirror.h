@@ -70,6 +70,7 @@ struct mirror_faults {
     bool peer_flush;
 };
 struct mirror_faults mirror_take_faults(struct mirror *m);
+bool mirror_has_faults(const struct mirror *m);
 
 /* The local leg failed for a reason of its own (its metadata): as if a change had failed on it. */
 void mirror_fail_leg(struct mirror *m);

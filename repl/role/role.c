@@ -1,0 +1,108 @@
+/* The phases of a node's role. */
+#include "repl/role/role.h"
+
+#include <assert.h>
+#include <stddef.h>
+
+const char *role_promotion_obstacle(const struct role_machine *r, enum leg_state leg, bool lost_power, bool force)
+{
+    switch (r->phase) {
+    case PHASE_SECONDARY: break;
+    case PHASE_PROMOTING:
+    case PHASE_PRIMARY: return NULL;
+    case PHASE_DEMOTING: return "it is being demoted; wait until that is done";
+    case PHASE_DETACHING:
+    case PHASE_DETACHED: return "it is being taken down; `lockstep up` first";
+    }
+    if (force)
+        return NULL;
+    if (leg != LEG_UP_TO_DATE)
+        return "its leg is not up to date (promise 4: only a leg that holds every acknowledged write is promoted). "
+               "Promote "
+               "the peer, or accept the loss with --force";
+    if (lost_power)
+        return "this server went down without warning and its leg may lack acknowledged writes that were not flushed "
+               "(promise 4). Promote the peer, or accept the loss with --force";
+    return NULL;
+}
+
+void role_promote(struct role_machine *r)
+{
+    assert(r->phase == PHASE_SECONDARY);
+    r->phase = PHASE_PROMOTING;
+    r->decree_sent = false;
+}
+
+void role_demote(struct role_machine *r)
+{
+    assert(r->phase == PHASE_PRIMARY);
+    r->phase = PHASE_DEMOTING;
+    r->recorded = false;
+}
+
+void role_detach(struct role_machine *r)
+{
+    assert(r->phase != PHASE_DETACHING && r->phase != PHASE_DETACHED);
+    r->phase = PHASE_DETACHING;
+    r->recorded = false;
+}
+
+void role_yield(struct role_machine *r)
+{
+    assert(r->phase == PHASE_PROMOTING);
+    r->phase = PHASE_SECONDARY;
+}
+
+void role_step_down(struct role_machine *r)
+{
+    if (r->phase == PHASE_PRIMARY || r->phase == PHASE_DEMOTING || r->phase == PHASE_PROMOTING)
+        r->phase = PHASE_SECONDARY;
+}
+
+void role_session_lost(struct role_machine *r) { r->decree_sent = false; }
+
+static enum role_need next_while_leading(struct role_machine *r, const struct role_facts *facts)
+{
+    /* The decree goes out only when it is persisted here: else a crash could let us give the same epoch twice. */
+    if (!facts->persisted)
+        return ROLE_NEED_NOTHING;
+    if (facts->session_up && !facts->peer_agreed) {
+        if (r->decree_sent)
+            return ROLE_NEED_NOTHING;
+        r->decree_sent = true;
+        return ROLE_NEED_DECREE;
+    }
+    if (r->phase == PHASE_PRIMARY)
+        return ROLE_NEED_NOTHING;
+    r->phase = PHASE_PRIMARY;
+    return ROLE_NEED_SERVE;
+}
+
+static enum role_need next_while_ending(struct role_machine *r, const struct role_facts *facts, enum role_phase end)
+{
+    if (!facts->idle)
+        return ROLE_NEED_NOTHING;
+    if (!facts->flushed)
+        return ROLE_NEED_FLUSH;
+    if (!r->recorded) {
+        r->recorded = true;
+        return ROLE_NEED_RECORD;
+    }
+    if (!facts->persisted)
+        return ROLE_NEED_NOTHING;
+    r->phase = end;
+    return ROLE_NEED_FINISH;
+}
+
+enum role_need role_next(struct role_machine *r, const struct role_facts *facts)
+{
+    switch (r->phase) {
+    case PHASE_SECONDARY:
+    case PHASE_DETACHED: return ROLE_NEED_NOTHING;
+    case PHASE_PROMOTING:
+    case PHASE_PRIMARY: return next_while_leading(r, facts);
+    case PHASE_DEMOTING: return next_while_ending(r, facts, PHASE_SECONDARY);
+    case PHASE_DETACHING: return next_while_ending(r, facts, PHASE_DETACHED);
+    }
+    return ROLE_NEED_NOTHING;
+}

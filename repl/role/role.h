@@ -1,0 +1,71 @@
+/* Who may serve: promotion, demotion and detaching, as a machine of phases. Pure. Without a witness an operator
+ * decides; the machine sees to it that what he asks for happens in a safe order.
+ *
+ *   SECONDARY --promote--> PROMOTING --epoch persisted, peer (if connected) agrees--> PRIMARY
+ *   PRIMARY --demote--> DEMOTING --all changes complete, role persisted--> SECONDARY
+ *   any --detach--> DETACHING --all complete, flushed, marked clean--> DETACHED
+ *
+ * The machine asks for what must be done next; the engine does it and tells the facts. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "repl/core/names.h"
+
+enum role_phase {
+    PHASE_SECONDARY,
+    PHASE_PROMOTING,
+    PHASE_PRIMARY,
+    PHASE_DEMOTING,
+    PHASE_DETACHING,
+    PHASE_DETACHED,
+};
+
+/* What the engine knows when it asks. */
+struct role_facts {
+    bool idle;      /* nothing is in flight on this leg */
+    bool persisted; /* the superblock on disk says what the one in memory says */
+    bool flushed;   /* the leg was flushed since it became idle */
+    bool session_up;
+    bool peer_agreed; /* the peer has persisted our epoch */
+};
+
+enum role_need {
+    ROLE_NEED_NOTHING, /* wait for facts to change */
+    ROLE_NEED_DECREE,  /* tell the peer our epoch */
+    ROLE_NEED_SERVE,   /* promotion is complete: open the front */
+    ROLE_NEED_RECORD,  /* put role_recorded() into the superblock and persist it */
+    ROLE_NEED_FLUSH,   /* flush the leg */
+    ROLE_NEED_FINISH,  /* the order is carried out */
+};
+
+struct role_machine {
+    enum role_phase phase;
+    bool decree_sent; /* in this session */
+    bool recorded;    /* DEMOTING, DETACHING: the final superblock was asked for */
+};
+
+/* The role that the node shows and that lies in its superblock. */
+static inline enum role role_of(const struct role_machine *r)
+{
+    return r->phase == PHASE_PRIMARY || r->phase == PHASE_DEMOTING ? ROLE_PRIMARY : ROLE_SECONDARY;
+}
+
+static inline bool role_is_serving(const struct role_machine *r) { return r->phase == PHASE_PRIMARY; }
+
+/* What stands against promoting this leg, as a constant text; NULL: nothing. */
+const char *role_promotion_obstacle(const struct role_machine *r, enum leg_state leg, bool lost_power, bool force);
+
+void role_promote(struct role_machine *r);
+void role_demote(struct role_machine *r);
+void role_detach(struct role_machine *r);
+/* The promotion is called off: the peer is primary, or becomes it. */
+void role_yield(struct role_machine *r);
+/* Another epoch has overtaken us: secondary at once. */
+void role_step_down(struct role_machine *r);
+/* The session ended: the peer must be told again. */
+void role_session_lost(struct role_machine *r);
+
+/* What must be done next; the machine counts on the engine to do it. */
+enum role_need role_next(struct role_machine *r, const struct role_facts *facts);
