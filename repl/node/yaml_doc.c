@@ -120,10 +120,8 @@ int yaml_doc_open(struct yaml_doc *doc, const uint8_t *text, size_t bytes, const
         rc = check_nothing_follows(&parser, file, err);
         size_t nodes = (size_t)(doc->document.nodes.top - doc->document.nodes.start);
         bool *seen = rc ? NULL : calloc(nodes + 1, sizeof(*seen)); /* node indices begin with 1 */
-        if (!rc && !seen)
-            rc = err_set(err, -ENOMEM, "%s: out of memory", file);
         if (!rc)
-            rc = check(&doc->document, 1, 0, seen, file, err);
+            rc = seen ? check(&doc->document, 1, 0, seen, file, err) : err_set(err, -ENOMEM, "%s: out of memory", file);
         free(seen);
     }
     yaml_parser_delete(&parser);
