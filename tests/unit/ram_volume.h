@@ -1,0 +1,67 @@
+/* A volume in memory behind an NBD front on a real ring, with a thread of its own: what stands in for the engine where
+ * only the front is tested or measured. */
+#pragma once
+
+#include <pthread.h>
+#include <semaphore.h>
+
+#include "blockdev/front/front.h"
+
+#define RAM_REQUESTS_MAX 4096
+#define RAM_NOTES_BYTES (256 * 1024)
+
+struct ram_config {
+    const char *address;
+    uint64_t size_bytes;
+    size_t arena_bytes;
+    size_t keep_free_bytes;
+    uint32_t logical_block_bytes;
+    unsigned accept_changes_max; /* 0: without limit */
+    unsigned accept_reads_max;
+    bool serve; /* at once */
+};
+
+struct ram_volume {
+    struct ram_config config;
+    struct ring *ring;
+    struct buf_pool pool;
+    struct front *front;
+    struct disk disk;
+    pthread_t thread;
+    sem_t ready;
+    struct ring_task wake;
+    bool woken;
+    uint8_t *data;
+
+    /* The loop's thread only, or by ram_call(). */
+    struct request waiting[RAM_REQUESTS_MAX];
+    unsigned waiting_count;
+    unsigned changes;
+    unsigned reads;
+    bool in_submit;
+    bool hold_changes; /* requests are not answered */
+    bool hold_reads;
+    bool reverse; /* answered in reverse order */
+    bool fast_zero_is_slow;
+    uint64_t fail_offset_bytes; /* requests that touch this block fail; UINT64_MAX: none */
+    int32_t fail_result;
+    uint64_t submitted[8];
+    uint64_t fua_writes;
+    uint64_t kept_allocated;
+    uint64_t bad_checks;
+    uint64_t longest_bytes;
+    size_t lowest_free_bytes;
+    bool hole_map[64]; /* per 1/64 of the volume: what block status tells */
+    bool map_fails;
+
+    pthread_mutex_t notes_lock;
+    char notes[RAM_NOTES_BYTES];
+};
+
+/* Exits with a message when it cannot. */
+struct ram_volume *ram_open(const struct ram_config *config);
+/* Closes the front, then all the rest; checks that nothing is left behind. */
+void ram_close(struct ram_volume *v);
+/* Runs a function on the loop's thread and waits for it. */
+void ram_call(struct ram_volume *v, void (*fn)(struct ram_volume *v, void *arg), void *arg);
+bool ram_noted(struct ram_volume *v, const char *text);
