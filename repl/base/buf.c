@@ -64,9 +64,14 @@ int buf_pool_open(struct buf_pool *pool, size_t arena_bytes)
 
 void buf_pool_close(struct buf_pool *pool)
 {
+    assert(pool->free_bytes == pool->arena_bytes);
+    buf_pool_abandon(pool);
+}
+
+void buf_pool_abandon(struct buf_pool *pool)
+{
     if (!pool->arena)
         return;
-    assert(pool->free_bytes == pool->arena_bytes);
     free(pool->bufs);
     munmap(pool->arena, pool->arena_bytes);
     *pool = (struct buf_pool) { 0 };

@@ -38,6 +38,9 @@ int buf_pool_open(struct buf_pool *pool, size_t arena_bytes);
 /* Every buffer must have been put back. */
 void buf_pool_close(struct buf_pool *pool);
 
+/* The same for an owner that ended in the middle: whatever is still out is gone with the arena. */
+void buf_pool_abandon(struct buf_pool *pool);
+
 /* A buffer of at least `bytes` (1 ... BUF_BYTES_MAX) with one reference, or NULL when none is free, or when fewer than
  * `keep_free_bytes` would remain: the caller then waits until buffers come back. */
 struct buf *buf_get(struct buf_pool *pool, size_t bytes, size_t keep_free_bytes);

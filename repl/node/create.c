@@ -1,0 +1,242 @@
+/* Making a leg: checks, zeroes, the first superblock. */
+#include "repl/node/create.h"
+
+#include <assert.h>
+#include <blkid/blkid.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "repl/base/scoped.h"
+#include "repl/node/leg.h"
+
+#define ZERO_STEP_BYTES (256 * MIB) /* between two reports of progress */
+#define ZERO_BLOCK_BYTES (1 * MIB)
+
+/* Where this leg's bytes go while it is being made. */
+struct target {
+    int data_fd;
+    int meta_fd; /* may be the same */
+    struct disk_geometry geometry;
+    struct meta_layout layout;
+};
+
+/* The metadata's own file is made if it is not there. */
+static int open_holder(const char *path, uint64_t *holder_bytes, struct err *err)
+{
+    struct stat st;
+    if (stat(path, &st) < 0) {
+        if (errno != ENOENT)
+            return err_set(err, -errno, "%s: %s", path, strerror(errno));
+        int fd = open(path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+        if (fd < 0)
+            return err_set(err, -errno, "%s: cannot be made: %s", path, strerror(errno));
+        close(fd);
+        st.st_size = 0;
+    }
+    struct disk_geometry geometry = { 0 };
+    *holder_bytes = 0;
+    if (S_ISREG(st.st_mode) || st.st_size == 0) {
+        int fd = open(path, O_RDWR | O_CLOEXEC);
+        return fd < 0 ? err_set(err, -errno, "%s: %s", path, strerror(errno)) : fd;
+    }
+    int fd = disk_open_fd(path, 0, &geometry, err);
+    if (fd >= 0)
+        *holder_bytes = geometry.size_bytes;
+    return fd;
+}
+
+static int open_target(const struct volume_config *config, struct target *t, struct err *err)
+{
+    const struct config_node *self = config_self(config);
+    t->data_fd = disk_open_fd(self->backing, 0, &t->geometry, err);
+    if (t->data_fd < 0)
+        return t->data_fd;
+    uint64_t holder_bytes = 0;
+    t->meta_fd = t->data_fd;
+    if (self->metadata[0]) {
+        t->meta_fd = open_holder(self->metadata, &holder_bytes, err);
+        if (t->meta_fd < 0)
+            return t->meta_fd;
+    }
+    int r = leg_layout(config, t->geometry.size_bytes, holder_bytes, &t->layout, err);
+    if (r)
+        return r;
+    if (self->metadata[0] && holder_bytes == 0 && ftruncate(t->meta_fd, (off_t)t->layout.meta_bytes) < 0)
+        return err_set(err, -errno, "%s: cannot be made %llu bytes long: %s", self->metadata,
+                       (unsigned long long)t->layout.meta_bytes, strerror(errno));
+    if (config->size_bytes > t->layout.data_bytes)
+        return err_set(err, -ENOSPC, "%s: `size` is %llu bytes, but the backing has room for %llu%s", self->backing,
+                       (unsigned long long)config->size_bytes, (unsigned long long)t->layout.data_bytes,
+                       self->metadata[0] ? "" : " beside its metadata");
+    return 0;
+}
+
+static void close_target(struct target *t)
+{
+    if (t->meta_fd >= 0 && t->meta_fd != t->data_fd)
+        close(t->meta_fd);
+    if (t->data_fd >= 0)
+        close(t->data_fd);
+}
+
+static int refuse_foreign_metadata(const struct volume_config *config, const struct target *t, uint8_t *blocks,
+                                   struct err *err)
+{
+    const char *path = t->meta_fd == t->data_fd ? config_self(config)->backing : config_self(config)->metadata;
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        ssize_t n = pread(t->meta_fd, blocks + i * SUPERBLOCK_BYTES, SUPERBLOCK_BYTES,
+                          (off_t)superblock_copy_offset(&t->layout, i));
+        if (n != SUPERBLOCK_BYTES)
+            return err_set(err, n < 0 ? -errno : -EIO, "%s: cannot be read: %s", path,
+                           n < 0 ? strerror(errno) : "it ends too early");
+    }
+    struct superblock sb;
+    unsigned good;
+    struct err why = { 0 };
+    int r = superblock_choose((uint8_t(*)[SUPERBLOCK_BYTES])blocks, &sb, &good, &why);
+    if (r == -ENOENT)
+        return 0;
+    if (r)
+        return err_set(err, -EEXIST, "%s: holds Lockstep metadata that cannot be used (%s). To write over it: --force",
+                       path, why.text);
+    return err_set(err, -EEXIST, "%s: already holds a leg of volume %s, made on node %s. To write over it: --force",
+                   path, sb.volume, sb.node);
+}
+
+/* A file system or partition table at the beginning: somebody's data. */
+static int refuse_foreign_data(const char *path, int fd, struct err *err)
+{
+    blkid_probe probe = blkid_new_probe();
+    if (!probe)
+        return err_set(err, -ENOMEM, "out of memory");
+    int r = 0;
+    if (blkid_probe_set_device(probe, fd, 0, 0) < 0) {
+        r = err_set(err, -EIO, "%s: cannot be examined: %s", path, strerror(errno));
+    } else {
+        blkid_probe_enable_superblocks(probe, 1);
+        blkid_probe_set_superblocks_flags(probe, BLKID_SUBLKS_TYPE);
+        blkid_probe_enable_partitions(probe, 1);
+        const char *type = NULL;
+        if (blkid_do_fullprobe(probe) == 0 && (blkid_probe_lookup_value(probe, "TYPE", &type, NULL) == 0 ||
+                                               blkid_probe_lookup_value(probe, "PTTYPE", &type, NULL) == 0))
+            r = err_set(err, -EEXIST,
+                        "%s: holds data (%s). To keep it as the volume's content: --adopt; to lose it: "
+                        "--force",
+                        path, type);
+    }
+    blkid_free_probe(probe);
+    return r;
+}
+
+static int zero_by_writing(int fd, uint64_t offset, uint64_t length, const uint8_t *zeroes)
+{
+    while (length > 0) {
+        ssize_t n = pwrite(fd, zeroes, (size_t)min_u64(length, ZERO_BLOCK_BYTES), (off_t)offset);
+        if (n <= 0)
+            return n < 0 ? -errno : -EIO;
+        offset += (uint64_t)n;
+        length -= (uint64_t)n;
+    }
+    return 0;
+}
+
+/* The whole backing reads as zeroes afterwards, so that two fresh legs are equal. */
+static int zero_leg(const char *path, int fd, uint64_t bytes, void (*progress)(void *, uint64_t, uint64_t), void *ctx,
+                    struct err *err)
+{
+    CLEANUP_FREE void *zeroes = NULL;
+    if (posix_memalign(&zeroes, 4096, ZERO_BLOCK_BYTES))
+        return err_set(err, -ENOMEM, "out of memory");
+    memset(zeroes, 0, ZERO_BLOCK_BYTES);
+    static const int modes[] = { FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE };
+    unsigned mode = 0;
+    for (uint64_t done = 0; done < bytes;) {
+        uint64_t step = min_u64(bytes - done, ZERO_STEP_BYTES);
+        int r = -EOPNOTSUPP;
+        while (mode < ARRAY_LEN(modes)) {
+            r = fallocate(fd, modes[mode], (off_t)done, (off_t)step) < 0 ? -errno : 0;
+            if (r != -EOPNOTSUPP)
+                break;
+            mode++;
+        }
+        if (r == -EOPNOTSUPP)
+            r = zero_by_writing(fd, done, step, zeroes);
+        if (r)
+            return err_set(err, r, "%s: cannot be zeroed at offset %llu: %s", path, (unsigned long long)done,
+                           strerror(-r));
+        done += step;
+        if (progress)
+            progress(ctx, done, bytes);
+    }
+    return 0;
+}
+
+static int write_first_superblock(const struct volume_config *config, const struct target *t, bool adopt,
+                                  uint8_t *block, struct err *err)
+{
+    const struct config_node *self = config_self(config);
+    struct superblock sb = {
+        .sequence = 1,
+        .size_bytes = config->size_bytes,
+        .backing_bytes = t->geometry.size_bytes,
+        .leg = LEG_UP_TO_DATE,
+        .pristine = !adopt,
+        .adopted = adopt,
+    };
+    snprintf(sb.volume, sizeof(sb.volume), "%s", config->volume);
+    snprintf(sb.node, sizeof(sb.node), "%s", self->name);
+    if (getrandom(&sb.leg_id, sizeof(sb.leg_id), 0) != sizeof(sb.leg_id))
+        return err_set(err, -EIO, "no random numbers from the kernel");
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        superblock_encode(&sb, i, block);
+        ssize_t n = pwrite(t->meta_fd, block, SUPERBLOCK_BYTES, (off_t)superblock_copy_offset(&t->layout, i));
+        if (n != SUPERBLOCK_BYTES)
+            return err_set(err, n < 0 ? -errno : -EIO, "the metadata cannot be written: %s",
+                           n < 0 ? strerror(errno) : "the disk is full");
+    }
+    if (fsync(t->data_fd) < 0 || fsync(t->meta_fd) < 0)
+        return err_set(err, -errno, "the leg cannot be flushed: %s", strerror(errno));
+    return 0;
+}
+
+static int create_on(const struct volume_config *config, const struct target *t, bool adopt, bool force,
+                     void (*progress)(void *, uint64_t, uint64_t), void *ctx, struct err *err)
+{
+    const struct config_node *self = config_self(config);
+    bool internal = t->meta_fd == t->data_fd;
+    CLEANUP_FREE void *blocks = NULL;
+    if (posix_memalign(&blocks, 4096, SUPERBLOCK_COPIES * SUPERBLOCK_BYTES))
+        return err_set(err, -ENOMEM, "out of memory");
+    int r = force ? 0 : refuse_foreign_metadata(config, t, blocks, err);
+    if (!r && !force && !adopt)
+        r = refuse_foreign_data(self->backing, t->data_fd, err);
+    if (!r && !force && adopt && internal)
+        r = err_set(
+            err, -EEXIST,
+            "%s: its last %llu bytes would be written over by the metadata. Give `metadata:` a file of its own, or "
+            "shrink what it holds to %llu bytes and use --force",
+            self->backing, (unsigned long long)t->layout.meta_bytes, (unsigned long long)t->layout.data_bytes);
+    if (!r && !adopt)
+        r = zero_leg(self->backing, t->data_fd, internal ? t->geometry.size_bytes : t->layout.data_bytes, progress, ctx,
+                     err);
+    if (!r)
+        r = write_first_superblock(config, t, adopt, blocks, err);
+    return r;
+}
+
+int volume_create(const struct volume_config *config, bool adopt, bool force,
+                  void (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes), void *ctx, struct err *err)
+{
+    struct target t = { .data_fd = -1, .meta_fd = -1 };
+    int r = open_target(config, &t, err);
+    if (!r)
+        r = create_on(config, &t, adopt, force, progress, ctx, err);
+    close_target(&t);
+    return r;
+}

@@ -1,0 +1,187 @@
+/* Opening a leg, and its superblock on the ring. */
+#include "repl/node/leg.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+static bool metadata_is_internal(const struct volume_config *config) { return config_self(config)->metadata[0] == 0; }
+
+int leg_layout(const struct volume_config *config, uint64_t backing_bytes, uint64_t holder_bytes,
+               struct meta_layout *out, struct err *err)
+{
+    int r = metadata_is_internal(config) ? meta_layout_internal(backing_bytes, out, err)
+                                         : meta_layout_external(backing_bytes, holder_bytes, out, err);
+    if (r)
+        err_prefix(err, "%s", config_self(config)->backing);
+    return r;
+}
+
+/* The configured faults and delays, stacked on the backing. */
+static int stack_filters(struct leg *leg, const struct config_test *test, struct err *err)
+{
+    if (test->disk_fault_on) {
+        struct disk *d = disk_filter_fault(leg->disk, &test->disk_fault, err);
+        if (!d)
+            return err->code;
+        leg->disk = d;
+    }
+    if (test->disk_delay_on) {
+        struct disk *d = disk_filter_delay(leg->ring, leg->disk, &test->disk_delay, err);
+        if (!d)
+            return err->code;
+        leg->disk = d;
+    }
+    return 0;
+}
+
+int leg_open(struct leg *leg, struct ring *ring, struct buf_pool *pool, const struct volume_config *config,
+             struct err *err)
+{
+    const struct config_node *self = config_self(config);
+    *leg = (struct leg) { .ring = ring };
+    leg->bare = disk_open(ring, self->backing, 0, err);
+    if (!leg->bare)
+        return err->code;
+    leg->disk = leg->bare;
+    leg->meta = leg->bare;
+    int r = 0;
+    if (!metadata_is_internal(config)) {
+        leg->meta = disk_open(ring, self->metadata, 0, err);
+        r = leg->meta ? 0 : err_prefix(err, "metadata of volume %s", config->volume);
+    }
+    if (!r)
+        r = leg_layout(config, leg->bare->geometry.size_bytes, leg->meta->geometry.size_bytes, &leg->layout, err);
+    if (!r)
+        r = stack_filters(leg, &config->test, err);
+    if (!r) {
+        leg->store.blocks = buf_get(pool, SUPERBLOCK_COPIES * SUPERBLOCK_BYTES, 0);
+        r = leg->store.blocks ? 0 : err_set(err, -ENOMEM, "no buffer for the superblock");
+    }
+    if (r)
+        leg_close(leg);
+    return r;
+}
+
+void leg_close(struct leg *leg)
+{
+    if (leg->store.blocks)
+        buf_put(leg->store.blocks);
+    if (leg->meta && leg->meta != leg->bare)
+        disk_close(leg->meta);
+    if (leg->disk)
+        disk_close(leg->disk);
+    *leg = (struct leg) { 0 };
+}
+
+static uint8_t (*blocks_of(struct leg *leg))[SUPERBLOCK_BYTES]
+{
+    return (uint8_t(*)[SUPERBLOCK_BYTES])leg->store.blocks->data;
+}
+
+static void store_submit(struct leg *leg, enum op_kind kind, uint32_t flags, disk_done_fn *done)
+{
+    struct leg_store *store = &leg->store;
+    assert(store->pending == 0);
+    store->pending = SUPERBLOCK_COPIES;
+    store->good = 0;
+    store->first_error = 0;
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        store->copies[i].leg = leg;
+        struct disk_io *io = &store->copies[i].io;
+        io->kind = kind;
+        io->flags = flags;
+        io->offset_bytes = superblock_copy_offset(&leg->layout, i);
+        io->length_bytes = SUPERBLOCK_BYTES;
+        io->data = blocks_of(leg)[i];
+        io->done = done;
+        disk_submit(leg->meta, io);
+    }
+}
+
+static struct leg *leg_of(struct disk_io *io) { return container_of(io, struct leg_copy, io)->leg; }
+
+/* True when this was the last of the copies. */
+static bool store_copy_done(struct leg_store *store, const struct disk_io *io)
+{
+    if (io->result == 0)
+        store->good++;
+    else if (!store->first_error)
+        store->first_error = io->result;
+    return --store->pending == 0;
+}
+
+static void read_done(struct disk_io *io)
+{
+    struct leg *leg = leg_of(io);
+    /* What cannot be read is as good as damaged. */
+    if (io->result)
+        memset(io->data, 0, SUPERBLOCK_BYTES);
+    if (store_copy_done(&leg->store, io))
+        ring_stop(leg->ring);
+}
+
+static int check_superblock(const struct leg *leg, const struct volume_config *config, const struct superblock *sb,
+                            struct err *err)
+{
+    const struct config_node *self = config_self(config);
+    if (strcmp(sb->volume, config->volume) != 0)
+        return err_set(err, -EINVAL, "%s: holds volume %s, not %s: check `backing` in the configuration", self->backing,
+                       sb->volume, config->volume);
+    if (strcmp(sb->node, self->name) != 0)
+        return err_set(err, -EINVAL, "%s: is the leg of node %s, not %s: check --node and `backing`", self->backing,
+                       sb->node, self->name);
+    if (sb->size_bytes > leg->layout.data_bytes || sb->backing_bytes > leg->bare->geometry.size_bytes)
+        return err_set(err, -ENOSPC, "%s: has shrunk from %llu to %llu bytes, and the volume with it: restore its size",
+                       self->backing, (unsigned long long)sb->backing_bytes,
+                       (unsigned long long)leg->bare->geometry.size_bytes);
+    if (config->size_bytes && sb->size_bytes && sb->size_bytes != config->size_bytes)
+        return err_set(err, -EINVAL,
+                       "%s: the volume has %llu bytes, where the configuration says %llu: set `size` back",
+                       self->backing, (unsigned long long)sb->size_bytes, (unsigned long long)config->size_bytes);
+    return 0;
+}
+
+int leg_read_superblock(struct leg *leg, const struct volume_config *config, struct superblock *sb, struct err *err)
+{
+    store_submit(leg, OP_READ, 0, read_done);
+    ring_run(leg->ring, NULL, NULL);
+    unsigned good = 0;
+    int r = superblock_choose(blocks_of(leg), sb, &good, err);
+    if (r == -ENOENT)
+        return err_set(err, -ENOENT, "%s: holds no leg yet: run `lockstep create %s` on this node", leg->bare->path,
+                       config->volume);
+    if (r)
+        return err_prefix(err, "%s", leg->meta->path);
+    return check_superblock(leg, config, sb, err);
+}
+
+static void write_done(struct disk_io *io)
+{
+    struct leg_store *store = &leg_of(io)->store;
+    if (store_copy_done(store, io))
+        store->done(store->ctx, store->good >= SUPERBLOCK_COPIES_TO_WRITE ? 0 : store->first_error);
+}
+
+void leg_write_superblock(struct leg *leg, const struct superblock *sb, void (*done)(void *ctx, int32_t result),
+                          void *ctx)
+{
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
+        superblock_encode(sb, i, blocks_of(leg)[i]);
+    leg->store.done = done;
+    leg->store.ctx = ctx;
+    store_submit(leg, OP_WRITE, OP_FLAG_FUA, write_done);
+}
+
+int leg_capacity(const struct leg *leg, const struct volume_config *config, uint64_t *out, struct err *err)
+{
+    *out = leg->layout.data_bytes;
+    if (!config->size_bytes)
+        return 0;
+    if (config->size_bytes > leg->layout.data_bytes)
+        return err_set(err, -ENOSPC, "%s: `size` is %llu bytes, but the backing has room for %llu beside its metadata",
+                       leg->bare->path, (unsigned long long)config->size_bytes,
+                       (unsigned long long)leg->layout.data_bytes);
+    *out = config->size_bytes;
+    return 0;
+}

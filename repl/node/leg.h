@@ -1,0 +1,51 @@
+/* This node's leg of a volume: its backing, where its metadata lies, and the superblock on it. */
+#pragma once
+
+#include "blockdev/disk/disk.h"
+#include "repl/base/buf.h"
+#include "repl/core/superblock.h"
+#include "repl/meta/superblock_disk.h"
+#include "repl/node/config.h"
+
+struct leg {
+    struct ring *ring;
+    struct disk *disk; /* the data, with the configured test filters on top */
+    struct disk *meta; /* what holds the metadata; the same as `bare` where it is internal */
+    struct disk *bare; /* the backing without filters */
+    struct meta_layout layout;
+    struct leg_store {
+        struct leg_copy {
+            struct disk_io io;
+            struct leg *leg;
+        } copies[SUPERBLOCK_COPIES];
+        struct buf *blocks; /* of all copies, one after the other */
+        unsigned pending;
+        unsigned good;
+        int32_t first_error;
+        void (*done)(void *ctx, int32_t result);
+        void *ctx;
+    } store;
+};
+
+/* Opens backing and metadata for exclusive use and finds the layout. On the ring's thread, before the loop runs. On an
+ * error nothing is left open. */
+int leg_open(struct leg *leg, struct ring *ring, struct buf_pool *pool, const struct volume_config *config,
+             struct err *err);
+void leg_close(struct leg *leg);
+
+/* Reads the superblock, running the loop until it is there; copies that did not agree are repaired by the next write.
+ * -ENOENT: the backing was never created. Other volume or node, other size: refused with what to do. */
+int leg_read_superblock(struct leg *leg, const struct volume_config *config, struct superblock *sb, struct err *err);
+
+/* Starts to write all copies, each stable when done; `done` gets 0 when SUPERBLOCK_COPIES_TO_WRITE are, else the first
+ * error. One at a time. */
+void leg_write_superblock(struct leg *leg, const struct superblock *sb, void (*done)(void *ctx, int32_t result),
+                          void *ctx);
+
+/* The largest volume that fits, or the configured size; -ENOSPC when that does not fit. */
+int leg_capacity(const struct leg *leg, const struct volume_config *config, uint64_t *out, struct err *err);
+
+/* The layout of a configured leg, given the sizes of its backing and of what holds its metadata (0 where that is a file
+ * that is still to be made). */
+int leg_layout(const struct volume_config *config, uint64_t backing_bytes, uint64_t holder_bytes,
+               struct meta_layout *out, struct err *err);

@@ -1,0 +1,639 @@
+/* The shell of one engine: its thread, its loop, and the carrying out of actions.
+ *
+ * A turn of the loop takes completions, each of which gives the engine an event; what the engine wants done is gathered
+ * and carried out at the end of the turn, frames to the peer first, so that one system call takes all of it along. */
+#include "repl/node/volume.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+
+#include "blockdev/front/front.h"
+#include "repl/engine/engine.h"
+#include "repl/link/link.h"
+#include "repl/node/leg.h"
+
+#define ARENA_BYTES (32 * MIB)
+/* The peer may have as much on its way to us as leaves room for what an earlier session left behind. */
+#define WINDOW_BYTES (ARENA_BYTES / 2)
+#define WINDOW_FRAMES (MIRROR_PEER_CHANGES_MAX / 2)
+/* Writes that wait for the peer leave this much for reads, which go on. */
+#define KEEP_FREE_BYTES (8 * MIB)
+#define RING_ENTRIES 1024
+#define RING_FILES_MAX 128
+#define RETRY_MIN_NS (100 * NS_PER_MS)
+#define RETRY_MAX_NS (2 * NS_PER_S)
+#define REFUSED_RETRY_NS (5 * NS_PER_S)
+#define STATUS_WAIT_NS (1 * NS_PER_S)
+
+#define DISK_OPS (MIRROR_CHANGES_MAX + MIRROR_READS_MAX + MIRROR_PEER_CHANGES_MAX)
+/* Gathered in a turn; above the mark no more requests are taken until they are carried out. */
+#define ACTIONS_MAX (2 * ENGINE_ACTIONS_MAX)
+#define ACTIONS_MARK ENGINE_ACTIONS_MAX
+
+struct volume_io {
+    struct disk_io io;
+    struct volume *volume;
+    uint32_t op;
+};
+
+struct volume_order_task {
+    struct ring_task task;
+    struct list pending;
+    struct volume *volume;
+    enum volume_order order;
+    bool force;
+    void (*done)(void *ctx, int result, const char *text);
+    void *ctx;
+};
+
+struct volume {
+    struct volume_config config;
+    struct volume_host host;
+    pthread_t thread;
+
+    struct ring *ring;
+    struct buf_pool pool;
+    struct leg leg;
+    struct engine *engine;
+    struct front *front;
+    struct link *link; /* NULL: the volume has a single node */
+    struct actions actions;
+    struct volume_io *ios;
+    struct volume_io own_io; /* of the engine's operation beside the mirror's */
+    struct list orders;
+    unsigned closing; /* parts that are still being closed */
+    bool stopping;
+
+    /* Between the volume's thread and others. */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool started;
+    bool start_failed;
+    struct err start_err;
+    struct volume_status status;
+    uint64_t status_count; /* snapshots made */
+    bool status_asked;
+    struct ring_task status_task;
+    struct ring_task stop_task;
+};
+
+static void note(struct volume *v, enum note_level level, const char *topic, const char *text)
+{
+    v->host.note(v->host.ctx, v->config.volume, level, topic, text);
+}
+
+static void step(struct volume *v, struct event *ev)
+{
+    ev->now_ns = ring_now_ns(v->ring);
+    engine_step(v->engine, ev, &v->actions);
+}
+
+/* ---- disk ---- */
+
+static void disk_io_done(struct disk_io *io)
+{
+    struct volume_io *vio = container_of(io, struct volume_io, io);
+    step(vio->volume, &(struct event) { .kind = EV_DISK_DONE, .disk = { .op = vio->op, .result = io->result } });
+}
+
+static void start_disk_io(struct volume *v, const struct action *a)
+{
+    struct volume_io *vio = a->disk.op < DISK_OPS ? &v->ios[a->disk.op] : &v->own_io;
+    vio->volume = v;
+    vio->op = a->disk.op;
+    vio->io.kind = a->disk.kind;
+    vio->io.flags = a->disk.flags;
+    vio->io.offset_bytes = a->disk.offset_bytes;
+    vio->io.length_bytes = a->disk.length_bytes;
+    vio->io.data = a->disk.buf ? a->disk.buf->data : NULL;
+    vio->io.done = disk_io_done;
+    disk_submit(v->leg.disk, &vio->io);
+}
+
+static void superblock_written(void *ctx, int32_t result)
+{
+    step(ctx, &(struct event) { .kind = EV_META_DONE, .meta = { .result = result } });
+}
+
+/* ---- front ---- */
+
+static bool sink_can_accept(void *ctx, enum op_kind kind)
+{
+    struct volume *v = ctx;
+    return !v->stopping && v->actions.count < ACTIONS_MARK && engine_can_accept(v->engine, kind);
+}
+
+static void sink_submit(void *ctx, const struct request *request)
+{
+    step(ctx, &(struct event) { .kind = EV_REQUEST, .request = *request });
+}
+
+static void sink_note(void *ctx, enum note_level level, const char *text) { note(ctx, level, "client", text); }
+
+static void refuse_clients(struct volume *v)
+{
+    char why[STATUS_TEXT_BYTES];
+    const struct config_node *peer = config_peer(&v->config);
+    if (peer)
+        snprintf(why, sizeof(why), "volume %s is not served by %s; its other node is %s (%s)", v->config.volume,
+                 config_self(&v->config)->name, peer->name, peer->device);
+    else
+        snprintf(why, sizeof(why), "volume %s is not served: it was not promoted", v->config.volume);
+    front_refuse(v->front, why);
+}
+
+static void set_serving(struct volume *v, bool on)
+{
+    if (!on) {
+        refuse_clients(v);
+        return;
+    }
+    struct engine_view view;
+    engine_view(v->engine, &view);
+    front_serve(v->front, view.size_bytes);
+}
+
+/* ---- link ---- */
+
+static void link_event(void *ctx, const struct event *ev)
+{
+    struct event copy = *ev;
+    step(ctx, &copy);
+}
+
+static void link_hello(void *ctx, struct hello *out) { engine_hello(((struct volume *)ctx)->engine, out); }
+
+static void link_note(void *ctx, enum note_level level, const char *text) { note(ctx, level, "link", text); }
+
+/* ---- actions ---- */
+
+static void order_done(struct volume_order_task *task, int result, const char *text)
+{
+    list_remove(&task->pending);
+    task->done(task->ctx, result, text);
+    free(task);
+}
+
+static void carry_out(struct volume *v, const struct action *a)
+{
+    switch (a->kind) {
+    case ACT_SEND: break; /* sent already */
+    case ACT_DISK: start_disk_io(v, a); break;
+    case ACT_COMPLETE: front_complete(a->complete.cookie, a->complete.result); break;
+    case ACT_META_WRITE: leg_write_superblock(&v->leg, a->meta.superblock, superblock_written, v); break;
+    case ACT_SESSION_READY: link_ready(v->link); break;
+    case ACT_SESSION_REFUSE: link_refuse(v->link, a->text.text); break;
+    case ACT_SESSION_DROP: link_drop(v->link, a->text.text); break;
+    case ACT_SERVE: set_serving(v, a->serve.on); break;
+    case ACT_ORDER_DONE: order_done(a->order.cookie, a->order.result, a->order.text); break;
+    case ACT_NOTE: note(v, a->note.level, a->note.topic, a->note.text); break;
+    }
+}
+
+/* Carries out what was gathered. Nothing in here gives the engine an event, so that the list stands still. */
+static void carry_out_all(struct volume *v)
+{
+    struct actions *actions = &v->actions;
+    /* The peer first, and all frames in one call: the way there is the longest part of a write. */
+    for (uint32_t i = 0; i < actions->count; i++) {
+        const struct action *a = &actions->list[i];
+        if (a->kind == ACT_SEND)
+            link_send(v->link, &a->send.frame, a->send.payload);
+    }
+    if (v->link)
+        link_flush(v->link);
+    for (uint32_t i = 0; i < actions->count; i++)
+        carry_out(v, &actions->list[i]);
+    actions_clear(actions);
+}
+
+static void end_of_turn(void *ctx)
+{
+    struct volume *v = ctx;
+    for (;;) {
+        bool worked = v->actions.count > 0;
+        if (worked)
+            carry_out_all(v);
+        /* Completions made room: whoever waited for it may go on, and may want more done. */
+        bool room = buf_pool_take_starved(&v->pool);
+        if ((worked || room) && v->front)
+            front_resume(v->front);
+        if (room && v->link)
+            link_resume(v->link);
+        if (v->actions.count == 0)
+            break;
+    }
+    if (v->front)
+        front_flush_answers(v->front);
+    if (v->link)
+        link_flush(v->link);
+}
+
+/* ---- orders and status from other threads ---- */
+
+static void run_order(struct ring_task *task)
+{
+    struct volume_order_task *order = container_of(task, struct volume_order_task, task);
+    struct volume *v = order->volume;
+    list_append(&v->orders, &order->pending);
+    if (v->stopping) {
+        order_done(order, -ECANCELED, "the volume is being stopped");
+        return;
+    }
+    static const enum event_kind kinds[] = {
+        [VOLUME_PROMOTE] = EV_PROMOTE,
+        [VOLUME_DEMOTE] = EV_DEMOTE,
+        [VOLUME_DETACH] = EV_DETACH,
+    };
+    step(v, &(struct event) { .kind = kinds[order->order], .order = { .force = order->force, .cookie = order } });
+}
+
+void volume_order(struct volume *v, enum volume_order order, bool force,
+                  void (*done)(void *ctx, int result, const char *text), void *ctx)
+{
+    struct volume_order_task *task = calloc(1, sizeof(*task));
+    if (!task) {
+        done(ctx, -ENOMEM, "out of memory");
+        return;
+    }
+    task->task.run = run_order;
+    task->volume = v;
+    task->order = order;
+    task->force = force;
+    task->done = done;
+    task->ctx = ctx;
+    list_init(&task->pending);
+    ring_post(v->ring, &task->task);
+}
+
+static void make_status(struct volume *v, struct volume_status *s)
+{
+    struct engine_view view;
+    engine_view(v->engine, &view);
+    uint64_t now_ns = ring_now_ns(v->ring);
+    *s = (struct volume_status) {
+        .role = view.role,
+        .serving = view.serving,
+        .is_protected = view.in_sync,
+        .epoch = view.epoch,
+        .lsn = view.lsn,
+        .size_bytes = view.size_bytes,
+        .leg = view.leg,
+        .writes_waiting = view.writes_waiting,
+        .peer_leg = view.peer_leg,
+    };
+    if (view.oldest_waiting_ns && now_ns > view.oldest_waiting_ns)
+        s->oldest_waiting_us = (now_ns - view.oldest_waiting_ns) / NS_PER_US;
+    snprintf(s->why_not, sizeof(s->why_not), "%s", view.why_not ? view.why_not : "");
+    if (!v->link)
+        return;
+    const struct session *session = link_session(v->link);
+    s->link = session_state(session);
+    snprintf(s->link_reason, sizeof(s->link_reason), "%s", session_reason(session));
+    if (s->link == LINK_CONNECTED)
+        snprintf(s->transport, sizeof(s->transport), "%s", link_transport_name(v->link));
+    s->path = session_path(session);
+    s->rtt_us = session_rtt_ns(session) / NS_PER_US;
+}
+
+static void run_status(struct ring_task *task)
+{
+    struct volume *v = container_of(task, struct volume, status_task);
+    struct volume_status status;
+    make_status(v, &status);
+    pthread_mutex_lock(&v->lock);
+    v->status = status;
+    v->status_count++;
+    v->status_asked = false;
+    pthread_cond_broadcast(&v->changed);
+    pthread_mutex_unlock(&v->lock);
+}
+
+void volume_status(struct volume *v, struct volume_status *out)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += (time_t)(STATUS_WAIT_NS / NS_PER_S);
+    pthread_mutex_lock(&v->lock);
+    uint64_t before = v->status_count;
+    if (!v->status_asked) {
+        v->status_asked = true;
+        v->status_task.run = run_status;
+        ring_post(v->ring, &v->status_task);
+    }
+    while (v->status_count == before && pthread_cond_timedwait(&v->changed, &v->lock, &until) == 0) {}
+    *out = v->status;
+    pthread_mutex_unlock(&v->lock);
+}
+
+/* ---- the thread ---- */
+
+static int read_boot_id(struct id *out, struct err *err)
+{
+    static const char path[] = "/proc/sys/kernel/random/boot_id";
+    FILE *f = fopen(path, "re");
+    unsigned n = 0;
+    for (int c, half = 0, byte = 0; f && n < sizeof(out->bytes) && (c = fgetc(f)) != EOF;) {
+        if (c == '-' || c == '\n')
+            continue;
+        byte = byte << 4 | (c <= '9' ? c - '0' : c - 'a' + 10);
+        if (half++ % 2)
+            out->bytes[n++] = (uint8_t)byte;
+    }
+    if (f)
+        fclose(f);
+    return n == sizeof(out->bytes) ? 0 : err_set(err, -EIO, "%s: cannot be read", path);
+}
+
+struct attach_write {
+    struct ring *ring;
+    int32_t result;
+};
+
+static void attach_written(void *ctx, int32_t result)
+{
+    struct attach_write *w = ctx;
+    w->result = result;
+    ring_stop(w->ring);
+}
+
+/* Reads the superblock, and has it remember on disk that a daemon has the leg attached. */
+static int attach_leg(struct volume *v, struct superblock *sb, struct err *err)
+{
+    struct id boot_id;
+    int r = leg_read_superblock(&v->leg, &v->config, sb, err);
+    if (!r)
+        r = read_boot_id(&boot_id, err);
+    if (r)
+        return r;
+    engine_attach(sb, boot_id, v->config.node_count > 1);
+    struct attach_write w = { .ring = v->ring };
+    leg_write_superblock(&v->leg, sb, attach_written, &w);
+    ring_run(v->ring, NULL, NULL);
+    if (w.result)
+        return err_set(err, w.result, "%s: the metadata cannot be written: %s", v->leg.meta->path, strerror(-w.result));
+    return 0;
+}
+
+static int open_engine(struct volume *v, struct err *err)
+{
+    const struct config_node *peer = config_peer(&v->config);
+    struct engine_config config = {
+        .volume = v->config.volume,
+        .node = config_self(&v->config)->name,
+        .peer = peer ? peer->name : NULL,
+        .backing = v->leg.bare->path,
+        .node_index = v->config.self,
+        .window_frames = WINDOW_FRAMES,
+        .window_bytes = WINDOW_BYTES,
+    };
+    int r = leg_capacity(&v->leg, &v->config, &config.capacity_bytes, err);
+    if (!r)
+        r = attach_leg(v, &config.superblock, err);
+    if (r)
+        return r;
+    v->engine = engine_open(&config);
+    v->ios = calloc(DISK_OPS, sizeof(*v->ios));
+    v->actions.list = calloc(ACTIONS_MAX, sizeof(*v->actions.list));
+    v->actions.max = ACTIONS_MAX;
+    v->actions.text_bytes = 2 * ENGINE_TEXT_BYTES;
+    v->actions.text = calloc(1, v->actions.text_bytes);
+    if (!v->engine || !v->ios || !v->actions.list || !v->actions.text)
+        return err_set(err, -ENOMEM, "out of memory");
+    return 0;
+}
+
+static int open_front(struct volume *v, struct err *err)
+{
+    v->front = front_nbd_open(
+        &(struct front_config) {
+            .ring = v->ring,
+            .pool = &v->pool,
+            .disk = v->leg.bare,
+            .sink = { .ctx = v, .can_accept = sink_can_accept, .submit = sink_submit, .note = sink_note },
+            .volume = v->config.volume,
+            .address = config_self(&v->config)->device,
+            .keep_free_bytes = KEEP_FREE_BYTES,
+        },
+        err);
+    if (!v->front)
+        return err->code;
+    refuse_clients(v);
+    return 0;
+}
+
+static int open_link(struct volume *v, struct err *err)
+{
+    const struct config_node *self = config_self(&v->config);
+    const struct config_node *peer = config_peer(&v->config);
+    if (!peer)
+        return 0;
+    bool initiator = v->config.self == 0;
+    struct transport_config tc = {
+        .ring = v->ring, .pool = &v->pool, .path_count = self->path_count, .initiator = initiator
+    };
+    struct link_config lc = {
+        .session = {
+            .volume = v->config.volume,
+            .node = self->name,
+            .peer = peer->name,
+            .initiator = initiator,
+            .path_count = self->path_count,
+            .dead_after_ns = v->config.dead_after_ns,
+            .retry_min_ns = RETRY_MIN_NS,
+            .retry_max_ns = RETRY_MAX_NS,
+            .refused_retry_ns = REFUSED_RETRY_NS,
+        },
+        .ring = v->ring,
+        .ctx = v,
+        .event = link_event,
+        .hello = link_hello,
+        .note = link_note,
+    };
+    for (unsigned i = 0; i < self->path_count; i++) {
+        tc.listen[i] = self->paths[i];
+        tc.connect[i] = peer->paths[i];
+        lc.session.path_names[i] = peer->paths[i];
+    }
+    if (getrandom(&lc.session.seed, sizeof(lc.session.seed), 0) < 0)
+        return err_set(err, -errno, "no random numbers from the kernel");
+    lc.transport = transport_tcp_open(&tc, err);
+    if (lc.transport && v->config.test.link_fault_on) {
+        struct transport *faulty = transport_filter_fault(v->ring, lc.transport, &v->config.test.link_fault, err);
+        if (!faulty)
+            return err->code;
+        lc.transport = faulty;
+    }
+    if (!lc.transport)
+        return err->code;
+    v->link = link_open(&lc, err);
+    return v->link ? 0 : err->code;
+}
+
+static void log_line(void *ctx, const char *text)
+{
+    struct volume *v = ctx;
+    v->host.log(v->host.ctx, v->config.volume, LOG_LEVEL_INFO, text);
+}
+
+static int open_all(struct volume *v, struct err *err)
+{
+    int r = buf_pool_open(&v->pool, ARENA_BYTES);
+    if (r)
+        return err_set(err, r, "no memory for the buffers of volume %s (%llu bytes)", v->config.volume,
+                       (unsigned long long)ARENA_BYTES);
+    v->ring = ring_open(
+        &(struct ring_config) {
+            .entries = RING_ENTRIES,
+            .files_max = RING_FILES_MAX,
+            .arena = v->pool.arena,
+            .arena_bytes = v->pool.arena_bytes,
+            .log = log_line,
+            .log_ctx = v,
+        },
+        err);
+    if (!v->ring)
+        return err->code;
+    r = leg_open(&v->leg, v->ring, &v->pool, &v->config, err);
+    if (!r && !v->leg.bare->geometry.direct)
+        note(v, NOTE_WARNING, "disk", "the backing's file system refuses O_DIRECT: writes go through the page cache");
+    if (!r)
+        r = open_engine(v, err);
+    if (!r)
+        r = open_front(v, err);
+    if (!r)
+        r = open_link(v, err);
+    return r;
+}
+
+static void part_closed(void *ctx)
+{
+    struct volume *v = ctx;
+    assert(v->closing > 0);
+    if (--v->closing == 0)
+        ring_stop(v->ring);
+}
+
+/* Ends front and link on the loop; the disk's requests end with the ring. */
+static void close_parts(struct volume *v)
+{
+    v->stopping = true;
+    v->closing = (v->front != NULL) + (v->link != NULL);
+    struct front *front = v->front;
+    struct link *link = v->link;
+    v->front = NULL;
+    v->link = NULL;
+    if (v->closing == 0) {
+        ring_stop(v->ring);
+        return;
+    }
+    if (front)
+        front_close(front, part_closed, v);
+    if (link)
+        link_close(link, part_closed, v);
+}
+
+static void run_stop(struct ring_task *task) { close_parts(container_of(task, struct volume, stop_task)); }
+
+static void free_all(struct volume *v)
+{
+    for (struct list *pos; (pos = list_first(&v->orders));)
+        order_done(container_of(pos, struct volume_order_task, pending), -ECANCELED, "the volume was stopped");
+    leg_close(&v->leg);
+    if (v->ring)
+        ring_close(v->ring);
+    engine_close(v->engine);
+    free(v->actions.list);
+    free(v->actions.text);
+    free(v->ios);
+    buf_pool_abandon(&v->pool);
+}
+
+static void tell_started(struct volume *v, bool failed)
+{
+    pthread_mutex_lock(&v->lock);
+    v->started = true;
+    v->start_failed = failed;
+    pthread_cond_broadcast(&v->changed);
+    pthread_mutex_unlock(&v->lock);
+}
+
+static void *volume_thread(void *ctx)
+{
+    struct volume *v = ctx;
+    char name[16];
+    snprintf(name, sizeof(name), "vol-%.11s", v->config.volume);
+    prctl(PR_SET_NAME, name);
+    bool failed = open_all(v, &v->start_err) != 0;
+    if (failed && v->ring) {
+        close_parts(v);
+        ring_run(v->ring, NULL, NULL);
+        free_all(v);
+    } else if (failed) {
+        buf_pool_abandon(&v->pool);
+    }
+    tell_started(v, failed);
+    if (failed)
+        return NULL;
+    if (v->link)
+        link_start(v->link);
+    ring_run(v->ring, end_of_turn, v);
+    free_all(v);
+    return NULL;
+}
+
+static void volume_free(struct volume *v)
+{
+    pthread_cond_destroy(&v->changed);
+    pthread_mutex_destroy(&v->lock);
+    free(v);
+}
+
+struct volume *volume_start(const struct volume_config *config, const struct volume_host *host, struct err *err)
+{
+    struct volume *v = calloc(1, sizeof(*v));
+    if (!v) {
+        err_set(err, -ENOMEM, "out of memory");
+        return NULL;
+    }
+    v->config = *config;
+    v->host = *host;
+    list_init(&v->orders);
+    pthread_mutex_init(&v->lock, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&v->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    int r = pthread_create(&v->thread, NULL, volume_thread, v);
+    if (r) {
+        err_set(err, -r, "no thread for volume %s: %s", config->volume, strerror(r));
+        volume_free(v);
+        return NULL;
+    }
+    pthread_mutex_lock(&v->lock);
+    while (!v->started)
+        pthread_cond_wait(&v->changed, &v->lock);
+    bool failed = v->start_failed;
+    pthread_mutex_unlock(&v->lock);
+    if (!failed)
+        return v;
+    pthread_join(v->thread, NULL);
+    *err = v->start_err;
+    volume_free(v);
+    return NULL;
+}
+
+void volume_stop(struct volume *v)
+{
+    v->stop_task.run = run_stop;
+    ring_post(v->ring, &v->stop_task);
+    pthread_join(v->thread, NULL);
+    volume_free(v);
+}

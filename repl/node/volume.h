@@ -1,0 +1,30 @@
+/* A volume that runs on this node: one thread, one ring, one engine, and what carries the engine's actions out. */
+#pragma once
+
+#include "repl/node/config.h"
+#include "repl/node/volume_host.h"
+
+struct volume;
+
+/* Attaches the leg and starts the thread; returns when the volume listens, or NULL with `err` set (err->code -ENOENT:
+ * not created yet). Config and host are copied; what host->ctx points to outlives the volume. May block for seconds. */
+struct volume *volume_start(const struct volume_config *config, const struct volume_host *host, struct err *err);
+
+enum volume_order {
+    VOLUME_PROMOTE,
+    VOLUME_DEMOTE,
+    VOLUME_DETACH, /* drain, flush, mark clean; then volume_stop() */
+};
+
+/* Gives an operator's order, from any thread. `done` is called once, on the volume's thread: 0; -EPERM: refused, as it
+ * would risk data; -EBUSY: not now; other negative errnos: failed. `text` says why, in one sentence; NULL when done. */
+void volume_order(struct volume *v, enum volume_order order, bool force,
+                  void (*done)(void *ctx, int result, const char *text), void *ctx);
+
+/* From any thread but the volume's: waits until the volume's thread has answered, or a second at most and then gives
+ * the latest snapshot. */
+void volume_status(struct volume *v, struct volume_status *out);
+
+/* Ends the thread and frees the volume. Without a detach before, this is an unclean end, as a crash would be. Orders
+ * that are not done yet are answered with -ECANCELED. */
+void volume_stop(struct volume *v);
