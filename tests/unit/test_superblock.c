@@ -1,0 +1,136 @@
+/* The superblock on disk: what is written is read, and no damage passes for good. */
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "repl/base/prng.h"
+#include "repl/base/units.h"
+#include "repl/meta/superblock_disk.h"
+
+static struct superblock sample(uint64_t sequence)
+{
+    struct superblock sb = {
+        .sequence = sequence,
+        .volume = "gold42",
+        .node = "paris-a",
+        .size_bytes = 40 * GIB,
+        .backing_bytes = 41 * GIB,
+        .epoch = 7,
+        .lsn = 123456,
+        .role = ROLE_PRIMARY,
+        .leg = LEG_UP_TO_DATE,
+        .peer_leg = LEG_OUTDATED,
+        .attached = true,
+        .unclean = true,
+    };
+    memset(&sb.leg_id, 0xa5, sizeof(sb.leg_id));
+    memset(&sb.volume_id, 0x5a, sizeof(sb.volume_id));
+    return sb;
+}
+
+static void fill(uint8_t blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES], unsigned copy, uint64_t sequence)
+{
+    struct superblock sb = sample(sequence);
+    superblock_encode(&sb, copy, blocks[copy]);
+}
+
+static void what_is_written_is_read(void **state)
+{
+    (void)state;
+    uint8_t block[SUPERBLOCK_BYTES];
+    struct superblock in = sample(3), out;
+    struct err err = { 0 };
+    superblock_encode(&in, 2, block);
+    assert_int_equal(superblock_decode(block, 2, &out, &err), 0);
+    assert_memory_equal(&in, &out, sizeof(in));
+    /* A copy that lies where another belongs is a misdirected write. */
+    assert_int_equal(superblock_decode(block, 1, &out, &err), -EBADMSG);
+}
+
+static void every_flipped_bit_is_noticed(void **state)
+{
+    (void)state;
+    uint8_t block[SUPERBLOCK_BYTES];
+    struct superblock sb = sample(3), out;
+    superblock_encode(&sb, 0, block);
+    for (unsigned bit = 0; bit < SUPERBLOCK_BYTES * 8; bit++) {
+        block[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        assert_int_not_equal(superblock_decode(block, 0, &out, NULL), 0);
+        block[bit / 8] ^= (uint8_t)(1u << bit % 8);
+    }
+    assert_int_equal(superblock_decode(block, 0, &out, NULL), 0);
+}
+
+static void the_newest_that_enough_copies_agree_on_is_chosen(void **state)
+{
+    (void)state;
+    uint8_t blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES];
+    struct superblock sb;
+    struct err err = { 0 };
+    unsigned good;
+
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
+        fill(blocks, i, 5);
+    assert_int_equal(superblock_choose(blocks, &sb, &good, &err), 0);
+    assert_int_equal(sb.sequence, 5);
+    assert_int_equal(good, 0xf);
+
+    /* A write that reached one copy only was never reported as done: the old state holds. */
+    fill(blocks, 1, 6);
+    assert_int_equal(superblock_choose(blocks, &sb, &good, &err), 0);
+    assert_int_equal(sb.sequence, 5);
+    assert_int_equal(good, 0xd);
+
+    /* One that was reported as done is on three, and any loss of one of them leaves it readable. */
+    fill(blocks, 0, 6);
+    fill(blocks, 2, 6);
+    blocks[2][100] ^= 1;
+    assert_int_equal(superblock_choose(blocks, &sb, &good, &err), 0);
+    assert_int_equal(sb.sequence, 6);
+
+    memset(blocks[0], 0, SUPERBLOCK_BYTES);
+    memset(blocks[2], 0, SUPERBLOCK_BYTES);
+    assert_int_equal(superblock_choose(blocks, &sb, &good, &err), -EBADMSG);
+    assert_non_null(strstr(err.text, "copies agree"));
+
+    memset(blocks, 0, sizeof(blocks));
+    assert_int_equal(superblock_choose(blocks, &sb, &good, &err), -ENOENT);
+}
+
+static void layouts_leave_room_for_metadata(void **state)
+{
+    (void)state;
+    static const uint64_t sizes[] = { 16 * MIB, 2 * GIB, 2 * GIB + 12345, 1 * TIB, 64 * TIB };
+    struct err err = { 0 };
+    for (unsigned i = 0; i < ARRAY_LEN(sizes); i++) {
+        struct meta_layout l;
+        assert_int_equal(meta_layout_internal(sizes[i], &l, &err), 0);
+        assert_int_equal(l.data_bytes, l.meta_offset_bytes);
+        assert_true(l.meta_offset_bytes + l.meta_bytes <= sizes[i]);
+        /* A bit for each 4 KiB, twice, fits beside the rest. */
+        assert_true(l.meta_bytes >= 5 * MIB + 2 * (l.data_bytes / 4096 / 8));
+        for (unsigned copy = 0; copy < SUPERBLOCK_COPIES; copy++) {
+            uint64_t at = superblock_copy_offset(&l, copy);
+            assert_true(at >= l.data_bytes && at + SUPERBLOCK_BYTES <= sizes[i] && at % 4096 == 0);
+        }
+        assert_int_equal(meta_layout_external(sizes[i], 0, &l, &err), 0);
+        assert_int_equal(l.data_bytes, sizes[i] - sizes[i] % 4096);
+    }
+    struct meta_layout l;
+    assert_int_equal(meta_layout_internal(4 * MIB, &l, &err), -ENOSPC);
+    assert_int_equal(meta_layout_internal(200 * TIB, &l, &err), -EFBIG);
+    assert_int_equal(meta_layout_external(2 * GIB, 1 * MIB, &l, &err), -ENOSPC);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_written_is_read),
+        cmocka_unit_test(every_flipped_bit_is_noticed),
+        cmocka_unit_test(the_newest_that_enough_copies_agree_on_is_chosen),
+        cmocka_unit_test(layouts_leave_room_for_metadata),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
