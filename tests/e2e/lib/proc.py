@@ -1,0 +1,62 @@
+"""Processes that die with the test, and are waited for with a deadline."""
+
+import os
+import signal
+import subprocess
+
+from lib.run import Failure, find_program
+
+
+def spawn(argv, log=None, user=None, **more):
+    """Starts a program that is killed when this process dies. Call from the main thread: the kernel ties the two
+    to the thread that forked. `log`: a file its stderr (and stdout, unless given) is appended to."""
+    cover = [find_program("setpriv"), "--pdeathsig", "KILL"]
+    if user:
+        cover += ["--reuid", str(user.pw_uid), "--regid", str(user.pw_gid), "--clear-groups"]
+    if log:
+        with open(log, "ab") as f:
+            more.setdefault("stdout", f)
+            return subprocess.Popen(cover + ["--"] + [str(a) for a in argv], stderr=f, **more)
+    return subprocess.Popen(cover + ["--"] + [str(a) for a in argv], **more)
+
+
+def run(argv, timeout_s=30, ok=(0,), user=None, **more):
+    """Runs to the end, with output as text. `ok`: exit statuses that are no failure; None: any."""
+    more.setdefault("stdout", subprocess.PIPE)
+    more.setdefault("stderr", subprocess.PIPE)
+    p = spawn(argv, user=user, text=True, errors="replace", **more)
+    try:
+        out, err = p.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        p.kill()
+        raise Failure(f"{' '.join(map(str, argv))}: did not end within {timeout_s} s") from None
+    except BaseException:
+        p.kill()
+        raise
+    if ok is not None and p.returncode not in ok:
+        raise Failure(f"{' '.join(map(str, argv))}: exit {p.returncode}: {(err or out or '').strip()[-2000:]}")
+    return subprocess.CompletedProcess(argv, p.returncode, out or "", err or "")
+
+
+def kill(p, seconds=20):
+    """SIGKILL, and gone."""
+    if p and p.poll() is None:
+        p.kill()
+        wait(p, seconds, "after SIGKILL")
+    return p.returncode if p else None
+
+
+def wait(p, seconds, why=""):
+    try:
+        return p.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise Failure(f"{p.args[-1] if not isinstance(p.args, str) else p.args} (pid {p.pid}) still runs after {seconds} s {why}") from None
+
+
+def end_group(p, seconds=20):
+    """SIGKILL to all of a process group that was started with start_new_session=True."""
+    try:
+        os.killpg(p.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    wait(p, seconds, "after SIGKILL")

@@ -1,0 +1,177 @@
+"""How a test runs: it says what it does, waits with deadlines, and leaves nothing behind however it ends.
+
+A test is a function that takes a Test:
+
+    def test(t):
+        t.step("what happens now, and what it proves")
+        t.check(x == y, "legs are equal", f"{x} != {y}")
+
+    if __name__ == "__main__":
+        run.main(test, limit_s=60)
+
+Exit status: 0 passed, 1 failed, 77 skipped with the reason printed.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+SKIPPED = 77
+
+HERE = pathlib.Path(__file__).resolve().parent.parent
+TOP = HERE.parent.parent
+BUILD = pathlib.Path(os.environ.get("LOCKSTEP_BUILD", TOP / "build")).resolve()
+
+
+class Failure(Exception):
+    """What the test set out to show is not so."""
+
+
+class Skip(Exception):
+    """The machine lacks what the test needs."""
+
+
+class Test:
+    def __init__(self, name, limit_s):
+        self.name = name
+        self.limit_s = limit_s
+        self.long = os.environ.get("LOCKSTEP_LONG", "") not in ("", "0")
+        self.seed = int(os.environ.get("LOCKSTEP_SEED") or time.time_ns() % 1_000_000)
+        self.cleanup = contextlib.ExitStack()
+        self.started = time.monotonic()
+        self.steps = 0
+        # On a disk, and short: a unix socket's path has 108 bytes.
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="lse2e-", dir=os.environ.get("LOCKSTEP_SCRATCH", "/var/tmp")))
+        self.dir.chmod(0o711)
+        self.cleanup.callback(shutil.rmtree, self.dir, ignore_errors=True)
+
+    def step(self, text):
+        self.steps += 1
+        print(f"[{time.monotonic() - self.started:6.1f}s] {self.steps:2}. {text}", flush=True)
+
+    def say(self, text):
+        print(f"{'':13}{text}", flush=True)
+
+    def check(self, ok, what, otherwise=""):
+        """States a fact; a false one ends the test."""
+        if not ok:
+            raise Failure(f"{what}: not so. {otherwise}")
+        self.say(f"ok: {what}")
+
+    def skip(self, reason):
+        raise Skip(reason)
+
+    def need(self, *programs):
+        for program in programs:
+            if not find_program(program):
+                self.skip(f"{program} is not installed")
+
+    def need_root(self):
+        if os.geteuid() != 0:
+            self.skip("needs root (mounts, loop devices)")
+
+    def keep_logs(self):
+        """After a failure: the daemons' logs and configuration outlive the scratch directory."""
+        kept = pathlib.Path(os.environ.get("LOCKSTEP_LOGS", BUILD / "e2e-failed")) / self.name
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir(parents=True)
+        for file in sorted(self.dir.rglob("*")):
+            if file.suffix in (".log", ".yaml") and file.is_file() and file.stat().st_size < 64 << 20:
+                shutil.copy(file, kept / str(file.relative_to(self.dir)).replace("/", "-"))
+        return kept
+
+
+def find_program(name):
+    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+
+def wait_until(what, predicate, seconds, poll_s=0.02, describe=None):
+    """Returns the predicate's first true value; a Failure that tells what was seen last when the time is over."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = predicate()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            seen = f"; last seen: {describe()}" if describe else ""
+            raise Failure(f"waited {seconds} s in vain for: {what}{seen}")
+        time.sleep(poll_s)
+
+
+def stays(what, predicate, seconds, poll_s=0.05):
+    """The opposite of waiting: the predicate has to hold at every look for that long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not predicate():
+            raise Failure(f"did not last: {what}")
+        time.sleep(poll_s)
+
+
+def _on_signal(number, _frame):
+    raise SystemExit(128 + number)
+
+
+def _on_alarm(_number, _frame):
+    raise Failure("took longer than it may")
+
+
+def _enter_mount_namespace():
+    """Mounts made in here vanish with the last process that sees them, even if all of them are killed."""
+    if os.environ.get("LOCKSTEP_E2E_NAMESPACE") or os.geteuid() != 0:
+        return
+    os.environ["LOCKSTEP_E2E_NAMESPACE"] = "1"
+    unshare = find_program("unshare")
+    if unshare and subprocess.run([unshare, "-m", "true"], stderr=subprocess.DEVNULL, check=False).returncode == 0:
+        os.execv(unshare, [unshare, "-m", sys.executable] + sys.argv)
+
+
+def main(function, limit_s, long_limit_s=None):
+    _enter_mount_namespace()
+    name = pathlib.Path(sys.argv[0]).name.removesuffix(".py")
+    t = Test(name, limit_s)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _on_signal)
+    signal.signal(signal.SIGALRM, _on_alarm)
+    signal.alarm(long_limit_s or 20 * limit_s if t.long else limit_s)
+    status = 1
+    try:
+        with t.cleanup:
+            try:
+                if not (BUILD / "lockstepd").exists():
+                    t.skip(f"no lockstepd in {BUILD}")
+                function(t)
+                status = 0
+            except Skip as reason:
+                print(f"SKIP {name}: {reason}", flush=True)
+                status = SKIPPED
+            except BaseException as e:
+                signal.alarm(0)
+                if isinstance(e, Failure):
+                    where = traceback.extract_tb(e.__traceback__)
+                    line = next((f for f in reversed(where) if f.filename.endswith(name + ".py")), where[-1])
+                    print(f"FAIL {name}:{line.lineno}: {e}", flush=True)
+                else:
+                    traceback.print_exc()
+                print(f"     seed {t.seed}; logs kept in {t.keep_logs()}", flush=True)
+                if isinstance(e, SystemExit):
+                    status = e.code
+            finally:
+                # From here on nothing may be cut short: what was started has to be ended.
+                signal.alarm(0)
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                    signal.signal(number, signal.SIG_IGN)
+    except BaseException:
+        traceback.print_exc()
+        status = status or 1
+    if status == 0:
+        print(f"PASS {name} in {time.monotonic() - t.started:.1f} s", flush=True)
+    sys.stdout.flush()
+    # Not sys.exit(): a thread of ours that hangs on a dead device must not keep the test from ending.
+    os._exit(status)
