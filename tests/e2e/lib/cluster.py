@@ -228,7 +228,9 @@ class Cluster:
         c = {"volume": self.volume, "size": f"{self.size // MIB}MiB", "nodes": []}
         for n in self.nodes:
             c["nodes"].append({"name": n.name, "backing": n.backing, "metadata": "internal",
-                               "device": f"nbd:unix:{n.socket}", "paths": [f"127.0.0.1:{n.port}"], **n.extra})
+                               "device": f"nbd:unix:{n.socket}", **n.extra})
+            if len(self.nodes) > 1:
+                c["nodes"][-1].setdefault("paths", [f"127.0.0.1:{n.port}"])
         if len(self.nodes) > 1:
             c["link"] = {"transport": "tcp", "tls": "none", "dead-after": self.dead_after}
         c.update(self.settings)

@@ -1,0 +1,165 @@
+#!/usr/bin/python3
+"""Backings that must not be touched, or cannot be used: every refusal names the backing and the reason, and nothing was
+written to it."""
+
+import hashlib
+import os
+import subprocess
+
+from lib import fs, proc, run
+from lib.cluster import DONE, FAILED, GIB, KIB, METADATA_BYTES, MIB, NO_DAEMON, REFUSED, Cluster
+
+
+def digest(path):
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def refused(t, node, what, words, statuses=(FAILED, REFUSED), command="create"):
+    """The command fails with one of these exit codes, and says each of these words."""
+    p = node.cli(command, node.cluster.volume, ok=None)
+    said = (p.stderr + p.stdout).strip()
+    t.check(p.returncode in statuses, f"{what}: `lockstep {command}` exits with {p.returncode}", f"{p.returncode}: {said}")
+    t.check(all(w.lower() in said.lower() for w in words), said, f"expected it to say {words}")
+
+
+def single(t, name, backing, size=64 * MIB):
+    """A daemon with a volume of one node on that backing."""
+    c = Cluster(t, size=size, name=name, names=("paris-a",), backings=(backing,))
+    c.a.start()
+    return c
+
+
+def image(t, name, size=64 * MIB + METADATA_BYTES):
+    path = t.dir / name
+    with open(path, "wb") as f:
+        f.truncate(size)
+    return path
+
+
+def test(t):
+    t.step("missing")
+    c = single(t, "missing", t.dir / "nowhere.img")
+    refused(t, c.a, "no such file", ["nowhere.img", "no such file"])
+    t.check(not (t.dir / "nowhere.img").exists(), "and none was made")
+    c.stop()
+
+    t.step("neither file nor block device")
+    folder = t.dir / "folder"
+    folder.mkdir()
+    c = single(t, "dir", folder)
+    refused(t, c.a, "a directory", ["folder"])
+    c.stop()
+
+    t.step("not ours: `up` without `create`")
+    path = image(t, "blank.img")
+    c = single(t, "blank", path)
+    refused(t, c.a, "a blank file", ["blank.img", "create"], command="up")
+    t.check(c.a.cli("promote", c.volume, ok=None).returncode != DONE, "and nothing to promote")
+    c.stop()
+
+    t.step("holding a file system, a partition table, or another volume's metadata")
+    contents = [("ext4", lambda p: proc.run(["mkfs.ext4", "-q", p])), ("swap", lambda p: proc.run(["mkswap", p])),
+                ("a partition table", mbr)]
+    for what, make in contents:
+        path = image(t, f"{what.split()[-1]}.img")
+        make(path)
+        before = digest(path)
+        c = single(t, what.split()[-1], path)
+        refused(t, c.a, what, [path.name, "--force"], statuses=(REFUSED,))
+        t.check(digest(path) == before, "the backing is untouched")
+        c.stop()
+    c = single(t, "force", t.dir / "ext4.img")
+    c.a.cli("create", c.volume, "--force")
+    t.say("ok: `create --force` makes it ours")
+    refused(t, c.a, "metadata that is there already", ["ext4.img", "--force"], statuses=(FAILED, REFUSED))
+    c.a.cli("up", c.volume)
+    c.promote(c.a, protected=False)
+    proc.run(["nbdcopy", c.a.uri, t.dir / "zeroes"], timeout_s=60)
+    t.check(proc.run(["cmp", "-n", 64 * MIB, t.dir / "zeroes", "/dev/zero"], ok=None).returncode == 0,
+            "and it starts as zeroes: what was there is not shown")
+
+    t.step("in use")
+    other = Cluster(t, size=64 * MIB, name="second", names=("paris-a",), backings=(t.dir / "ext4.img",))
+    other.a.start(wait=False)
+    other.a.wait_ready()
+    refused(t, other.a, "a backing that another daemon serves", ["ext4.img", "in use"], command="up")
+    other.stop()
+    t.check(c.a.status()["serving"], "who serves it goes on")
+    c.stop()
+
+    t.step("too small")
+    for size in (4 * KIB, 1 * MIB):
+        path = image(t, f"small{size}.img", size)
+        c = single(t, f"small{size}", path)
+        refused(t, c.a, f"{size // KIB} KiB", [path.name, "small"])
+        c.stop()
+    path = image(t, "smaller.img", 64 * MIB)
+    c = single(t, "smaller", path, size=1 * GIB)
+    refused(t, c.a, "64 MiB for a volume of 1 GiB", ["smaller.img"])
+    c.stop()
+
+    t.step("shrunk after it was made")
+    path = image(t, "shrunk.img")
+    c = single(t, "shrunk", path)
+    c.create()
+    c.stop()
+    os.truncate(path, 32 * MIB)
+    c.a.start()
+    refused(t, c.a, "half of it is gone", ["shrunk.img"], command="up")
+    c.stop()
+
+    t.step("metadata that is damaged")
+    path = image(t, "damaged.img")
+    c = single(t, "damaged", path)
+    c.create()
+    c.stop()
+    with open(path, "r+b") as f:
+        f.seek(64 * MIB)
+        f.write(os.urandom(METADATA_BYTES))
+    c.a.start()
+    refused(t, c.a, "noise where the metadata was", ["damaged.img"], command="up")
+    c.stop()
+
+    t.step("read-only")
+    if os.geteuid() != 0 or fs.why_no_block_device():
+        t.say(f"(left out: a read-only block device needs root and a loop device: {fs.why_no_block_device()})")
+    else:
+        path = image(t, "readonly.img")
+        loop = proc.run(["losetup", "-r", "--show", "-f", path]).stdout.strip()
+        t.cleanup.callback(fs.quietly, ["losetup", "-d", loop])
+        c = single(t, "readonly", loop)
+        refused(t, c.a, "a read-only device", [loop, "read-only"])
+        c.stop()
+
+        t.step("a block device that is mounted")
+        path = image(t, "mounted.img")
+        mounted = fs.Ext4(t, make_ext4(path), name="mounted")
+        c = single(t, "mounted-volume", mounted.loop)
+        refused(t, c.a, "a mounted device", [mounted.loop, "in use"])
+        c.stop()
+        mounted.unmount()
+
+    t.step("no daemon at all")
+    p = c.a.cli("status", ok=None)
+    t.check(p.returncode == NO_DAEMON and str(c.a.control) in p.stderr, p.stderr.strip(), p.returncode)
+
+
+def make_ext4(path):
+    proc.run(["mkfs.ext4", "-q", path])
+    return path
+
+
+def mbr(path):
+    p = subprocess.run([run.find_program("sfdisk") or "sfdisk", "-q", str(path)], input=b"label: dos\n,,L\n", check=False,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if p.returncode != 0:
+        with open(path, "r+b") as f:
+            f.seek(446)
+            f.write(bytes([0, 32, 33, 0, 0x83, 130, 170, 2, 0, 8, 0, 0, 0, 160, 0, 0]))
+            f.seek(510)
+            f.write(b"\x55\xaa")
+
+
+if __name__ == "__main__":
+    run.main(test, limit_s=90)
