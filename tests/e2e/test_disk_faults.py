@@ -1,0 +1,217 @@
+#!/usr/bin/python3
+"""A disk that fails, on either node: no write is acknowledged that is not on both legs, and the event names the device,
+the errno, the offset and the LSN. With injected faults, and with a disk that is really full."""
+
+import os
+import re
+
+import nbd
+
+from lib import fs, nbdio, proc, run
+from lib.cluster import KIB, METADATA_BYTES, MIB, Cluster
+from lib.run import wait_until
+
+SIZE = 64 * MIB
+BAD_OFFSET = 40 * MIB  # what the injected fault covers
+BAD_LENGTH = 64 * KIB
+CONNECTIONS = 4
+
+ERRNO_TEXT = {"EIO": "Input/output error", "ENOSPC": "No space left on device", "EROFS": "Read-only file system",
+              "EREMOTEIO": "Remote I/O error"}
+
+
+def fault(node, **settings):
+    """The node's configuration with a `test:` section, and the option that allows it."""
+    node.settings = {"test": {"node": node.name, "disk": settings}}
+    node.args = ["--allow-test-faults"]
+
+
+def assert_event(t, node, backing, errno, what):
+    """Device, errno, offset and LSN, in one line."""
+    line = node.wait_log(f"failed on {backing}: {ERRNO_TEXT[errno]}", 10)
+    t.say(line.strip())
+    found = re.search(r"offset (\d+).*LSN (\d+)", line)
+    t.check(found, f"{node.name}: the event of the failed {what} names device, errno, offset and LSN", line)
+    return int(found[1])
+
+
+def a_failed_write(t, name, victim_index, errno, settings, in_range=True):
+    t.step(f"{name}")
+    c = Cluster(t, size=SIZE, name=re.sub(r"\W+", "-", name), dead_after="1s")
+    victim = c.nodes[victim_index]
+    fault(victim, error=errno, **settings)
+    c.write_config()
+    c.ready()
+
+    # Where nothing is wrong, everything goes on; the last connection is the one that meets the fault.
+    load = nbdio.scribblers(c.a.uri, SIZE, t.seed, CONNECTIONS, stop_on_error=False)
+    nbdio.start(load)
+    offset = assert_event(t, victim, victim.backing, errno, "write")
+    if in_range:
+        t.check(offset < BAD_OFFSET + BAD_LENGTH and offset + MIB > BAD_OFFSET, f"the offset is where the fault was put: {offset}")
+    if victim is c.b:
+        c.a.wait_log(f"failed on {c.b.name}'s disk: {ERRNO_TEXT[errno]}", 10)
+    s = c.a.wait("not to be protected", lambda s: not s["protected"])
+    t.check("leg" in s["why_not"] or victim.name in s["why_not"], f"status: {s['why_not']}")
+
+    # From here on nothing may be acknowledged. One that is to show it: sent now, far from the fault.
+    before = [s.writes for s in load]
+    h = nbdio.connect(c.a.uri)
+    buffer = nbd.Buffer.from_bytearray(bytearray(b"x" * 4096))
+    cookie = h.aio_pwrite(buffer, 0)
+    outcome = []
+
+    def acknowledged():
+        try:
+            h.poll(10)
+            return h.aio_command_completed(cookie)
+        except nbd.Error as e:
+            outcome.append(e.errno)
+            return False
+    run.stays("no write is acknowledged", lambda: outcome or not acknowledged(), 2.5)
+    t.check([s.writes for s in load] == before, "no write is acknowledged while a leg is failed"
+            f" (a new one {'gets ' + outcome[0] if outcome else 'waits'})")
+    t.check(c.a.running and c.b.running, "neither daemon ended")
+    for n in c.nodes:
+        n.sigkill()
+    for s in load:
+        s.stop()
+    for n in c.nodes:
+        nbdio.verify_leg(t, n.backing, load, n.name)
+    fs.remove(c.dir)
+
+
+def recovers(t):
+    t.step("the secondary's disk fails for a while; mended, `down` and `up` there, and the waiting writes complete")
+    c = Cluster(t, size=SIZE, name="mended", dead_after="1s")
+    fault(c.b, error="ENOSPC", **{"write-errors-per-million": 1000000, "error-offset": f"{BAD_OFFSET // MIB}MiB",
+                                  "error-length": f"{BAD_LENGTH // KIB}KiB"})
+    c.write_config()
+    c.ready()
+    # Neither flush nor FUA: a failed flush would be for good.
+    load = nbdio.start(nbdio.scribblers(c.a.uri, SIZE, t.seed, CONNECTIONS, flush_percent=0, fua_percent=0))
+    assert_event(t, c.b, c.b.backing, "ENOSPC", "write")
+    c.a.wait("not to be protected", lambda s: not s["protected"])
+    c.b.stop()
+    c.b.settings, c.b.args = {}, []
+    c.write_config()
+    c.b.start()
+    c.a.wait("to be protected again", lambda s: s["protected"], 20)
+    ops = nbdio.total_ops(load)
+    wait_until("the load to go on", lambda: nbdio.total_ops(load) > ops + 500, 20, describe=lambda: [(s.ops, s.errors) for s in load])
+    nbdio.stop(load)
+    t.check(not any(s.errors for s in load), "no client saw an error")
+    c.stop()
+    for n in c.nodes:
+        nbdio.verify_leg(t, n.backing, load, n.name)
+    c.assert_legs_equal("after the mending")
+    fs.remove(c.dir)
+
+
+def a_failed_flush(t, victim_index):
+    t.step(f"a flush fails on the {('primary', 'secondary')[victim_index]}: it is not acknowledged, and nothing after it")
+    c = Cluster(t, size=SIZE, name=f"flush{victim_index}", dead_after="1s")
+    victim = c.nodes[victim_index]
+    c.ready()
+    c.stop()
+    fault(victim, error="EIO", **{"flush-errors-per-million": 1000000, "error-after-requests": 50})
+    c.write_config()
+    c.start()
+    c.promote(c.a)
+    load = nbdio.start(nbdio.scribblers(c.a.uri, SIZE, t.seed, CONNECTIONS, flush_percent=20, stop_on_error=False))
+    line = victim.wait_log(f"failed on {victim.backing}: {ERRNO_TEXT['EIO']}", 15)
+    t.say(line.strip())
+    c.a.wait("not to be protected", lambda s: not s["protected"])
+    before = [s.writes for s in load]
+    run.stays("no write is acknowledged", lambda: [s.writes for s in load] == before, 1.5)
+    t.check(True, "nothing is acknowledged after the failed flush")
+    for n in c.nodes:
+        n.sigkill()
+    for s in load:
+        s.stop()
+    for n in c.nodes:
+        nbdio.verify_leg(t, n.backing, load, n.name)
+    fs.remove(c.dir)
+
+
+def read_error(t):
+    t.step("a read fails on the primary: the client is told, nothing else happens")
+    c = Cluster(t, size=SIZE, name="read", dead_after="1s")
+    fault(c.a, error="EIO", **{"read-errors-per-million": 1000000, "error-offset": f"{BAD_OFFSET // MIB}MiB",
+                               "error-length": f"{BAD_LENGTH // KIB}KiB"})
+    c.write_config()
+    c.ready()
+    h = nbdio.connect(c.a.uri)
+    try:
+        h.pread(4096, BAD_OFFSET)
+        raise run.Failure("the read was answered")
+    except nbd.Error as e:
+        t.check(e.errno == "EIO", "the read is answered with EIO", e)
+    t.say(c.a.wait_log(f"read failed on {c.a.backing}", 5).strip())
+    h.pwrite(b"y" * 4096, 0)
+    t.check(bytes(h.pread(4096, 0)) == b"y" * 4096, "the rest of the volume goes on")
+    t.check(c.a.status()["protected"], "protected, since both legs have what was written")
+    h.shutdown()
+    c.stop()
+    fs.remove(c.dir)
+
+
+def really_full(t, victim_index):
+    whose = ("primary", "secondary")[victim_index]
+    if os.geteuid() != 0:
+        t.say("(left out: a file system that fills up needs root)")
+        return
+    t.step(f"the {whose}'s file system is full: a sparse backing of {SIZE // MIB} MiB where 16 MiB fit")
+    small = t.dir / f"small{victim_index}"
+    small.mkdir()
+    image = t.dir / f"small{victim_index}.img"
+    with open(image, "wb") as f:
+        f.truncate(24 * MIB)
+    reason = fs.why_no_block_device()
+    if reason:
+        t.say(f"(left out: {reason})")
+        return
+    proc.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", image])
+    disk = fs.Ext4(t, image, name=f"small{victim_index}")
+    backings = [t.dir / f"full-{i}.img" for i in range(2)]
+    backings[victim_index] = disk.dir / "full.img"
+    for path in backings:
+        with open(path, "wb") as f:
+            f.truncate(SIZE + METADATA_BYTES)
+    c = Cluster(t, size=SIZE, name=f"full{victim_index}", dead_after="1s", backings=backings)
+    victim = c.nodes[victim_index]
+    for n in c.nodes:
+        t.cleanup.callback(n.end)  # before the file system is unmounted
+    c.ready()
+    load = nbdio.start(nbdio.scribblers(c.a.uri, SIZE, t.seed, CONNECTIONS, zero_percent=0, trim_percent=0, stop_on_error=False))
+    assert_event(t, victim, victim.backing, "ENOSPC", "write")
+    c.a.wait("not to be protected", lambda s: not s["protected"])
+    before = [s.writes for s in load]
+    run.stays("no write is acknowledged", lambda: [s.writes for s in load] == before, 2)
+    t.check(c.a.running and c.b.running, "neither daemon ended")
+    for n in c.nodes:
+        n.sigkill()
+    for s in load:
+        s.stop()
+    for n in c.nodes:
+        nbdio.verify_leg(t, n.backing, load, n.name)
+    disk.unmount()
+    for path in (*backings, image):
+        path.unlink(missing_ok=True)
+
+
+def test(t):
+    in_range = {"write-errors-per-million": 1000000, "error-offset": f"{BAD_OFFSET // MIB}MiB", "error-length": f"{BAD_LENGTH // KIB}KiB"}
+    for victim, whose in enumerate(("primary", "secondary")):
+        a_failed_write(t, f"EIO on the {whose}", victim, "EIO", in_range)
+        a_failed_write(t, f"ENOSPC on the {whose}", victim, "ENOSPC", in_range)
+        a_failed_write(t, f"short writes on the {whose}", victim, "EIO",
+                       {"short-transfers-per-million": 20000, "error-after-requests": 300}, in_range=False)
+        a_failed_flush(t, victim)
+        really_full(t, victim)
+    recovers(t)
+    read_error(t)
+
+
+if __name__ == "__main__":
+    run.main(test, limit_s=150)
