@@ -41,8 +41,14 @@ def one_round(t, cluster, number, max_bytes, kill_after_bytes):
 
     t.step("the other leg, as a server that takes over would find it")
     b.wait("the loss of the peer to be seen", lambda s: s["peer"]["link"] != "connected")
+    b.cli("promote", cluster.volume)
+    export = t.dir / "export.img"
+    proc.run(["nbdcopy", b.uri, export], timeout_s=300)
     t.check(b.stop() == 0, "the secondary's daemon ends cleanly on SIGTERM")
     image = fs.copy_leg(b.backing, cluster.size, t.dir / "leg-b.img")
+    p = proc.run(["cmp", image, export], ok=None, timeout_s=300)
+    t.check(p.returncode == 0, "promoted, it serves what is on its leg", p.stdout + p.stderr)
+    export.unlink()
     fs.assert_clean_after_replay(t, image)
     survivor = fs.Ext4(t, image, "survivor", "ro")
     promises = tree.Promises(journal)

@@ -250,6 +250,10 @@ class Cluster:
     def create(self, *options):
         for n in self.nodes:
             n.cli("create", self.volume, *options)
+        self.create_done()
+
+    def create_done(self):
+        """Created on each node: brings the legs up."""
         for n in self.nodes:
             n.cli("up", self.volume)
 

@@ -69,9 +69,8 @@ class Postgres:
                     "max_wal_size": "64MB", "min_wal_size": "32MB", "checkpoint_timeout": "30s",
                     "fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
-        # A session of its own, so that all of its processes can be ended at once, and only they.
         self.server = proc.spawn([f"{self.bin}/postgres", "-D", self.data, *options], user=self.user, log=self.log,
-                                 env=self.env(), cwd="/", start_new_session=True)
+                                 env=self.env(), cwd="/")
 
         def ready():
             if self.server.poll() is not None:
@@ -85,7 +84,7 @@ class Postgres:
     def kill(self):
         """The power goes: no shutdown, no checkpoint."""
         if self.server:
-            proc.end_group(self.server, 60)
+            proc.kill_family(self.server, 60)
             self.server = None
 
     def stop(self):

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 
-from lib.run import Failure, find_program
+from lib.run import Failure, find_program, wait_until
 
 
 def spawn(argv, log=None, user=None, **more):
@@ -53,10 +53,29 @@ def wait(p, seconds, why=""):
         raise Failure(f"{p.args[-1] if not isinstance(p.args, str) else p.args} (pid {p.pid}) still runs after {seconds} s {why}") from None
 
 
-def end_group(p, seconds=20):
-    """SIGKILL to all of a process group that was started with start_new_session=True."""
-    try:
-        os.killpg(p.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+def children(pid):
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", encoding="ascii", errors="replace") as f:
+                    if int(f.read().rsplit(")", 1)[1].split()[1]) == pid:
+                        found.append(int(name))
+            except OSError:
+                pass
+    return found
+
+
+def kill_family(p, seconds=20):
+    """SIGKILL to a process and its children, by their ids: also those that have made themselves leaders of a session."""
+    if p.poll() is not None:
+        return
+    p.send_signal(signal.SIGSTOP)  # no child is born while they are counted
+    family = [p.pid, *children(p.pid)]
+    for pid in family:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
     wait(p, seconds, "after SIGKILL")
+    wait_until("its children to end", lambda: not any(os.path.exists(f"/proc/{pid}") for pid in family[1:]), seconds)

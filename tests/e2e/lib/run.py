@@ -132,10 +132,10 @@ def _enter_mount_namespace():
         os.execv(unshare, [unshare, "-m", sys.executable] + sys.argv)
 
 
-def main(function, limit_s, long_limit_s=None):
+def main(function, limit_s, long_limit_s=None, teller=Test):
     _enter_mount_namespace()
     name = pathlib.Path(sys.argv[0]).name.removesuffix(".py")
-    t = Test(name, limit_s)
+    t = teller(name, limit_s)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _on_signal)
     signal.signal(signal.SIGALRM, _on_alarm)
@@ -155,7 +155,7 @@ def main(function, limit_s, long_limit_s=None):
                 signal.alarm(0)
                 if isinstance(e, Failure):
                     where = traceback.extract_tb(e.__traceback__)
-                    line = next((f for f in reversed(where) if f.filename.endswith(name + ".py")), where[-1])
+                    line = next((f for f in reversed(where) if pathlib.Path(f.filename).name in (name, name + ".py")), where[-1])
                     print(f"FAIL {name}:{line.lineno}: {e}", flush=True)
                 else:
                     traceback.print_exc()
@@ -170,7 +170,7 @@ def main(function, limit_s, long_limit_s=None):
     except BaseException:
         traceback.print_exc()
         status = status or 1
-    if status == 0:
+    if status == 0 and teller is Test:
         print(f"PASS {name} in {time.monotonic() - t.started:.1f} s", flush=True)
     sys.stdout.flush()
     # Not sys.exit(): a thread of ours that hangs on a dead device must not keep the test from ending.
