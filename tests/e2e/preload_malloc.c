@@ -1,8 +1,10 @@
 /* Counts what each thread of a program allocates, for test_no_alloc.py: LD_PRELOAD, with LOCKSTEP_ALLOC_FILE naming a
  * file of struct shared that the test maps, too. */
+#undef _FILE_OFFSET_BITS /* else <sys/mman.h> makes mmap() another name of mmap64() */
 #include <errno.h>
 #include <execinfo.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -160,8 +162,7 @@ void *mmap(void *addr, size_t bytes, int protection, int flags, int fd, off_t of
     return raw_mmap(addr, bytes, protection, flags, fd, offset);
 }
 
-void *mmap64(void *addr, size_t bytes, int protection, int flags, int fd, off_t offset)
-    __attribute__((alias("mmap")));
+void *mmap64(void *addr, size_t bytes, int protection, int flags, int fd, off_t offset) __attribute__((alias("mmap")));
 
 int munmap(void *addr, size_t bytes)
 {
