@@ -175,21 +175,21 @@ static void a_timer_moved_or_cleared_does_not_fire_when_it_was_due(void **state)
     unsigned next = 0;
     struct order_timer earlier = { .timer.fired = order_fired, .ring = r, .next = &next, .last = 9 };
     struct order_timer later = earlier, cleared = earlier;
-    uint64_t start = clock_ns();
+    uint64_t start = clock_ns(); /* far apart: a busy machine may take this thread off its core for a while */
     ring_timer_set(r, &earlier.timer, start + 10 * NS_PER_S);
-    ring_timer_set(r, &later.timer, start + 1 * NS_PER_MS);
-    ring_timer_set(r, &cleared.timer, start + 1 * NS_PER_MS);
+    ring_timer_set(r, &later.timer, start + 100 * NS_PER_MS);
+    ring_timer_set(r, &cleared.timer, start + 100 * NS_PER_MS);
     run_for(r, NS_PER_MS / 10); /* the kernel's timer is armed by now */
-    ring_timer_set(r, &earlier.timer, start + 5 * NS_PER_MS);
-    ring_timer_set(r, &later.timer, start + 15 * NS_PER_MS);
+    ring_timer_set(r, &earlier.timer, start + 50 * NS_PER_MS);
+    ring_timer_set(r, &later.timer, start + 150 * NS_PER_MS);
     ring_timer_clear(r, &cleared.timer);
     ring_timer_clear(r, &cleared.timer); /* twice is harmless */
-    run_for(r, 30 * NS_PER_MS);
+    run_for(r, 250 * NS_PER_MS);
     assert_int_equal(next, 2);
     assert_int_equal(earlier.place, 0);
     assert_int_equal(later.place, 1);
-    assert_true(earlier.fired_ns >= start + 5 * NS_PER_MS);
-    assert_true(later.fired_ns >= start + 15 * NS_PER_MS);
+    assert_true(earlier.fired_ns >= start + 50 * NS_PER_MS);
+    assert_true(later.fired_ns >= start + 150 * NS_PER_MS);
 }
 
 static struct order_timer *victim;
