@@ -67,8 +67,9 @@ struct volume {
     struct volume_io *ios;
     struct volume_io own_io; /* of the engine's operation beside the mirror's */
     struct list orders;
-    unsigned closing; /* parts that are still being closed */
     bool stopping;
+    struct volume_order_task stop_order;
+    struct ring_timer stop_retry;
 
     /* Between the volume's thread and others. */
     pthread_mutex_t lock;
@@ -177,7 +178,8 @@ static void order_done(struct volume_order_task *task, int result, const char *t
 {
     list_remove(&task->pending);
     task->done(task->ctx, result, text);
-    free(task);
+    if (task != &task->volume->stop_order)
+        free(task);
 }
 
 static void carry_out(struct volume *v, const struct action *a)
@@ -512,34 +514,67 @@ static int open_all(struct volume *v, struct err *err)
     return r;
 }
 
-static void part_closed(void *ctx)
+static void stop_if_closed(struct volume *v)
 {
-    struct volume *v = ctx;
-    assert(v->closing > 0);
-    if (--v->closing == 0)
+    if (!v->front && !v->link)
         ring_stop(v->ring);
 }
 
-/* Ends front and link on the loop; the disk's requests end with the ring. */
+static void front_closed(void *ctx)
+{
+    struct volume *v = ctx;
+    v->front = NULL;
+    stop_if_closed(v);
+}
+
+static void link_closed(void *ctx)
+{
+    struct volume *v = ctx;
+    v->link = NULL;
+    stop_if_closed(v);
+}
+
 static void close_parts(struct volume *v)
 {
     v->stopping = true;
-    v->closing = (v->front != NULL) + (v->link != NULL);
-    struct front *front = v->front;
-    struct link *link = v->link;
-    v->front = NULL;
-    v->link = NULL;
-    if (v->closing == 0) {
-        ring_stop(v->ring);
-        return;
-    }
-    if (front)
-        front_close(front, part_closed, v);
-    if (link)
-        link_close(link, part_closed, v);
+    if (v->front)
+        front_close(v->front, front_closed, v);
+    if (v->link)
+        link_close(v->link, link_closed, v);
+    stop_if_closed(v);
 }
 
-static void run_stop(struct ring_task *task) { close_parts(container_of(task, struct volume, stop_task)); }
+#define STOP_RETRY_NS (20 * NS_PER_MS)
+
+static void stop_retry(struct ring_timer *t);
+
+static void stop_order_done(void *ctx, int result, const char *text)
+{
+    struct volume *v = ctx;
+    /* Its role is just changing, or a connection just closing: that ends by itself. */
+    if (result == -EBUSY) {
+        v->stop_retry.fired = stop_retry;
+        ring_timer_set(v->ring, &v->stop_retry, ring_now_ns(v->ring) + STOP_RETRY_NS);
+        return;
+    }
+    if (result)
+        note(v, NOTE_ERROR, "leg", text);
+    close_parts(v);
+}
+
+static void stop_begin(struct volume *v)
+{
+    struct volume_order_task *order = &v->stop_order;
+    *order = (struct volume_order_task) {
+        .volume = v, .order = VOLUME_DETACH, .force = true, .done = stop_order_done, .ctx = v
+    };
+    list_init(&order->pending);
+    run_order(&order->task);
+}
+
+static void stop_retry(struct ring_timer *t) { stop_begin(container_of(t, struct volume, stop_retry)); }
+
+static void run_stop(struct ring_task *task) { stop_begin(container_of(task, struct volume, stop_task)); }
 
 static void free_all(struct volume *v)
 {

@@ -25,6 +25,6 @@ void volume_order(struct volume *v, enum volume_order order, bool force,
  * the latest snapshot. */
 void volume_status(struct volume *v, struct volume_status *out);
 
-/* Ends the thread and frees the volume. Without a detach before, this is an unclean end, as a crash would be. Orders
- * that are not done yet are answered with -ECANCELED. */
+/* Detaches, if that was not done yet, letting writes fail that wait for the peer; then ends the thread and frees the
+ * volume. Takes as long as the disk does: who cannot wait ends the process, which the leg will remember as unclean. */
 void volume_stop(struct volume *v);
