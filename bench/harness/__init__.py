@@ -1,0 +1,1 @@
+"""The benchmark's driver: starts what is compared, loads it with fio, and reports."""

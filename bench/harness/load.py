@@ -1,0 +1,107 @@
+"""The load: fio, and what is taken from its output."""
+
+import dataclasses
+import json
+import subprocess
+
+from .processes import Failure, end_with_parent, find_program
+
+PERCENTILES = (50, 90, 99, 99.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    name: str
+    block_bytes: int
+    depth: int
+
+
+CASES = (
+    Case("4k-qd1", 4 << 10, 1),
+    Case("4k-qd32", 4 << 10, 32),
+    Case("64k-qd8", 64 << 10, 8),
+    Case("1m-qd8", 1 << 20, 8),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    ramp_s: float  # not counted
+    run_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Where fio writes: an engine and its options."""
+    engine: str
+    options: tuple
+
+
+def nbd_target(socket_path, export=""):
+    return Target("nbd", (f"--uri=nbd+unix:///{export}?socket={socket_path}",))
+
+
+def file_target(path, direct):
+    return Target("io_uring", (f"--filename={path}", f"--direct={int(direct)}", "--allow_file_create=0"))
+
+
+def _command(target, size_bytes, mode, block_bytes, depth):
+    return [find_program("fio", "fio"), "--name=load", f"--ioengine={target.engine}", *target.options,
+            f"--rw={mode}", f"--bs={block_bytes}", f"--iodepth={depth}", f"--size={size_bytes}",
+            "--norandommap=1",  # fio's own work, on the same two cores, stays small
+            "--randrepeat=0", "--lat_percentiles=1", "--clat_percentiles=0",
+            "--percentile_list=" + ":".join(str(p) for p in PERCENTILES), "--output-format=json"]
+
+
+def _run(command, limit_s):
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, preexec_fn=end_with_parent)
+    except subprocess.TimeoutExpired:
+        raise Failure(f"fio did not end within {limit_s:.0f} s: the server hangs") from None
+    if done.returncode != 0:
+        raise Failure(f"fio failed: {(done.stderr or done.stdout).strip()[-500:]}")
+    return parse(done.stdout)
+
+
+def parse(output):
+    """The figures of a fio JSON report. fio may print warnings before it."""
+    try:
+        job = json.loads(output[output.index("{"):])["jobs"][0]
+    except (ValueError, KeyError, IndexError) as e:
+        raise Failure(f"fio's report cannot be read ({e}): {output[:200]!r}") from None
+    if job["error"] != 0:
+        raise Failure(f"fio: writes failed with errno {job['error']}")
+    write = job["write"]
+    if write["total_ios"] == 0:
+        raise Failure("fio: not a single write was counted")
+    percentiles = {float(k): v for k, v in write["lat_ns"]["percentile"].items()}
+    return {
+        "iops": write["iops"],
+        "bytes_per_s": write["bw_bytes"],
+        "p50_ns": percentiles[50.0],
+        "p90_ns": percentiles[90.0],
+        "p99_ns": percentiles[99.0],
+        "p999_ns": percentiles[99.9],
+        "max_ns": write["lat_ns"]["max"],
+        "client_cpu_percent": round(job["usr_cpu"] + job["sys_cpu"], 1),
+    }
+
+
+def fill(target, size_bytes):
+    """Writes the whole range once through the server: it is warm, and each block is its own afterwards."""
+    return _run(_command(target, size_bytes, "write", 1 << 20, 8), 300)
+
+
+def run_case(target, size_bytes, case, timing):
+    command = _command(target, size_bytes, "randwrite", case.block_bytes, case.depth)
+    command += ["--time_based=1", f"--ramp_time={timing.ramp_s * 1000:.0f}ms", f"--runtime={timing.run_s * 1000:.0f}ms"]
+    return _run(command, timing.ramp_s + timing.run_s + 60)
+
+
+def mixed_command(target, size_bytes, run_s):
+    """Reads, writes of several sizes, flushes and trims at once, on two connections."""
+    return [find_program("fio", "fio"), f"--ioengine={target.engine}", *target.options, f"--size={size_bytes}",
+            "--norandommap=1", "--randrepeat=0", "--time_based=1", f"--runtime={run_s}", "--output-format=json",
+            "--name=mixed", "--rw=randrw", "--rwmixread=30", "--bssplit=4k/60:16k/20:64k/15:1m/5", "--iodepth=32",
+            "--fsync=200",
+            "--name=trims", "--rw=randtrimwrite", "--bs=64k", "--iodepth=4"]

@@ -1,0 +1,92 @@
+"""Lockstep volumes as an operator makes them: configuration, daemons, create, promote, status."""
+
+import json
+import os
+import subprocess
+
+from .processes import Failure, free_port, wait_until
+
+VOLUME = "bench"
+NODE_NAMES = ("node-a", "node-b")
+COMMAND_LIMIT_S = 60
+
+
+class Node:
+    def __init__(self, workspace, name, backing, has_peer):
+        self.name = name
+        self.backing = backing
+        self.socket_path = workspace.path(f"{name}.nbd")
+        self.control_path = workspace.path(f"{name}.control")
+        self.path = f"127.0.0.1:{free_port()}" if has_peer else None
+        self.daemon = None
+
+    def config(self):
+        lines = [f"  - name: {self.name}", f"    backing: {self.backing}", "    metadata: internal",
+                 f"    device: nbd:unix:{self.socket_path}"]
+        if self.path:
+            lines.append(f"    paths: [{self.path}]")
+        return lines
+
+
+class Volume:
+    """One volume on one or two daemons of this machine; the first backing's node becomes primary."""
+
+    def __init__(self, workspace, build_dir, backings):
+        self._workspace = workspace
+        self._build_dir = build_dir
+        self.nodes = [Node(workspace, name, backing, len(backings) > 1)
+                      for name, backing in zip(NODE_NAMES, backings)]
+        self._config_path = workspace.path("bench.yaml")
+        with open(self._config_path, "w") as f:
+            f.write(self._config())
+
+    def _config(self):
+        lines = [f"volume: {VOLUME}", "nodes:"]
+        for node in self.nodes:
+            lines += node.config()
+        if len(self.nodes) > 1:
+            lines += ["link:", "  transport: tcp", "  tls: none"]
+        return "\n".join(lines) + "\n"
+
+    def servers(self):
+        return [node.daemon for node in self.nodes]
+
+    def _cli(self, node, *arguments):
+        command = [os.path.join(self._build_dir, "lockstep"), *arguments, "--control", node.control_path]
+        return subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_LIMIT_S)
+
+    def _require(self, node, *arguments):
+        done = self._cli(node, *arguments)
+        if done.returncode != 0:
+            text = (done.stderr or done.stdout).strip()
+            raise Failure(f"lockstep {' '.join(arguments)} on {node.name}: exit {done.returncode}: {text}"
+                          f"{node.daemon.log_tail()}")
+        return done.stdout
+
+    def status(self, node):
+        """The volume's part of `lockstep status --json`; {} while the daemon does not answer or does not have it up."""
+        done = self._cli(node, "status", VOLUME, "--json")
+        if done.returncode != 0:
+            return {}
+        volumes = json.loads(done.stdout)["volumes"]
+        return volumes[0] if volumes else {}
+
+    def open(self):
+        for node in self.nodes:
+            node.daemon = self._workspace.start(f"lockstepd-{node.name}", [
+                os.path.join(self._build_dir, "lockstepd"), "--config", self._config_path, "--node", node.name,
+                "--control", node.control_path])
+        for node in self.nodes:
+            wait_until("answering on its control socket", lambda n=node: self._cli(n, "status").returncode == 0,
+                       node.daemon)
+            # The file served another subject before: whatever it holds may go.
+            self._require(node, "create", VOLUME, "--force")
+            self._require(node, "up", VOLUME)
+        primary = self.nodes[0]
+        if len(self.nodes) > 1:
+            wait_until("connecting to its peer",
+                       lambda: (self.status(primary).get("peer") or {}).get("link") == "connected", primary.daemon)
+        self._require(primary, "promote", VOLUME)
+        wait_until("serving", lambda: self.status(primary).get("serving"), primary.daemon)
+        if len(self.nodes) > 1:
+            wait_until("being protected", lambda: self.status(primary).get("protected"), primary.daemon)

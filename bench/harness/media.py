@@ -1,0 +1,94 @@
+"""What the volumes lie on: files in memory, and files on a disk behind O_DIRECT."""
+
+import mmap
+import os
+
+from .processes import Failure
+
+CHUNK_BYTES = 8 << 20
+SPARE_BYTES = 128 << 20  # beyond the loaded range: a backing also holds Lockstep's metadata
+
+
+def _direct_works(path):
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_DIRECT))
+        return True
+    except OSError:
+        return False
+
+
+class Medium:
+    """A directory and how files in it are opened: `direct` when O_DIRECT is used (tmpfs knows it from Linux 6.6 on)."""
+
+    def __init__(self, name, directory, workspace, size_bytes):
+        self.name = name
+        self.directory = directory
+        self.size_bytes = size_bytes
+        self._workspace = workspace
+        self._files = {}
+        self.direct = True
+
+    def file(self, leg):
+        """The leg's file, created on first use: preallocated, then written once, so that no later write has to
+        allocate or convert an extent. All subjects use the same files, one after the other."""
+        if leg not in self._files:
+            path = os.path.join(self.directory, f"lockstep-bench-{os.getpid()}-{leg}.img")
+            self._workspace.own_file(path)
+            _write_out(path, self.size_bytes + SPARE_BYTES)
+            self._files[leg] = path
+            self.direct = _direct_works(path)
+        return self._files[leg]
+
+    def drain(self):
+        """Nothing that one subject left in the page cache is written out during the next one's run."""
+        for path in self._files.values():
+            fd = os.open(path, os.O_RDWR)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def release(self):
+        for path in self._files.values():
+            os.unlink(path)
+        self._files.clear()
+
+
+def _write_out(path, size_bytes):
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        stat = os.statvfs(os.path.dirname(path))
+        if stat.f_bavail * stat.f_frsize < size_bytes:
+            raise Failure(f"{os.path.dirname(path)}: {size_bytes >> 20} MiB do not fit there (see --size)")
+        os.posix_fallocate(fd, 0, size_bytes)
+        chunk = os.urandom(CHUNK_BYTES)
+        for offset in range(0, size_bytes, CHUNK_BYTES):
+            os.pwrite(fd, chunk[:min(CHUNK_BYTES, size_bytes - offset)], offset)
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
+def first_difference(path_a, path_b, size_bytes, direct):
+    """Offset of the first differing chunk of the first size_bytes, or None when equal. Reads past the page cache when
+    the servers wrote past it."""
+    flags = os.O_RDONLY | (os.O_DIRECT if direct else 0)
+    a, b = os.open(path_a, flags), os.open(path_b, flags)
+    try:
+        with mmap.mmap(-1, CHUNK_BYTES) as chunk_a, mmap.mmap(-1, CHUNK_BYTES) as chunk_b:
+            view_a, view_b = memoryview(chunk_a), memoryview(chunk_b)
+            try:
+                for offset in range(0, size_bytes, CHUNK_BYTES):
+                    bytes_here = min(CHUNK_BYTES, size_bytes - offset)
+                    got_a = os.preadv(a, [view_a[:bytes_here]], offset)
+                    got_b = os.preadv(b, [view_b[:bytes_here]], offset)
+                    if (got_a, got_b) != (bytes_here, bytes_here) or view_a[:bytes_here] != view_b[:bytes_here]:
+                        return offset
+            finally:
+                view_a.release()
+                view_b.release()
+        return None
+    finally:
+        os.close(a)
+        os.close(b)

@@ -1,0 +1,237 @@
+#!/usr/bin/python3
+"""Tests of the benchmark itself: usage is test_harness.py PATH-TO-lockstep-bench. No server is needed."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+BENCH_DIR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "bench")
+sys.path.insert(0, BENCH_DIR)
+
+from harness import compare, load, lockstep, media, memory, processes, report  # noqa: E402
+
+BENCH = None
+
+
+def _fio_report(**changes):
+    job = {"error": 0, "usr_cpu": 10.0, "sys_cpu": 20.25, "write": {
+        "iops": 1000.0, "bw_bytes": 4096000, "total_ios": 5000,
+        "lat_ns": {"max": 9000, "percentile": {"50.000000": 100, "90.000000": 200, "99.000000": 300,
+                                               "99.900000": 400}}}}
+    job.update(changes)
+    return json.dumps({"jobs": [job]})
+
+
+class Floor(unittest.TestCase):
+    def run_floor(self, *arguments):
+        return subprocess.run([BENCH, "floor", *arguments], capture_output=True, text=True, timeout=60)
+
+    def test_quantiles_are_ordered_and_the_shape_is_told(self):
+        done = self.run_floor("--json", "--count", "300", "--size", "5000", "--reply", "100")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        r = json.loads(done.stdout)
+        self.assertEqual((r["request_bytes"], r["reply_bytes"], r["turns"]), (5000, 100, 300))
+        self.assertGreater(r["min_ns"], 0)
+        self.assertLessEqual(r["min_ns"], r["p50_ns"])
+        self.assertLessEqual(r["p50_ns"], r["p99_ns"])
+        self.assertLessEqual(r["p99_ns"], r["max_ns"])
+
+    def test_a_request_larger_than_the_socket_buffers_goes_through(self):
+        done = self.run_floor("--json", "--count", "3", "--size", str(32 << 20))
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_wrong_use_is_told_with_exit_2(self):
+        for arguments in (["--size", "0"], ["--size", str((32 << 20) + 1)], ["--count", "-1"], ["--count", "1x"],
+                          ["--bogus"], ["stray"], ["--listen", "a:1", "--connect", "b:1"]):
+            done = self.run_floor(*arguments)
+            self.assertEqual(done.returncode, 2, arguments)
+            self.assertTrue(done.stderr, arguments)
+
+    def test_between_hosts_one_bad_client_does_not_end_the_server(self):
+        port = processes.free_port()
+        server = subprocess.Popen([BENCH, "floor", "--listen", f"127.0.0.1:{port}"], stderr=subprocess.PIPE, text=True)
+        try:
+            self.assertIn("serving", server.stderr.readline())
+            with socket.create_connection(("127.0.0.1", port)) as garbage:
+                garbage.sendall(b"x" * 64)
+                garbage.shutdown(socket.SHUT_WR)
+            self.assertIn("hello", server.stderr.readline())
+            done = self.run_floor("--connect", f"127.0.0.1:{port}", "--count", "50", "--json")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(json.loads(done.stdout)["turns"], 50)
+        finally:
+            server.kill()
+            server.communicate()
+
+
+class FioReports(unittest.TestCase):
+    def test_figures_are_taken_over(self):
+        f = load.parse("fio: this engine warns\n" + _fio_report())
+        self.assertEqual((f["iops"], f["bytes_per_s"], f["p50_ns"], f["p999_ns"]), (1000.0, 4096000, 100, 400))
+
+    def test_errors_and_empty_runs_are_failures(self):
+        for bad in (_fio_report(error=5), "", "no json", '{"jobs": []}',
+                    _fio_report(write={"total_ios": 0, "iops": 0})):
+            with self.assertRaises(processes.Failure):
+                load.parse(bad)
+
+
+def _samples(**figures_by_subject_and_case):
+    return [{"medium": "ram", "subject": key.split("__")[0].replace("_", "-"),
+             "case": None if key == "floor" else key.split("__")[1].replace("_", "-"), "figures": f}
+            for key, values in figures_by_subject_and_case.items() for f in values]
+
+
+class Ratios(unittest.TestCase):
+    def find(self, found, words):
+        return next(r for r in found if r["target"] == words)
+
+    def test_a_ratio_is_of_medians(self):
+        samples = _samples(lockstep__4k_qd1=[{"iops": i, "p50_ns": 1} for i in (90, 120, 1000)],
+                           nbdkit__4k_qd1=[{"iops": i, "p50_ns": 1} for i in (1, 100, 110)])
+        r = self.find(report.ratios(report.medians(samples), ["ram"]), "one leg / nbdkit, 4 KiB QD1 IOPS")
+        self.assertAlmostEqual(r["ratio"], 1.2)
+        self.assertTrue(r["reached"])
+
+    def test_latency_is_measured_against_one_leg_plus_the_floor(self):
+        for mirrored_ns, reached in ((115, True), (116, False)):
+            samples = _samples(lockstep_mirror__4k_qd1=[{"iops": 1, "p50_ns": mirrored_ns}],
+                               lockstep__4k_qd1=[{"iops": 1, "p50_ns": 70}], floor=[{"p50_ns": 30}])
+            found = report.ratios(report.medians(samples), ["ram"])
+            r = self.find(found, "mirrored / (one leg + R), 4 KiB QD1 p50")
+            self.assertAlmostEqual(r["ratio"], mirrored_ns / 100)
+            self.assertEqual(r["reached"], reached)
+            self.assertEqual(bool(report.missed(found)), not reached)
+
+    def test_what_was_not_measured_is_neither_reached_nor_missed(self):
+        found = report.ratios({}, ["ram", "disk"])
+        self.assertEqual(len(found), 2 * len(report.TARGETS))
+        self.assertTrue(all(r["ratio"] is None and r["reached"] is None for r in found))
+        self.assertEqual(report.missed(found), [])
+
+    def test_targets_name_what_exists(self):
+        from harness import subjects
+        names = {s.name for s in subjects.all_subjects("")} | {"floor"}
+        for _, sense, _, operand, base in report.TARGETS:
+            self.assertIn(sense, ("min", "max"))
+            for subject, case, _ in [operand, *base]:
+                self.assertIn(subject, names)
+                self.assertIn(case, [*report.case_names(), None])
+
+
+class Legs(unittest.TestCase):
+    def test_a_single_different_byte_is_found(self):
+        size = media.CHUNK_BYTES + 8192
+        with tempfile.TemporaryDirectory() as d:
+            a, b = os.path.join(d, "a"), os.path.join(d, "b")
+            for path in (a, b):
+                with open(path, "wb") as f:
+                    f.truncate(size + 4096)
+            self.assertIsNone(media.first_difference(a, b, size, False))
+            with open(b, "r+b") as f:
+                f.seek(size)
+                f.write(b"metadata behind the range may differ")
+            self.assertIsNone(media.first_difference(a, b, size, False))
+            with open(b, "r+b") as f:
+                f.seek(size - 1)
+                f.write(b"x")
+            self.assertEqual(media.first_difference(a, b, size, False), media.CHUNK_BYTES)
+
+
+class Memory(unittest.TestCase):
+    def test_bound(self):
+        self.assertEqual(memory.bound_bytes(1 << 40), (64 + 40) << 20)
+        self.assertEqual(memory.bound_bytes(0), 64 << 20)
+
+    def test_judgement(self):
+        mib = 1 << 20
+        self.assertEqual(memory.judge({"total": 20 * mib}, {"total": 21 * mib}, 64 * mib), [])
+        self.assertEqual(len(memory.judge({"total": 20 * mib}, {"total": 21 * mib + 1}, 64 * mib)), 1)
+        self.assertEqual(len(memory.judge({"total": 20 * mib}, {"total": 18 * mib}, 64 * mib)), 1)
+        self.assertEqual(len(memory.judge({"total": 64 * mib + 4096}, {"total": 64 * mib}, 64 * mib)), 1)
+
+
+class Cleaning(unittest.TestCase):
+    """However the driver ends, nothing of it stays."""
+
+    SCRIPT = """
+import sys, os, time
+sys.path.insert(0, {here!r})
+from harness.processes import Workspace
+with Workspace() as w:
+    f = w.own_file({file!r})
+    open(f, "w").close()
+    p = w.start("sleeper", ["sleep", "600"])
+    print(w.dir, p.pid, flush=True)
+    time.sleep(600)
+"""
+
+    def end_by(self, number):
+        with tempfile.TemporaryDirectory() as d:
+            file = os.path.join(d, "leg.img")
+            script = self.SCRIPT.format(here=BENCH_DIR, file=file)
+            driver = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True,
+                                      stderr=subprocess.DEVNULL)
+            try:
+                directory, pid = driver.stdout.readline().split()
+                driver.send_signal(number)
+                driver.communicate(timeout=30)
+            finally:
+                driver.kill()
+                driver.communicate()
+            self.await_end(int(pid))
+            self.directory = directory
+            return os.path.exists(directory), os.path.exists(file)
+
+    def await_end(self, pid):
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            try:
+                with open(f"/proc/{pid}/stat") as f:
+                    if f.read().rsplit(")", 1)[1].split()[0] == "Z":
+                        return
+            except OSError:
+                return
+            time.sleep(0.02)
+        self.fail(f"process {pid} is still there")
+
+    def test_on_signals_processes_sockets_and_files_go(self):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self.assertEqual(self.end_by(number), (False, False), number)
+
+    def test_on_kill_processes_go(self):
+        directory_left, _ = self.end_by(signal.SIGKILL)
+        self.assertTrue(directory_left)  # nobody was there to remove it; the servers went all the same
+        shutil.rmtree(self.directory)
+
+
+class Arguments(unittest.TestCase):
+    def test_only_narrows_each_kind_by_itself(self):
+        a = compare._arguments(["--only", "ram,nbdkit", "--only", "4k-qd1"])
+        self.assertEqual((a.media, a.subjects, a.cases), (["ram"], ["nbdkit"], ["4k-qd1"]))
+        a = compare._arguments(["--only", "disk"])
+        self.assertEqual(a.media, ["disk"])
+        self.assertEqual(a.cases, report.case_names())
+
+    def test_a_volume_has_what_the_configuration_needs(self):
+        with processes.Workspace() as w:
+            one = lockstep.Volume(w, "build", ["/a"])._config()
+            two = lockstep.Volume(w, "build", ["/a", "/b"])._config()
+        self.assertNotIn("paths", one)
+        self.assertEqual(two.count("paths: [127.0.0.1:"), 2)
+        self.assertIn("tls: none", two)
+
+
+if __name__ == "__main__":
+    BENCH = os.path.abspath(sys.argv.pop(1))
+    result = unittest.main(exit=False).result
+    bad, skipped = len(result.failures) + len(result.errors), len(result.skipped)
+    print(f"{result.testsRun - bad - skipped} passed, {bad} failed, {skipped} skipped")
+    sys.exit(0 if result.wasSuccessful() else 1)
