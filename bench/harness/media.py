@@ -2,19 +2,31 @@
 
 import mmap
 import os
+import re
+import tempfile
 
 from .processes import Failure
 
 CHUNK_BYTES = 8 << 20
+LEG_FILE = re.compile(r"lockstep-bench-(\d+)-[ab]\.img")
 SPARE_BYTES = 128 << 20  # beyond the loaded range: a backing also holds Lockstep's metadata
 
 
-def _direct_works(path):
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_DIRECT))
-        return True
-    except OSError:
-        return False
+def _direct_works(directory):
+    with tempfile.NamedTemporaryFile(dir=directory) as f:
+        try:
+            os.close(os.open(f.name, os.O_RDWR | os.O_DIRECT))
+            return True
+        except OSError:
+            return False
+
+
+def _remove_leftovers(directory):
+    """Of runs that were killed outright, and so could not clean up."""
+    for name in os.listdir(directory):
+        found = LEG_FILE.fullmatch(name)
+        if found and not os.path.exists(f"/proc/{found.group(1)}"):
+            os.unlink(os.path.join(directory, name))
 
 
 class Medium:
@@ -26,7 +38,8 @@ class Medium:
         self.size_bytes = size_bytes
         self._workspace = workspace
         self._files = {}
-        self.direct = True
+        _remove_leftovers(directory)
+        self.direct = _direct_works(directory)
 
     def file(self, leg):
         """The leg's file, created on first use: preallocated, then written once, so that no later write has to
@@ -36,7 +49,6 @@ class Medium:
             self._workspace.own_file(path)
             _write_out(path, self.size_bytes + SPARE_BYTES)
             self._files[leg] = path
-            self.direct = _direct_works(path)
         return self._files[leg]
 
     def drain(self):

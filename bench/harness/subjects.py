@@ -39,16 +39,21 @@ class Nbdkit:
         return Running(nbd_target(path), [server])
 
 
-# O_DIRECT with Linux AIO is qemu's fastest way on both media here (measured: docs/PERFORMANCE.md); without O_DIRECT,
-# on a tmpfs of Linux before 6.6, it is io_uring.
-def _qemu_caching(medium):
+# qemu's fastest ways on both media, as measured (docs/PERFORMANCE.md): one leg with Linux AIO, the mirror with a pool of
+# threads (its stalls over TCP, see QemuMirrorUnix, are rarer then). A tmpfs of Linux before 6.6 has no O_DIRECT, which
+# Linux AIO needs.
+def _qemu_one_leg(medium):
     return ("on", "native") if medium.direct else ("off", "io_uring")
 
 
-def _start_qemu_storage_daemon(workspace, medium, leg):
+def _qemu_mirror(medium):
+    return ("on" if medium.direct else "off"), "threads"
+
+
+def _start_qemu_storage_daemon(workspace, medium, caching):
+    direct, aio = caching
     socket_path, qmp_path = workspace.path("qemu.sock"), workspace.path("qmp.sock")
-    path = medium.file(leg)
-    direct, aio = _qemu_caching(medium)
+    path = medium.file("a")
     server = workspace.start("qemu-storage-daemon", [
         find_program("qemu-storage-daemon", "qemu-system-common"),
         "--blockdev", f"driver=file,node-name=leg-a,filename={path},cache.direct={direct},aio={aio},discard=unmap",
@@ -63,7 +68,7 @@ class Qemu:
     name, label, mirrored = "qemu", "qemu-storage-daemon", False
 
     def start(self, workspace, medium):
-        server, socket_path, _ = _start_qemu_storage_daemon(workspace, medium, "a")
+        server, socket_path, _ = _start_qemu_storage_daemon(workspace, medium, _qemu_one_leg(medium))
         return Running(nbd_target(socket_path, "bench"), [server])
 
 
@@ -72,13 +77,13 @@ class QemuMirror:
     name, label, mirrored = "qemu-mirror", "qemu-storage-daemon, write-blocking mirror to qemu-nbd over TCP", True
 
     def start(self, workspace, medium):
-        direct, aio = _qemu_caching(medium)
+        direct, aio = _qemu_mirror(medium)
         address, listen, greeting = self._peer_address(workspace)
         peer = workspace.start("qemu-nbd", [
             find_program("qemu-nbd", "qemu-utils"), "--format=raw", "--persistent", *listen, "--export-name=bench",
             f"--cache={'none' if direct == 'on' else 'writeback'}", f"--aio={aio}", medium.file("b")])
         wait_until("greeting an NBD client", lambda: nbd_greets(greeting), peer)
-        server, socket_path, qmp_path = _start_qemu_storage_daemon(workspace, medium, "a")
+        server, socket_path, qmp_path = _start_qemu_storage_daemon(workspace, medium, (direct, aio))
         qmp = Qmp(qmp_path)
         qmp.command("blockdev-add", **{"node-name": "leg-b", "driver": "nbd", "export": "bench", "server": address})
         qmp.command("blockdev-mirror", **{

@@ -145,6 +145,28 @@ class Legs(unittest.TestCase):
             self.assertEqual(media.first_difference(a, b, size, False), media.CHUNK_BYTES)
 
 
+    def test_files_of_a_killed_run_go_and_those_of_a_living_one_stay(self):
+        dead = subprocess.Popen(["true"])
+        dead.wait()
+        with tempfile.TemporaryDirectory() as d, processes.Workspace() as w:
+            old, ours, other = (os.path.join(d, n) for n in (
+                f"lockstep-bench-{dead.pid}-a.img", f"lockstep-bench-{os.getpid()}-b.img", "lockstep-bench-x-a.img"))
+            for path in (old, ours, other):
+                open(path, "w").close()
+            media.Medium("ram", d, w, 4096)
+            self.assertEqual([os.path.exists(p) for p in (old, ours, other)], [False, True, True])
+
+    def test_a_leg_is_written_out_once_and_goes_with_the_run(self):
+        with tempfile.TemporaryDirectory() as d:
+            with processes.Workspace() as w:
+                medium = media.Medium("ram", d, w, 1 << 20)
+                path = medium.file("a")
+                self.assertEqual(medium.file("a"), path)
+                self.assertEqual(os.path.getsize(path), (1 << 20) + media.SPARE_BYTES)
+                self.assertGreaterEqual(os.stat(path).st_blocks * 512, os.path.getsize(path))
+            self.assertFalse(os.path.exists(path))
+
+
 class Memory(unittest.TestCase):
     def test_bound(self):
         self.assertEqual(memory.bound_bytes(1 << 40), (64 + 40) << 20)
