@@ -146,5 +146,4 @@ struct disk_delay_config {
     uint64_t min_ns;
     uint64_t max_ns;
 };
-struct disk *disk_filter_delay(struct ring *r, struct disk *below, const struct disk_delay_config *config,
-                               struct err *err);
+struct disk *disk_filter_delay(struct disk *below, const struct disk_delay_config *config, struct err *err);

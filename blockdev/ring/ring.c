@@ -231,6 +231,8 @@ static void turn(struct ring *r)
 
 void ring_run(struct ring *r, void (*idle)(void *ctx), void *ctx)
 {
+    assert(!r->running && !r->closing);
+    r->running = true;
     r->now_ns = clock_ns();
     while (!r->stop) {
         if (idle)
@@ -238,11 +240,12 @@ void ring_run(struct ring *r, void (*idle)(void *ctx), void *ctx)
         turn(r);
     }
     r->stop = false;
+    r->running = false;
 }
 
 void ring_stop(struct ring *r) { r->stop = true; }
 
-uint64_t ring_now_ns(const struct ring *r) { return r->now_ns; }
+uint64_t ring_now_ns(const struct ring *r) { return r->running ? r->now_ns : clock_ns(); }
 
 const char *ring_mode(const struct ring *r) { return r->mode; }
 

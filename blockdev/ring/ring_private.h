@@ -18,6 +18,7 @@ struct ring {
     struct io_uring uring;
     const char *mode;
     uint64_t now_ns;
+    bool running;
     bool stop;
     bool closing;
     bool can_poll_first; /* Linux 5.19 */

@@ -27,7 +27,7 @@ static int stack_filters(struct leg *leg, const struct config_test *test, struct
         leg->disk = d;
     }
     if (test->disk_delay_on) {
-        struct disk *d = disk_filter_delay(leg->ring, leg->disk, &test->disk_delay, err);
+        struct disk *d = disk_filter_delay(leg->disk, &test->disk_delay, err);
         if (!d)
             return err->code;
         leg->disk = d;
