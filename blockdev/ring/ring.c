@@ -221,7 +221,7 @@ static void turn(struct ring *r)
     drain_backlog(r);
     send_cancels(r);
     bool armed = ring_timers_arm(r);
-    bool sleep = armed && list_empty(&r->ended) && !ring_timers_due(r) && !r->cancels_unsent;
+    bool sleep = !r->stop && armed && list_empty(&r->ended) && !ring_timers_due(r) && !r->cancels_unsent;
     check_enter(r, sleep ? io_uring_submit_and_wait(&r->uring, 1) : io_uring_submit_and_get_events(&r->uring));
     r->now_ns = clock_ns();
     handle_completions(r);
