@@ -51,8 +51,10 @@ struct transport_config {
     bool initiator;
 };
 
-/* TCP. Connections beyond a small number that have not said a valid hello are closed, oldest first, so that a flood of
- * strangers cannot keep the peer out. */
+/* TCP. The acceptor listens at once, and accepts once it is started. Names among its own addresses are looked up here
+ * and now; the peer's at every attempt to connect, on a thread of their own. Connections that have not said a valid
+ * hello are bounded by the session (SESSION_STRANGERS_MAX); further ones wait in the kernel's queue, so that a flood of
+ * strangers cannot end the living session. The strings are copied. NULL with `err` set. */
 struct transport *transport_tcp_open(const struct transport_config *config, struct err *err);
 
 /* Faults on the receiving side, seeded. Rates are per million frames. A test changes them while it runs. */
@@ -61,10 +63,12 @@ struct transport_fault_config {
     unsigned drop_per_million;    /* a frame vanishes (its number is missing: the session notices) */
     unsigned corrupt_per_million; /* one bit of a payload flips */
     unsigned cut_per_million;     /* the connection breaks */
-    uint64_t delay_min_ns;
-    uint64_t delay_max_ns; /* order is kept within a connection; across connections frames may overtake */
-    bool stall;            /* nothing passes while set, also no heartbeats */
+    uint64_t delay_min_ns;        /* each frame comes in this much later, at least */
+    uint64_t delay_max_ns;        /* order is kept within a connection; across connections frames may overtake */
+    bool stall;                   /* nothing passes while set, also no heartbeats; what came meanwhile comes then */
 };
+
+/* Takes `below` over; on failure it stays the caller's. */
 struct transport *transport_filter_fault(struct ring *r, struct transport *below,
                                          const struct transport_fault_config *config, struct err *err);
 void transport_filter_fault_set(struct transport *t, const struct transport_fault_config *config);
@@ -74,26 +78,35 @@ struct link;
 struct link_config {
     struct session_config session;
     struct ring *ring;
-    struct transport *transport; /* taken over */
+    struct buf_pool *pool;
+    struct transport *transport; /* taken over; on failure it stays the caller's */
     void *ctx;
-    void (*event)(void *ctx, const struct event *ev); /* to the engine; never from within a link_ call */
-    void (*hello)(void *ctx, struct hello *out);      /* fills in what this node says of itself now */
-    void (*note)(void *ctx, enum note_level level, const char *text);
+    /* To the engine, from the loop; never from within a link_ call. A frame's payload comes with one reference. */
+    void (*event)(void *ctx, const struct event *ev);
+    void (*hello)(void *ctx, struct hello *out);                      /* fills in what this node says of itself now */
+    void (*note)(void *ctx, enum note_level level, const char *text); /* also from within link_ calls */
 };
 
+/* NULL with `err` set. */
 struct link *link_open(const struct link_config *config, struct err *err);
-void link_start(struct link *l);
-void link_stop(struct link *l); /* disconnect, stay so */
+void link_start(struct link *l); /* connect, or accept */
+void link_stop(struct link *l);  /* disconnect, stay so; EV_SESSION_DOWN follows if there was a session */
+
+/* Says good-bye, closes the transport and frees the link; no event follows. `closed` is called from the loop, after at
+ * most a second or so: buffers of the pool are given back by then. */
 void link_close(struct link *l, void (*closed)(void *ctx), void *ctx);
 
 /* The engine's actions. */
-void link_send(struct link *l, const struct frame *frame, struct buf *payload);
+void link_send(struct link *l, const struct frame *frame, struct buf *payload); /* takes its own reference */
 void link_ready(struct link *l);
 void link_refuse(struct link *l, const char *text);
 void link_drop(struct link *l, const char *text);
 
-void link_flush(struct link *l);  /* once per turn */
-void link_resume(struct link *l); /* buffers came back */
+/* Once per turn, after everything else: what was sent in this turn leaves in one call. */
+void link_flush(struct link *l);
+
+/* Buffers of the pool came back (buf_pool_take_starved()): goes on receiving if it had to stop. */
+void link_resume(struct link *l);
 
 const struct session *link_session(const struct link *l);
 const char *link_transport_name(const struct link *l);
