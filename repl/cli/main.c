@@ -1,0 +1,422 @@
+/* lockstep: the command line. Turns arguments into one request and prints what comes back. */
+#include <errno.h>
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "repl/base/units.h"
+#include "repl/cli/client.h"
+#include "repl/cli/show.h"
+#include "repl/node/config.h"
+#include "repl/node/quantity.h"
+
+#define DEFAULT_CONTROL CONFIG_RUN_DIR "/control.sock"
+#define STATUS_TIMEOUT_NS (10 * NS_PER_S)
+#define ORDER_TIMEOUT_NS (60 * NS_PER_S)
+#define WATCH_EVERY_NS (1 * NS_PER_S)
+
+/* Beyond any character, so that getopt can return them. */
+enum option_bit {
+    OPTION_JSON = 1 << 8,
+    OPTION_CONTROL = 1 << 9,
+    OPTION_FORCE = 1 << 10,
+    OPTION_ADOPT = 1 << 11,
+    OPTION_WATCH = 1 << 12,
+    OPTION_NO_FOLLOW = 1 << 13,
+    OPTION_TIMEOUT = 1 << 14,
+    OPTION_HELP = 1 << 15,
+    OPTION_VERSION = 1 << 16,
+};
+#define OPTIONS_EVERYWHERE (OPTION_JSON | OPTION_CONTROL | OPTION_HELP)
+
+struct arguments {
+    const struct command_info *command;
+    const char *volume; /* NULL: not named */
+    const char *control;
+    uint64_t timeout_ns;
+    unsigned given; /* of enum option_bit */
+};
+
+struct command_info {
+    const char *name;
+    const char *synopsis;
+    const char *summary;
+    const char *help;
+    unsigned options; /* beside those everywhere */
+    bool volume_needed;
+    uint64_t timeout_ns;
+    int (*run)(const struct arguments *args);
+};
+
+static int run_order(const struct arguments *args);
+static int run_status(const struct arguments *args);
+static int run_events(const struct arguments *args);
+
+static const struct command_info commands[] = {
+    { "create", "VOLUME [--adopt] [--force]", "writes fresh metadata on this node's backing",
+      "Makes this node's leg of the volume. Without --adopt the volume begins as zeroes, on both nodes; what the\n"
+      "backing held is lost. Refuses a backing that holds metadata, a file system or a partition table.\n"
+      "\n"
+      "  --adopt  keep what the backing holds: this leg's data is the truth\n"
+      "  --force  write over what looks like somebody's data\n",
+      OPTION_ADOPT | OPTION_FORCE | OPTION_TIMEOUT, true, UINT64_MAX, run_order },
+    { "up", "VOLUME", "attaches the volume",
+      "Attaches this node's leg and connects to the peer. The daemon does so by itself when it starts.\n",
+      OPTION_TIMEOUT, true, ORDER_TIMEOUT_NS, run_order },
+    { "down", "VOLUME [--force]", "drains and detaches the volume",
+      "Waits until what is under way is on both legs, then lets go of the backing. Refuses to take the only\n"
+      "up-to-date leg away while it is in use.\n"
+      "\n"
+      "  --force  also the only up-to-date leg; writes that wait for the peer fail\n",
+      OPTION_FORCE | OPTION_TIMEOUT, true, ORDER_TIMEOUT_NS, run_order },
+    { "status", "[VOLUME] [--watch]", "shows how the volumes are",
+      "The one place to look. `protected` means: every acknowledged write is on two up-to-date legs.\n"
+      "\n"
+      "  --watch  again every second, until interrupted\n",
+      OPTION_WATCH | OPTION_TIMEOUT, false, STATUS_TIMEOUT_NS, run_status },
+    { "events", "[VOLUME] [--no-follow]", "follows every state change, with its cause",
+      "Prints the state changes that the daemon remembers, then each new one as it happens.\n"
+      "\n"
+      "  --no-follow  end after those that are remembered\n",
+      OPTION_NO_FOLLOW, false, UINT64_MAX, run_events },
+    { "promote", "VOLUME [--force]", "makes this node primary",
+      "This node begins to serve the volume, or says why not.\n"
+      "\n"
+      "  --force  although this leg may lack acknowledged writes: they are lost\n",
+      OPTION_FORCE | OPTION_TIMEOUT, true, ORDER_TIMEOUT_NS, run_order },
+    { "demote", "VOLUME [--force]", "makes this node secondary",
+      "Stops serving the volume, once what is under way is on both legs.\n"
+      "\n"
+      "  --force  writes that wait for the peer fail\n",
+      OPTION_FORCE | OPTION_TIMEOUT, true, ORDER_TIMEOUT_NS, run_order },
+};
+
+static const char common_help[] = "\n"
+                                  "  --control SOCKET  the daemon's socket (default: " DEFAULT_CONTROL ")\n"
+                                  "  --json            print JSON\n";
+
+static const char timeout_help[] = "  --timeout TIME    stop waiting for the daemon's answer, and exit with 5\n";
+
+static void print_help(FILE *out)
+{
+    fputs("usage: lockstep COMMAND [VOLUME] [OPTION...]\n\n", out);
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+        fprintf(out, "  %-8s %-28s %s\n", commands[i].name, commands[i].synopsis, commands[i].summary);
+    fputs(common_help, out);
+    fputs(timeout_help, out);
+    fputs("  --help            this text; after a command: more about it\n"
+          "  --version         the version\n"
+          "\n"
+          "Exit codes: 0 done; 1 failed; 2 used wrongly; 3 refused, as it would risk data; 4 no daemon or peer in\n"
+          "reach; 5 timed out.\n",
+          out);
+}
+
+static void print_command_help(const struct command_info *c)
+{
+    printf("usage: lockstep %s %s\n\n%s%s%s", c->name, c->synopsis, c->help, common_help,
+           c->options & OPTION_TIMEOUT ? timeout_help : "");
+}
+
+static void __attribute__((noreturn, format(printf, 1, 2))) used_wrongly(const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    fputs("lockstep: ", stderr);
+    vfprintf(stderr, format, ap);
+    fputs("; see lockstep --help\n", stderr);
+    va_end(ap);
+    exit(CONTROL_USED_WRONGLY);
+}
+
+static const struct command_info *find_command(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    return NULL;
+}
+
+static void take_positionals(struct arguments *args, int count, char **words)
+{
+    if (count == 0) {
+        if (args->given & OPTION_HELP) {
+            print_help(stdout);
+            exit(CONTROL_DONE);
+        }
+        print_help(stderr);
+        exit(CONTROL_USED_WRONGLY);
+    }
+    args->command = find_command(words[0]);
+    if (!args->command)
+        used_wrongly("there is no command %s", words[0]);
+    if (args->given & OPTION_HELP) {
+        print_command_help(args->command);
+        exit(CONTROL_DONE);
+    }
+    if (count > 2)
+        used_wrongly("%s: expected one volume, found also %s", words[0], words[2]);
+    if (count == 2)
+        args->volume = words[1];
+    if (args->volume && (!*args->volume || strlen(args->volume) >= NAME_BYTES_MAX))
+        used_wrongly("%s: a volume's name has 1 to %d characters", words[0], NAME_BYTES_MAX - 1);
+    if (!args->volume && args->command->volume_needed)
+        used_wrongly("%s: expected the name of a volume", words[0]);
+}
+
+static void parse_arguments(int argc, char **argv, struct arguments *args)
+{
+    static const struct option options[] = {
+        { "json", no_argument, NULL, OPTION_JSON },
+        { "control", required_argument, NULL, OPTION_CONTROL },
+        { "force", no_argument, NULL, OPTION_FORCE },
+        { "adopt", no_argument, NULL, OPTION_ADOPT },
+        { "watch", no_argument, NULL, OPTION_WATCH },
+        { "no-follow", no_argument, NULL, OPTION_NO_FOLLOW },
+        { "timeout", required_argument, NULL, OPTION_TIMEOUT },
+        { "help", no_argument, NULL, OPTION_HELP },
+        { "version", no_argument, NULL, OPTION_VERSION },
+        { 0 },
+    };
+    *args = (struct arguments) { .control = DEFAULT_CONTROL };
+    for (int code; (code = getopt_long(argc, argv, "hV", options, NULL)) != -1;) {
+        if (code == 'V' || code == OPTION_VERSION) {
+            puts("lockstep " LOCKSTEP_VERSION);
+            exit(CONTROL_DONE);
+        }
+        if (code == '?')
+            exit(CONTROL_USED_WRONGLY); /* getopt has said why */
+        if (code == OPTION_CONTROL)
+            args->control = optarg;
+        if (code == OPTION_TIMEOUT && !quantity_time(optarg, &args->timeout_ns))
+            used_wrongly("--timeout: expected a time such as 30s, found %s", optarg);
+        args->given |= code == 'h' ? OPTION_HELP : (unsigned)code;
+    }
+    take_positionals(args, argc - optind, argv + optind);
+    unsigned alien = args->given & ~(args->command->options | OPTIONS_EVERYWHERE);
+    for (const struct option *o = options; o->name; o++)
+        if (alien & (unsigned)o->val)
+            used_wrongly("%s has no option --%s", args->command->name, o->name);
+    if (!(args->given & OPTION_TIMEOUT))
+        args->timeout_ns = args->command->timeout_ns;
+}
+
+static struct show show_to_stdout(const struct arguments *args)
+{
+    bool json = args->given & OPTION_JSON;
+    return (struct show) {
+        .out = stdout,
+        .json = json,
+        .colour = !json && isatty(STDOUT_FILENO) == 1 && !getenv("NO_COLOR"),
+    };
+}
+
+/* The request, with room for every command in it. */
+struct question {
+    Lockstep__Control__Request request;
+    union {
+        Lockstep__Control__Create create;
+        Lockstep__Control__Up up;
+        Lockstep__Control__Down down;
+        Lockstep__Control__StatusQuery status;
+        Lockstep__Control__EventsQuery events;
+        Lockstep__Control__Promote promote;
+        Lockstep__Control__Demote demote;
+    };
+};
+
+static void compose(const struct arguments *args, struct question *q)
+{
+    static char none[] = "";
+    char *volume = args->volume ? (char *)args->volume : none; /* the generated structures have no const in them */
+    bool force = args->given & OPTION_FORCE;
+    Lockstep__Control__Request *r = &q->request;
+    lockstep__control__request__init(r);
+    r->version = CONTROL_VERSION;
+    const char *name = args->command->name;
+    if (strcmp(name, "create") == 0) {
+        lockstep__control__create__init(&q->create);
+        q->create.volume = volume;
+        q->create.force = force;
+        q->create.adopt = args->given & OPTION_ADOPT;
+        r->create = &q->create;
+        r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_CREATE;
+    } else if (strcmp(name, "up") == 0) {
+        lockstep__control__up__init(&q->up);
+        q->up.volume = volume;
+        r->up = &q->up;
+        r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_UP;
+    } else if (strcmp(name, "down") == 0) {
+        lockstep__control__down__init(&q->down);
+        q->down.volume = volume;
+        q->down.force = force;
+        r->down = &q->down;
+        r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_DOWN;
+    } else if (strcmp(name, "status") == 0) {
+        lockstep__control__status_query__init(&q->status);
+        q->status.volume = volume;
+        r->status = &q->status;
+        r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_STATUS;
+    } else if (strcmp(name, "events") == 0) {
+        lockstep__control__events_query__init(&q->events);
+        q->events.volume = volume;
+        q->events.follow = !(args->given & OPTION_NO_FOLLOW);
+        r->events = &q->events;
+        r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_EVENTS;
+    } else if (strcmp(name, "promote") == 0) {
+        lockstep__control__promote__init(&q->promote);
+        q->promote.volume = volume;
+        q->promote.force = force;
+        r->promote = &q->promote;
+        r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_PROMOTE;
+    } else {
+        lockstep__control__demote__init(&q->demote);
+        q->demote.volume = volume;
+        q->demote.force = force;
+        r->demote = &q->demote;
+        r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_DEMOTE;
+    }
+}
+
+/* One conversation: asks, and gives each answer but the result to `each`, which keeps it by returning true. Returns the
+ * exit code; `text` gets the result's or the error's. */
+static enum control_exit converse(const struct arguments *args, bool (*each)(void *ctx, Lockstep__Control__Response *r),
+                                  void *ctx, struct err *text)
+{
+    struct question question;
+    compose(args, &question);
+    static struct client client;
+    text->text[0] = 0;
+    enum control_exit code = client_ask(&client, args->control, &question.request, args->timeout_ns, text);
+    bool ended = code != CONTROL_DONE;
+    while (!ended) {
+        Lockstep__Control__Response *r = client_next(&client, &code, text);
+        if (!r)
+            break;
+        if (r->message_case == LOCKSTEP__CONTROL__RESPONSE__MESSAGE_RESULT) {
+            code = r->result->exit_code <= CONTROL_TIMED_OUT ? (enum control_exit)r->result->exit_code : CONTROL_FAILED;
+            snprintf(text->text, sizeof(text->text), "%s", r->result->text);
+            ended = true;
+        }
+        if (ended || !each(ctx, r))
+            lockstep__control__response__free_unpacked(r, NULL);
+    }
+    client_close(&client);
+    return code;
+}
+
+/* ---- create, up, down, promote, demote ---- */
+
+struct progress {
+    const char *volume;
+    bool quiet;
+    int last_tenth;
+};
+
+static bool take_progress(void *ctx, Lockstep__Control__Response *r)
+{
+    struct progress *p = ctx;
+    if (r->message_case == LOCKSTEP__CONTROL__RESPONSE__MESSAGE_PROGRESS && !p->quiet)
+        show_progress(r->progress, p->volume, &p->last_tenth);
+    return false;
+}
+
+static int run_order(const struct arguments *args)
+{
+    struct show show = show_to_stdout(args);
+    struct progress progress = { .volume = args->volume, .quiet = show.json, .last_tenth = -1 };
+    struct err text;
+    enum control_exit code = converse(args, take_progress, &progress, &text);
+    show_progress_end(progress.last_tenth);
+    show_result(&show, code, text.text);
+    return (int)code;
+}
+
+/* ---- status ---- */
+
+struct status {
+    char node[NAME_BYTES_MAX];
+    size_t count;
+    Lockstep__Control__Response *answers[CONFIG_VOLUMES_MAX];
+};
+
+static bool take_status(void *ctx, Lockstep__Control__Response *r)
+{
+    struct status *s = ctx;
+    if (r->message_case == LOCKSTEP__CONTROL__RESPONSE__MESSAGE_NODE)
+        snprintf(s->node, sizeof(s->node), "%s", r->node->name);
+    if (r->message_case != LOCKSTEP__CONTROL__RESPONSE__MESSAGE_VOLUME || s->count == CONFIG_VOLUMES_MAX)
+        return false;
+    s->answers[s->count++] = r;
+    return true;
+}
+
+static enum control_exit status_once(const struct arguments *args, const struct show *show, bool redraw)
+{
+    static struct status status;
+    status.count = 0;
+    struct err text;
+    enum control_exit code = converse(args, take_status, &status, &text);
+    if (redraw)
+        fputs("\033[H\033[2J", stdout);
+    if (code == CONTROL_DONE) {
+        Lockstep__Control__VolumeStatus *volumes[CONFIG_VOLUMES_MAX];
+        for (size_t i = 0; i < status.count; i++)
+            volumes[i] = status.answers[i]->volume;
+        show_status(show, status.node, volumes, status.count);
+    } else {
+        show_result(show, code, text.text);
+    }
+    for (size_t i = 0; i < status.count; i++)
+        lockstep__control__response__free_unpacked(status.answers[i], NULL);
+    return code;
+}
+
+static int run_status(const struct arguments *args)
+{
+    struct show show = show_to_stdout(args);
+    if (!(args->given & OPTION_WATCH))
+        return (int)status_once(args, &show, false);
+    bool redraw = !show.json && isatty(STDOUT_FILENO) == 1;
+    for (;;) {
+        enum control_exit code = status_once(args, &show, redraw);
+        if (code == CONTROL_USED_WRONGLY)
+            return (int)code;
+        if (ferror(stdout)) /* nobody reads it any more */
+            return CONTROL_FAILED;
+        if (!show.json && !redraw)
+            fputc('\n', stdout);
+        struct timespec pause = { .tv_sec = (time_t)(WATCH_EVERY_NS / NS_PER_S) };
+        nanosleep(&pause, NULL);
+    }
+}
+
+/* ---- events ---- */
+
+static bool take_event(void *ctx, Lockstep__Control__Response *r)
+{
+    if (r->message_case == LOCKSTEP__CONTROL__RESPONSE__MESSAGE_EVENT)
+        show_event(ctx, r->event);
+    return false;
+}
+
+static int run_events(const struct arguments *args)
+{
+    struct show show = show_to_stdout(args);
+    struct err text;
+    enum control_exit code = converse(args, take_event, &show, &text);
+    if (code)
+        show_result(&show, code, text.text);
+    return (int)code;
+}
+
+int main(int argc, char **argv)
+{
+    struct arguments args;
+    parse_arguments(argc, argv, &args);
+    return args.command->run(&args);
+}

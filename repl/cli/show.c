@@ -1,0 +1,292 @@
+/* What the command line prints: for eyes, or as JSON. */
+#include "repl/cli/show.h"
+
+#include <json-c/json.h>
+#include <stdarg.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "repl/base/units.h"
+
+#define JSON_VERSION 1
+#define BAR_WIDTH 40
+#define US_PER_S UINT64_C(1000000)
+
+/* ---- small forms ---- */
+
+static const char *form_size(uint64_t bytes, char out[32])
+{
+    static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB" };
+    unsigned unit = 0;
+    uint64_t whole = bytes;
+    while (unit + 1 < ARRAY_LEN(units) && whole >= 1024) {
+        whole /= 1024;
+        unit++;
+    }
+    uint64_t scale = UINT64_C(1) << (10 * unit);
+    if (bytes % scale == 0 || whole >= 100)
+        snprintf(out, 32, "%llu %s", (unsigned long long)whole, units[unit]);
+    else
+        snprintf(out, 32, "%.1f %s", (double)bytes / (double)scale, units[unit]);
+    return out;
+}
+
+static const char *form_duration(uint64_t us, char out[32])
+{
+    if (us < 1000)
+        snprintf(out, 32, "%llu us", (unsigned long long)us);
+    else if (us < US_PER_S)
+        snprintf(out, 32, "%.1f ms", (double)us / 1000);
+    else if (us < 120 * US_PER_S)
+        snprintf(out, 32, "%.1f s", (double)us / (double)US_PER_S);
+    else
+        snprintf(out, 32, "%llu min", (unsigned long long)(us / US_PER_S / 60));
+    return out;
+}
+
+static const char *form_time(uint64_t us, char out[40])
+{
+    time_t seconds = (time_t)(us / US_PER_S);
+    struct tm tm;
+    gmtime_r(&seconds, &tm);
+    size_t n = strftime(out, 40, "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(out + n, 40 - n, ".%03uZ", (unsigned)(us % US_PER_S / 1000));
+    return out;
+}
+
+/* ---- JSON ---- */
+
+static void put(struct json_object *o, const char *key, struct json_object *value)
+{
+    json_object_object_add(o, key, value);
+}
+
+/* Empty strings stand for "not known" and are null. */
+static struct json_object *text_or_null(const char *text) { return *text ? json_object_new_string(text) : NULL; }
+
+static void print_json(const struct show *s, struct json_object *o)
+{
+    fprintf(s->out, "%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+    fflush(s->out);
+    json_object_put(o);
+}
+
+static struct json_object *peer_json(const Lockstep__Control__Peer *p)
+{
+    struct json_object *o = json_object_new_object();
+    put(o, "name", json_object_new_string(p->name));
+    put(o, "link", json_object_new_string(p->link));
+    put(o, "reason", text_or_null(p->reason));
+    put(o, "transport", text_or_null(p->transport));
+    put(o, "path", text_or_null(p->path));
+    put(o, "tls", json_object_new_boolean(p->tls));
+    put(o, "rtt_us", p->rtt_us ? json_object_new_uint64(p->rtt_us) : NULL);
+    put(o, "leg", json_object_new_string(p->leg));
+    put(o, "out_of_sync_bytes", json_object_new_uint64(p->out_of_sync_bytes));
+    put(o, "resync", NULL);
+    return o;
+}
+
+static struct json_object *volume_json(const Lockstep__Control__VolumeStatus *v)
+{
+    struct json_object *o = json_object_new_object();
+    put(o, "name", json_object_new_string(v->name));
+    put(o, "state", json_object_new_string(v->state));
+    put(o, "role", text_or_null(v->role));
+    put(o, "protected", json_object_new_boolean(v->protected_));
+    put(o, "why_not", text_or_null(v->why_not));
+    put(o, "epoch", json_object_new_uint64(v->epoch));
+    put(o, "lsn", json_object_new_uint64(v->lsn));
+    put(o, "size_bytes", json_object_new_uint64(v->size_bytes));
+    put(o, "device", json_object_new_string(v->device));
+    put(o, "serving", json_object_new_boolean(v->serving));
+    put(o, "leg", json_object_new_string(*v->leg ? v->leg : "none"));
+    put(o, "backing", json_object_new_string(v->backing));
+    put(o, "writes_waiting", json_object_new_uint64(v->writes_waiting));
+    put(o, "oldest_waiting_us", json_object_new_uint64(v->oldest_waiting_us));
+    put(o, "peer", v->peer ? peer_json(v->peer) : NULL);
+    put(o, "witness", NULL);
+    put(o, "offsite", NULL);
+    return o;
+}
+
+static void status_json(const struct show *s, const char *node, Lockstep__Control__VolumeStatus *const *volumes,
+                        size_t count)
+{
+    struct json_object *list = json_object_new_array();
+    for (size_t i = 0; i < count; i++)
+        json_object_array_add(list, volume_json(volumes[i]));
+    struct json_object *o = json_object_new_object();
+    put(o, "version", json_object_new_int(JSON_VERSION));
+    put(o, "node", json_object_new_string(node));
+    put(o, "volumes", list);
+    print_json(s, o);
+}
+
+/* ---- for eyes ---- */
+
+enum tone {
+    TONE_PLAIN,
+    TONE_BOLD,
+    TONE_GOOD,
+    TONE_ODD,    /* passes by itself, or is meant */
+    TONE_PERSON, /* needs a person */
+};
+
+static void __attribute__((format(printf, 3, 4))) say(const struct show *s, enum tone tone, const char *format, ...)
+{
+    static const char *const codes[] = {
+        [TONE_PLAIN] = "",       [TONE_BOLD] = "\033[1m",      [TONE_GOOD] = "\033[32m",
+        [TONE_ODD] = "\033[33m", [TONE_PERSON] = "\033[1;31m",
+    };
+    bool coloured = s->colour && tone != TONE_PLAIN;
+    if (coloured)
+        fputs(codes[tone], s->out);
+    va_list ap;
+    va_start(ap, format);
+    vfprintf(s->out, format, ap);
+    va_end(ap);
+    if (coloured)
+        fputs("\033[0m", s->out);
+}
+
+static bool is(const char *text, const char *word) { return strcmp(text, word) == 0; }
+
+static bool needs_a_person(const Lockstep__Control__VolumeStatus *v)
+{
+    return is(v->state, "failed") || is(v->leg, "failed") ||
+           (v->peer && (is(v->peer->link, "refused") || is(v->peer->leg, "failed")));
+}
+
+static void say_peer(const struct show *s, const Lockstep__Control__Peer *p)
+{
+    char text[32];
+    fprintf(s->out, "  peer    %s: ", p->name);
+    say(s, is(p->leg, "failed") ? TONE_PERSON : TONE_PLAIN, "%s", is(p->leg, "none") ? "leg unknown" : p->leg);
+    fprintf(s->out, ", ");
+    if (is(p->link, "connected")) {
+        fprintf(s->out, "connected by %s to %s", p->transport, p->path);
+        if (p->rtt_us)
+            fprintf(s->out, ", round trip %s", form_duration(p->rtt_us, text));
+    } else {
+        say(s, is(p->link, "refused") ? TONE_PERSON : TONE_ODD, "%s", p->link);
+        if (*p->reason)
+            fprintf(s->out, " (%s)", p->reason);
+    }
+    if (p->out_of_sync_bytes)
+        fprintf(s->out, ", %s out of sync", form_size(p->out_of_sync_bytes, text));
+    fputc('\n', s->out);
+}
+
+static void say_volume(const struct show *s, const Lockstep__Control__VolumeStatus *v)
+{
+    char text[32];
+    say(s, TONE_BOLD, "%s", v->name);
+    if (v->protected_)
+        say(s, TONE_GOOD, "  protected\n");
+    else
+        say(s, needs_a_person(v) ? TONE_PERSON : TONE_ODD, "  not protected: %s\n", v->why_not);
+    if (!is(v->state, "up")) {
+        fprintf(s->out, "  state   %s\n  leg     %s\n", v->state, v->backing);
+        return;
+    }
+    fprintf(s->out, "  role    %s, %s %s\n", v->role, v->serving ? "serving" : "not serving", v->device);
+    fprintf(s->out, "  leg     ");
+    say(s, is(v->leg, "failed") ? TONE_PERSON : TONE_PLAIN, "%s", v->leg);
+    fprintf(s->out, ", %s, ", v->backing);
+    if (v->size_bytes)
+        fprintf(s->out, "%s\n", form_size(v->size_bytes, text));
+    else
+        fprintf(s->out, "size not fixed yet\n");
+    if (v->peer)
+        say_peer(s, v->peer);
+    fprintf(s->out, "  writes  epoch %llu, LSN %llu", (unsigned long long)v->epoch, (unsigned long long)v->lsn);
+    if (v->writes_waiting)
+        say(s, TONE_ODD, ", %u wait for the peer, the oldest for %s", v->writes_waiting,
+            form_duration(v->oldest_waiting_us, text));
+    fputc('\n', s->out);
+}
+
+void show_status(const struct show *s, const char *node, Lockstep__Control__VolumeStatus *const *volumes, size_t count)
+{
+    if (s->json) {
+        status_json(s, node, volumes, count);
+        return;
+    }
+    fprintf(s->out, "node %s, %zu volume%s\n", node, count, count == 1 ? "" : "s");
+    for (size_t i = 0; i < count; i++) {
+        fputc('\n', s->out);
+        say_volume(s, volumes[i]);
+    }
+    fflush(s->out);
+}
+
+void show_event(const struct show *s, const Lockstep__Control__Event *e)
+{
+    char when[40];
+    form_time(e->time_us, when);
+    if (s->json) {
+        struct json_object *o = json_object_new_object();
+        put(o, "version", json_object_new_int(JSON_VERSION));
+        put(o, "sequence", json_object_new_uint64(e->sequence));
+        put(o, "time", json_object_new_string(when));
+        put(o, "volume", text_or_null(e->volume));
+        put(o, "level", json_object_new_string(e->level));
+        put(o, "topic", json_object_new_string(e->topic));
+        put(o, "text", json_object_new_string(e->text));
+        print_json(s, o);
+        return;
+    }
+    enum tone tone = is(e->level, "error") ? TONE_PERSON : is(e->level, "warning") ? TONE_ODD : TONE_PLAIN;
+    fprintf(s->out, "%s  %-12s ", when, *e->volume ? e->volume : "-");
+    say(s, tone, "%-7s", e->level);
+    fprintf(s->out, " %-8s %s\n", e->topic, e->text);
+    fflush(s->out);
+}
+
+void show_result(const struct show *s, enum control_exit code, const char *text)
+{
+    if (s->json) {
+        struct json_object *o = json_object_new_object();
+        put(o, "version", json_object_new_int(JSON_VERSION));
+        put(o, "exit_code", json_object_new_int((int)code));
+        put(o, "text", text_or_null(text));
+        print_json(s, o);
+        return;
+    }
+    if (code == CONTROL_DONE && *text)
+        fprintf(s->out, "%s\n", text);
+    else if (code != CONTROL_DONE)
+        fprintf(stderr, "lockstep: %s\n", text);
+}
+
+void show_progress(const Lockstep__Control__Progress *p, const char *volume, int *last_tenth)
+{
+    bool terminal = isatty(STDERR_FILENO) == 1;
+    if (!p->total) {
+        fprintf(stderr, "%s: %s\n", volume, p->text);
+        return;
+    }
+    char done[32];
+    char total[32];
+    form_size(p->done, done);
+    form_size(p->total, total);
+    double share = (double)min_u64(p->done, p->total) / (double)p->total;
+    int tenth = (int)(share * 10);
+    if (terminal) {
+        int filled = (int)(share * BAR_WIDTH);
+        fprintf(stderr, "\r\033[K%s: %s [%.*s%*s] %3.0f%%  %s of %s", volume, p->text, filled,
+                "########################################", BAR_WIDTH - filled, "", share * 100, done, total);
+        *last_tenth = tenth;
+    } else if (tenth > *last_tenth) {
+        fprintf(stderr, "%s: %s: %d%%, %s of %s\n", volume, p->text, (int)(share * 100), done, total);
+        *last_tenth = tenth;
+    }
+}
+
+void show_progress_end(int last_tenth)
+{
+    if (last_tenth >= 0 && isatty(STDERR_FILENO) == 1)
+        fputc('\n', stderr);
+}

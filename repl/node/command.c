@@ -1,0 +1,483 @@
+/* What a client asks for: from the request over orders and jobs to the result, with its exit code and what to do. */
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "repl/node/node_internal.h"
+
+#define PROGRESS_EVERY_NS (250 * NS_PER_MS)
+#define WAITING_TOLD_EVERY_NS (2 * NS_PER_S)
+
+void command_free(struct command *c)
+{
+    list_remove(&c->link);
+    free(c);
+}
+
+/* Ends the command: its client, if it is still there, gets the result. */
+static void __attribute__((format(printf, 3, 4)))
+finish(struct command *c, enum control_exit code, const char *format, ...)
+{
+    char text[CONTROL_TEXT_BYTES];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(text, sizeof(text), format, ap);
+    va_end(ap);
+    if (c->client)
+        control_end(c->client, code, text);
+    command_free(c);
+}
+
+/* ---- status ---- */
+
+static const char *why_not_up(const struct node_volume *nv, char *out, size_t out_bytes)
+{
+    const char *volume = nv->config->volume;
+    switch (nv->state) {
+    case STATE_NOT_CREATED:
+    case STATE_FAILED: snprintf(out, out_bytes, "%s", nv->err.text); break;
+    case STATE_DOWN: snprintf(out, out_bytes, "the volume is down: bring it up with `lockstep up %s`", volume); break;
+    case STATE_STARTING: snprintf(out, out_bytes, "the volume is being brought up"); break;
+    case STATE_CREATING: snprintf(out, out_bytes, "the volume is being created"); break;
+    case STATE_STOPPING: snprintf(out, out_bytes, "the volume is being taken down"); break;
+    case STATE_UP: out[0] = 0; break;
+    }
+    return out;
+}
+
+static size_t encode_volume(const struct node_volume *nv, uint8_t *frame)
+{
+    char why[sizeof(nv->err.text)];
+    struct volume_status status;
+    if (nv->state == STATE_UP)
+        volume_status(nv->volume, &status);
+    return control_encode_volume(frame, nv->config, volume_state_name(nv->state), why_not_up(nv, why, sizeof(why)),
+                                 nv->state == STATE_UP ? &status : NULL);
+}
+
+/* Sends as much as there is room for; goes on when the client has read it. */
+static void stream_status(struct command *c)
+{
+    struct node *n = c->node;
+    uint8_t frame[CONTROL_FRAME_BYTES_MAX];
+    if (c->cursor == 0) {
+        if (!control_send(c->client, frame, control_encode_node(frame, n->options.name, c->nv ? 1 : n->volume_count)))
+            return;
+        c->cursor = 1;
+    }
+    unsigned count = c->nv ? 1 : n->volume_count;
+    for (; c->cursor - 1 < count; c->cursor++) {
+        const struct node_volume *nv = c->nv ? c->nv : &n->volumes[c->cursor - 1];
+        if (!control_send(c->client, frame, encode_volume(nv, frame)))
+            return;
+    }
+    finish(c, CONTROL_DONE, "%s", "");
+}
+
+/* ---- events ---- */
+
+static bool send_missed(struct command *c, uint64_t missed)
+{
+    uint8_t frame[CONTROL_FRAME_BYTES_MAX];
+    struct event_record r;
+    char text[96];
+    snprintf(text, sizeof(text), "%llu events are missing here: they came faster than they were read",
+             (unsigned long long)missed);
+    event_record_fill(&r, NULL, NOTE_WARNING, "events", text);
+    return control_send(c->client, frame, control_encode_event(frame, &r));
+}
+
+static void stream_events(struct command *c)
+{
+    uint8_t frame[CONTROL_FRAME_BYTES_MAX];
+    for (;;) {
+        uint64_t before = c->cursor;
+        uint64_t missed;
+        const struct event_record *r =
+            events_next(&c->node->events, &c->cursor, c->nv ? c->nv->config->volume : NULL, &missed);
+        if (missed && !send_missed(c, missed)) {
+            c->cursor = before;
+            return;
+        }
+        if (!r)
+            break;
+        if (!control_send(c->client, frame, control_encode_event(frame, r))) {
+            c->cursor = missed ? r->sequence : before; /* what is missing was told */
+            return;
+        }
+    }
+    if (!c->request.follow)
+        finish(c, CONTROL_DONE, "%s", "");
+}
+
+static void stream(struct command *c)
+{
+    if (c->request.command == CONTROL_STATUS)
+        stream_status(c);
+    else
+        stream_events(c);
+}
+
+void command_events(struct node *n)
+{
+    list_for_each_safe (link, &n->commands) {
+        struct command *c = container_of(link, struct command, link);
+        if (c->phase == PHASE_STREAMS && c->request.command == CONTROL_EVENTS)
+            stream_events(c);
+    }
+}
+
+/* ---- orders ---- */
+
+static enum control_exit exit_code_of(int result)
+{
+    switch (result) {
+    case 0: return CONTROL_DONE;
+    case -EPERM:
+    case -EEXIST: return CONTROL_REFUSED;
+    case -ENOTCONN:
+    case -EHOSTUNREACH: return CONTROL_UNREACHABLE;
+    case -ETIMEDOUT: return CONTROL_TIMED_OUT;
+    default: return CONTROL_FAILED;
+    }
+}
+
+/* On the volume's thread. */
+static void order_done(void *ctx, int result, const char *text)
+{
+    struct command *c = ctx;
+    struct answer answer = { .kind = ANSWER_ORDER, .command = c, .result = result };
+    snprintf(answer.text, sizeof(answer.text), "%s", text ? text : "");
+    bool put = queue_put(&c->node->answers, &answer);
+    assert(put);
+}
+
+static void order(struct command *c, enum volume_order what, bool force)
+{
+    if (c->node->orders >= ORDERS_MAX) {
+        finish(c, CONTROL_FAILED, "too many orders are under way; wait for them");
+        return;
+    }
+    c->phase = PHASE_ORDERED;
+    c->node->orders++;
+    volume_order(c->nv->volume, what, force, order_done, c);
+}
+
+void command_detach(struct node_volume *nv)
+{
+    struct node *n = nv->node;
+    struct command *c = n->orders < ORDERS_MAX ? calloc(1, sizeof(*c)) : NULL;
+    nv->detach_again_ns = node_now_ns() + NS_PER_S / 2;
+    if (!c)
+        return; /* tried again */
+    c->node = n;
+    c->nv = nv;
+    c->by_node = true;
+    c->request.command = CONTROL_DOWN;
+    list_append(&n->commands, &c->link);
+    nv->detach_ordered = true;
+    order(c, VOLUME_DETACH, false);
+}
+
+/* The volume has drained and is detached, or never will be: its thread can end. */
+static void detached(struct command *c)
+{
+    struct node_volume *nv = c->nv;
+    c->phase = PHASE_JOB;
+    struct err err = { 0 };
+    if (nv->state == STATE_UP && node_volume_begin(nv, JOB_STOP, false, false, &err)) {
+        finish(c, CONTROL_FAILED, "%s; it is detached: try again", err.text);
+        return;
+    }
+    if (nv->state != STATE_STOPPING) /* another command's stop has ended already */
+        finish(c, CONTROL_DONE, "volume %s is down", nv->config->volume);
+}
+
+static void ordered_by_node(struct command *c, int result, const char *text)
+{
+    struct node_volume *nv = c->nv;
+    nv->detach_ordered = false;
+    if (result != -EBUSY) {
+        if (result && result != -ECANCELED) /* that was us, and was told */
+            node_note(c->node, nv->config->volume, NOTE_ERROR, "volume", "not detached cleanly: %s", text);
+        c->node->unclean |= result != 0;
+        detached(c);
+        return;
+    }
+    if (!nv->detach_delay_told)
+        node_note(c->node, nv->config->volume, NOTE_WARNING, "volume", "cannot be detached yet: %s", text);
+    nv->detach_delay_told = true;
+    command_free(c);
+}
+
+void command_ordered(struct command *c, int result, const char *text)
+{
+    c->node->orders--;
+    if (c->by_node) {
+        ordered_by_node(c, result, text);
+        return;
+    }
+    const char *volume = c->nv->config->volume;
+    const char *node = config_self(c->nv->config)->name;
+    if (result) {
+        finish(c, exit_code_of(result), "volume %s: %s", volume, *text ? text : strerror(-result));
+        return;
+    }
+    if (c->request.command == CONTROL_DOWN)
+        detached(c);
+    else
+        finish(c, CONTROL_DONE, "volume %s: %s is %s", volume, node,
+               c->request.command == CONTROL_PROMOTE ? "primary" : "secondary");
+}
+
+/* Taking the only good leg away from who uses it, or may need it, wants a second thought. */
+static bool is_the_only_good_leg(struct node_volume *nv)
+{
+    struct volume_status s;
+    volume_status(nv->volume, &s);
+    bool in_use = s.role == ROLE_PRIMARY || s.link == LINK_CONNECTED;
+    return config_peer(nv->config) && in_use && s.leg == LEG_UP_TO_DATE && s.peer_leg != LEG_UP_TO_DATE;
+}
+
+static void begin_down(struct command *c)
+{
+    struct node_volume *nv = c->nv;
+    switch (nv->state) {
+    case STATE_UP:
+        if (!c->request.force && is_the_only_good_leg(nv)) {
+            finish(c, CONTROL_REFUSED,
+                   "volume %s: this is its only up-to-date leg; without it nobody can use the volume. Wait until the "
+                   "leg of %s is up-to-date, or take it down nonetheless with --force",
+                   nv->config->volume, config_peer(nv->config)->name);
+            return;
+        }
+        order(c, VOLUME_DETACH, c->request.force);
+        return;
+    case STATE_STOPPING: c->phase = PHASE_JOB; return;
+    case STATE_NOT_CREATED:
+    case STATE_DOWN:
+    case STATE_FAILED: finish(c, CONTROL_DONE, "volume %s is down", nv->config->volume); return;
+    case STATE_STARTING:
+    case STATE_CREATING:
+        finish(c, CONTROL_FAILED, "volume %s is %s; wait until that is done", nv->config->volume,
+               nv->state == STATE_STARTING ? "being brought up" : "being created");
+        return;
+    }
+}
+
+static void begin_role(struct command *c, enum volume_order what)
+{
+    if (c->nv->state == STATE_UP) {
+        order(c, what, c->request.force);
+        return;
+    }
+    char why[sizeof(c->nv->err.text)];
+    finish(c, CONTROL_FAILED, "volume %s: %s", c->nv->config->volume, why_not_up(c->nv, why, sizeof(why)));
+}
+
+/* ---- jobs ---- */
+
+static void begin_job(struct command *c, enum job_kind kind)
+{
+    struct err err = { 0 };
+    c->phase = PHASE_JOB;
+    if (node_volume_begin(c->nv, kind, c->request.adopt, c->request.force, &err))
+        finish(c, CONTROL_FAILED, "%s", err.text);
+}
+
+static void begin_up(struct command *c)
+{
+    struct node_volume *nv = c->nv;
+    switch (nv->state) {
+    case STATE_UP: finish(c, CONTROL_DONE, "volume %s is up", nv->config->volume); return;
+    case STATE_STARTING: c->phase = PHASE_JOB; return;
+    case STATE_NOT_CREATED:
+    case STATE_DOWN:
+    case STATE_FAILED: begin_job(c, JOB_START); return;
+    case STATE_CREATING:
+    case STATE_STOPPING:
+        finish(c, CONTROL_FAILED, "volume %s is being %s; wait until that is done", nv->config->volume,
+               nv->state == STATE_CREATING ? "created" : "taken down");
+        return;
+    }
+}
+
+static void begin_create(struct command *c)
+{
+    struct node_volume *nv = c->nv;
+    switch (nv->state) {
+    case STATE_NOT_CREATED:
+    case STATE_DOWN:
+    case STATE_FAILED: begin_job(c, JOB_CREATE); return;
+    case STATE_UP:
+        finish(c, CONTROL_REFUSED,
+               "volume %s is up, and creating it would lose its data: if that is what you want, take it down first, "
+               "with `lockstep down %s`",
+               nv->config->volume, nv->config->volume);
+        return;
+    case STATE_CREATING:
+    case STATE_STARTING:
+    case STATE_STOPPING:
+        finish(c, CONTROL_FAILED, "volume %s is %s; wait until that is done", nv->config->volume,
+               volume_state_name(nv->state));
+        return;
+    }
+}
+
+void command_job_ended(struct node_volume *nv, enum job_kind kind)
+{
+    const char *volume = nv->config->volume;
+    list_for_each_safe (link, &nv->node->commands) {
+        struct command *c = container_of(link, struct command, link);
+        if (c->nv != nv || c->phase != PHASE_JOB)
+            continue;
+        if (nv->job.err.code)
+            finish(c, exit_code_of(nv->job.err.code), "volume %s: %s", volume, nv->job.err.text);
+        else if (kind == JOB_CREATE)
+            finish(c, CONTROL_DONE, "volume %s is created on %s; bring it up with `lockstep up %s`", volume,
+                   config_self(nv->config)->name, volume);
+        else
+            finish(c, CONTROL_DONE, "volume %s is %s", volume, kind == JOB_START ? "up" : "down");
+    }
+}
+
+/* ---- requests ---- */
+
+static struct node_volume *find(struct node *n, const char *name)
+{
+    for (unsigned i = 0; i < n->volume_count; i++)
+        if (strcmp(n->volumes[i].config->volume, name) == 0)
+            return &n->volumes[i];
+    return NULL;
+}
+
+static void unknown_volume(struct command *c)
+{
+    struct node *n = c->node;
+    char names[512] = "none";
+    size_t used = 0;
+    for (unsigned i = 0; i < n->volume_count && used < sizeof(names); i++)
+        used +=
+            (size_t)snprintf(names + used, sizeof(names) - used, "%s%s", i ? ", " : "", n->volumes[i].config->volume);
+    finish(c, CONTROL_USED_WRONGLY, "there is no volume %s in this node's configuration; there are: %s",
+           c->request.volume, names);
+}
+
+static void begin(struct command *c)
+{
+    switch (c->request.command) {
+    case CONTROL_CREATE: begin_create(c); return;
+    case CONTROL_UP: begin_up(c); return;
+    case CONTROL_DOWN: begin_down(c); return;
+    case CONTROL_PROMOTE: begin_role(c, VOLUME_PROMOTE); return;
+    case CONTROL_DEMOTE: begin_role(c, VOLUME_DEMOTE); return;
+    case CONTROL_EVENTS:
+        c->cursor = events_oldest(&c->node->events);
+        c->phase = PHASE_STREAMS;
+        stream(c);
+        return;
+    case CONTROL_STATUS:
+        c->phase = PHASE_STREAMS;
+        stream(c);
+        return;
+    }
+}
+
+void command_request(void *ctx, struct control_client *client, const struct control_request *request)
+{
+    struct node *n = ctx;
+    struct command *c = calloc(1, sizeof(*c));
+    if (!c) {
+        control_end(client, CONTROL_FAILED, "lockstepd is out of memory");
+        return;
+    }
+    c->node = n;
+    c->client = client;
+    c->request = *request;
+    list_append(&n->commands, &c->link);
+    control_set_user(client, c);
+    bool only_looks = request->command == CONTROL_STATUS || request->command == CONTROL_EVENTS;
+    if (!only_looks)
+        log_line(n->options.log, LOG_LEVEL_INFO, request->volume, "told to %s%s%s",
+                 control_command_name(request->command), request->adopt ? " --adopt" : "",
+                 request->force ? " --force" : "");
+    if (*request->volume) {
+        c->nv = find(n, request->volume);
+        if (!c->nv) {
+            unknown_volume(c);
+            return;
+        }
+    }
+    if (n->ending && !only_looks)
+        finish(c, CONTROL_FAILED, "lockstepd is shutting down");
+    else
+        begin(c);
+}
+
+void command_writable(void *ctx, struct control_client *client)
+{
+    (void)ctx;
+    struct command *c = control_user(client);
+    if (c->phase == PHASE_STREAMS)
+        stream(c);
+}
+
+/* What was ordered goes on; nobody will hear of its end. */
+void command_gone(void *ctx, struct control_client *client)
+{
+    (void)ctx;
+    struct command *c = control_user(client);
+    c->client = NULL;
+    if (c->phase != PHASE_ORDERED) /* else the volume's thread holds a pointer to it */
+        command_free(c);
+}
+
+/* ---- progress ---- */
+
+static void tell_progress(struct command *c, uint64_t now_ns)
+{
+    uint8_t frame[CONTROL_FRAME_BYTES_MAX];
+    char text[128];
+    if (c->phase == PHASE_JOB && c->nv->state == STATE_CREATING) {
+        struct job *job = &c->nv->job;
+        uint64_t total = atomic_load_explicit(&job->total_bytes, memory_order_relaxed);
+        uint64_t done = atomic_load_explicit(&job->done_bytes, memory_order_relaxed);
+        if (!total)
+            return;
+        c->told_ns = now_ns;
+        control_send(c->client, frame, control_encode_progress(frame, "zeroing", done, total));
+        return;
+    }
+    if (now_ns - c->told_ns < WAITING_TOLD_EVERY_NS)
+        return;
+    c->told_ns = now_ns;
+    if (c->phase == PHASE_ORDERED && c->nv->state == STATE_UP) {
+        struct volume_status s;
+        volume_status(c->nv->volume, &s);
+        snprintf(text, sizeof(text), "%s, %u writes wait for the peer",
+                 c->request.command == CONTROL_PROMOTE ? "promoting" : "draining", s.writes_waiting);
+    } else {
+        snprintf(text, sizeof(text), "%s", volume_state_name(c->nv->state));
+    }
+    control_send(c->client, frame, control_encode_progress(frame, text, 0, 0));
+}
+
+uint64_t command_progress(struct node *n)
+{
+    uint64_t now_ns = node_now_ns();
+    bool anyone = false;
+    list_for_each_safe (link, &n->commands) {
+        struct command *c = container_of(link, struct command, link);
+        if (!c->client || c->phase == PHASE_STREAMS)
+            continue;
+        anyone = true;
+        if (!c->told_ns)
+            c->told_ns = now_ns; /* what ends at once needs no telling */
+        else if (now_ns - c->told_ns >= PROGRESS_EVERY_NS)
+            tell_progress(c, now_ns);
+    }
+    return anyone ? now_ns + PROGRESS_EVERY_NS : UINT64_MAX;
+}

@@ -1,0 +1,204 @@
+/* Control messages as plain values. */
+#include "repl/node/control_codec.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "repl/node/printable.h"
+
+const char *control_command_name(enum control_command c)
+{
+    switch (c) {
+    case CONTROL_CREATE: return "create";
+    case CONTROL_UP: return "up";
+    case CONTROL_DOWN: return "down";
+    case CONTROL_STATUS: return "status";
+    case CONTROL_EVENTS: return "events";
+    case CONTROL_PROMOTE: return "promote";
+    case CONTROL_DEMOTE: return "demote";
+    }
+    return "?";
+}
+
+static int take_volume(const char *volume, bool needed, struct control_request *out, struct err *err)
+{
+    size_t bytes = strlen(volume);
+    if (bytes >= sizeof(out->volume))
+        return err_set(err, -EINVAL, "a volume's name has at most %zu characters", sizeof(out->volume) - 1);
+    if (bytes == 0 && needed)
+        return err_set(err, -EINVAL, "%s needs the name of a volume", control_command_name(out->command));
+    memcpy(out->volume, volume, bytes + 1);
+    return 0;
+}
+
+static int take(const Lockstep__Control__Request *r, struct control_request *out, struct err *err)
+{
+    switch (r->command_case) {
+    case LOCKSTEP__CONTROL__REQUEST__COMMAND_CREATE:
+        out->command = CONTROL_CREATE;
+        out->adopt = r->create->adopt;
+        out->force = r->create->force;
+        return take_volume(r->create->volume, true, out, err);
+    case LOCKSTEP__CONTROL__REQUEST__COMMAND_UP:
+        out->command = CONTROL_UP;
+        return take_volume(r->up->volume, true, out, err);
+    case LOCKSTEP__CONTROL__REQUEST__COMMAND_DOWN:
+        out->command = CONTROL_DOWN;
+        out->force = r->down->force;
+        return take_volume(r->down->volume, true, out, err);
+    case LOCKSTEP__CONTROL__REQUEST__COMMAND_STATUS:
+        out->command = CONTROL_STATUS;
+        return take_volume(r->status->volume, false, out, err);
+    case LOCKSTEP__CONTROL__REQUEST__COMMAND_EVENTS:
+        out->command = CONTROL_EVENTS;
+        out->follow = r->events->follow;
+        return take_volume(r->events->volume, false, out, err);
+    case LOCKSTEP__CONTROL__REQUEST__COMMAND_PROMOTE:
+        out->command = CONTROL_PROMOTE;
+        out->force = r->promote->force;
+        return take_volume(r->promote->volume, true, out, err);
+    case LOCKSTEP__CONTROL__REQUEST__COMMAND_DEMOTE:
+        out->command = CONTROL_DEMOTE;
+        out->force = r->demote->force;
+        return take_volume(r->demote->volume, true, out, err);
+    case LOCKSTEP__CONTROL__REQUEST__COMMAND__NOT_SET:
+    case _LOCKSTEP__CONTROL__REQUEST__COMMAND__CASE_IS_INT_SIZE: break;
+    }
+    return err_set(err, -EINVAL, "this lockstepd does not know that command");
+}
+
+int control_request_decode(const uint8_t *bytes, size_t count, struct control_request *out, struct err *err)
+{
+    memset(out, 0, sizeof(*out));
+    Lockstep__Control__Request *r = lockstep__control__request__unpack(NULL, count, bytes);
+    if (!r)
+        return err_set(err, -EPROTO, "that is no request");
+    int rc;
+    if (r->version != CONTROL_VERSION)
+        rc = err_set(err, -EPROTONOSUPPORT,
+                     "lockstep and lockstepd are of different versions: the control protocol is %u there, %u here",
+                     r->version, CONTROL_VERSION);
+    else
+        rc = take(r, out, err);
+    lockstep__control__request__free_unpacked(r, NULL);
+    return rc;
+}
+
+static size_t pack(Lockstep__Control__Response *r, uint8_t *out)
+{
+    size_t bytes = control_pack(&r->base, out, CONTROL_FRAME_BYTES_MAX);
+    assert(bytes > 0); /* all texts are bounded */
+    return bytes;
+}
+
+size_t control_encode_result(uint8_t *out, enum control_exit code, const char *text)
+{
+    char shown[CONTROL_TEXT_BYTES];
+    printable(shown, sizeof(shown), text, strlen(text));
+    Lockstep__Control__Result result = LOCKSTEP__CONTROL__RESULT__INIT;
+    result.exit_code = code;
+    result.text = shown;
+    Lockstep__Control__Response r = LOCKSTEP__CONTROL__RESPONSE__INIT;
+    r.message_case = LOCKSTEP__CONTROL__RESPONSE__MESSAGE_RESULT;
+    r.result = &result;
+    return pack(&r, out);
+}
+
+size_t control_encode_progress(uint8_t *out, const char *text, uint64_t done, uint64_t total)
+{
+    char shown[CONTROL_TEXT_BYTES];
+    printable(shown, sizeof(shown), text, strlen(text));
+    Lockstep__Control__Progress progress = LOCKSTEP__CONTROL__PROGRESS__INIT;
+    progress.text = shown;
+    progress.done = done;
+    progress.total = total;
+    Lockstep__Control__Response r = LOCKSTEP__CONTROL__RESPONSE__INIT;
+    r.message_case = LOCKSTEP__CONTROL__RESPONSE__MESSAGE_PROGRESS;
+    r.progress = &progress;
+    return pack(&r, out);
+}
+
+size_t control_encode_node(uint8_t *out, const char *name, unsigned volumes)
+{
+    char shown[NAME_BYTES_MAX];
+    snprintf(shown, sizeof(shown), "%s", name);
+    Lockstep__Control__NodeStatus node = LOCKSTEP__CONTROL__NODE_STATUS__INIT;
+    node.name = shown;
+    node.volumes = volumes;
+    Lockstep__Control__Response r = LOCKSTEP__CONTROL__RESPONSE__INIT;
+    r.message_case = LOCKSTEP__CONTROL__RESPONSE__MESSAGE_NODE;
+    r.node = &node;
+    return pack(&r, out);
+}
+
+size_t control_encode_event(uint8_t *out, const struct event_record *record)
+{
+    struct event_record copy = *record; /* the generated structure has no const in it */
+    Lockstep__Control__Event event = LOCKSTEP__CONTROL__EVENT__INIT;
+    event.sequence = copy.sequence;
+    event.time_us = copy.time_us;
+    event.volume = copy.volume;
+    event.level = (char *)note_level_name(copy.level);
+    event.topic = copy.topic;
+    event.text = copy.text;
+    Lockstep__Control__Response r = LOCKSTEP__CONTROL__RESPONSE__INIT;
+    r.message_case = LOCKSTEP__CONTROL__RESPONSE__MESSAGE_EVENT;
+    r.event = &event;
+    return pack(&r, out);
+}
+
+size_t control_encode_volume(uint8_t *out, const struct volume_config *config, const char *state, const char *why_not,
+                             const struct volume_status *status)
+{
+    struct volume_config c = *config;
+    struct volume_status s = { 0 };
+    if (status)
+        s = *status;
+    char device[CONFIG_ADDRESS_BYTES + 8];
+    snprintf(device, sizeof(device), "nbd:%s", config_self(&c)->device);
+    char why[CONTROL_TEXT_BYTES];
+    const char *raw_why = status ? s.why_not : why_not;
+    printable(why, sizeof(why), raw_why, strlen(raw_why));
+    char backing[CONFIG_PATH_BYTES];
+    printable(backing, sizeof(backing), config_self(&c)->backing, strlen(config_self(&c)->backing));
+
+    Lockstep__Control__VolumeStatus v = LOCKSTEP__CONTROL__VOLUME_STATUS__INIT;
+    v.name = c.volume;
+    v.state = (char *)state;
+    v.protected_ = status && s.is_protected;
+    v.why_not = why;
+    v.device = device;
+    v.backing = backing;
+    if (status) {
+        v.role = (char *)role_name(s.role);
+        v.leg = (char *)leg_state_name(s.leg);
+        v.epoch = s.epoch;
+        v.lsn = s.lsn;
+        v.size_bytes = s.size_bytes;
+        v.serving = s.serving;
+        v.writes_waiting = s.writes_waiting;
+        v.oldest_waiting_us = s.oldest_waiting_us;
+    }
+
+    Lockstep__Control__Peer peer = LOCKSTEP__CONTROL__PEER__INIT;
+    char reason[STATUS_TEXT_BYTES];
+    printable(reason, sizeof(reason), s.link_reason, strlen(s.link_reason));
+    const struct config_node *other = config_peer(&c);
+    if (other) {
+        peer.name = (char *)other->name;
+        peer.link = (char *)link_state_name(s.link);
+        peer.reason = reason;
+        peer.transport = s.transport;
+        peer.path = status && s.path < other->path_count ? (char *)other->paths[s.path] : (char *)"";
+        peer.rtt_us = s.rtt_us;
+        peer.leg = (char *)leg_state_name(s.peer_leg);
+        peer.out_of_sync_bytes = s.out_of_sync_bytes;
+        v.peer = &peer;
+    }
+    Lockstep__Control__Response r = LOCKSTEP__CONTROL__RESPONSE__INIT;
+    r.message_case = LOCKSTEP__CONTROL__RESPONSE__MESSAGE_VOLUME;
+    r.volume = &v;
+    return pack(&r, out);
+}

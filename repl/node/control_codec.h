@@ -1,0 +1,53 @@
+/* Control messages as plain values: what arrives is checked here, once; what leaves is put together here. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/control_wire.h"
+#include "repl/base/err.h"
+#include "repl/core/names.h"
+#include "repl/node/config.h"
+#include "repl/node/events.h"
+#include "repl/node/volume_host.h"
+
+enum control_command {
+    CONTROL_CREATE,
+    CONTROL_UP,
+    CONTROL_DOWN,
+    CONTROL_STATUS,
+    CONTROL_EVENTS,
+    CONTROL_PROMOTE,
+    CONTROL_DEMOTE,
+};
+
+/* "create", "up", ... */
+const char *control_command_name(enum control_command c);
+
+struct control_request {
+    enum control_command command;
+    char volume[NAME_BYTES_MAX]; /* "": all; only of CONTROL_STATUS and CONTROL_EVENTS. Whether there is such a volume
+                                    is not known here */
+    bool force;                  /* CONTROL_CREATE, _DOWN, _PROMOTE, _DEMOTE */
+    bool adopt;                  /* CONTROL_CREATE */
+    bool follow;                 /* CONTROL_EVENTS */
+};
+
+/* The message without its prefix. Returns 0, or a negative errno with the reason: -EPROTO: no request at all;
+ * -EPROTONOSUPPORT: of another version; -EINVAL: makes no sense. */
+int control_request_decode(const uint8_t *bytes, size_t count, struct control_request *out, struct err *err);
+
+/* Each of these writes prefix and message to `out`, which has room for CONTROL_FRAME_BYTES_MAX, and returns the bytes
+ * used: never 0. Texts are cut and made printable where they may be of foreign origin. */
+#define CONTROL_TEXT_BYTES 1024
+#define CONTROL_FRAME_BYTES_MAX 4096 /* of any answer, prefix included */
+
+size_t control_encode_result(uint8_t *out, enum control_exit code, const char *text);
+size_t control_encode_progress(uint8_t *out, const char *text, uint64_t done, uint64_t total);
+size_t control_encode_node(uint8_t *out, const char *name, unsigned volumes);
+size_t control_encode_event(uint8_t *out, const struct event_record *record);
+
+/* `status`: NULL unless the volume is up. `why_not` is shown instead of the status's when that is NULL. */
+size_t control_encode_volume(uint8_t *out, const struct volume_config *config, const char *state, const char *why_not,
+                             const struct volume_status *status);

@@ -1,0 +1,304 @@
+/* The daemon without its process: the loop, and the shutting down. */
+#include "repl/node/node.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "repl/node/node_internal.h"
+
+#define END_GRACE_NS (5 * NS_PER_S) /* for threads to end after draining was given up */
+
+uint64_t node_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
+/* ---- what volumes' threads tell ---- */
+
+static enum log_level log_level_of(enum note_level level)
+{
+    switch (level) {
+    case NOTE_INFO: return LOG_LEVEL_INFO;
+    case NOTE_WARNING: return LOG_LEVEL_WARNING;
+    case NOTE_ERROR: return LOG_LEVEL_ERROR;
+    }
+    return LOG_LEVEL_ERROR;
+}
+
+static void host_log(void *ctx, const char *volume, enum log_level level, const char *text)
+{
+    struct node *n = ctx;
+    log_text(n->options.log, level, volume, text);
+}
+
+static void host_note(void *ctx, const char *volume, enum note_level level, const char *topic, const char *text)
+{
+    struct node *n = ctx;
+    log_line(n->options.log, log_level_of(level), volume, "%s: %s", topic, text);
+    struct event_record record;
+    event_record_fill(&record, volume, level, topic, text);
+    queue_put(&n->notes, &record);
+}
+
+void node_note(struct node *n, const char *volume, enum note_level level, const char *topic, const char *format, ...)
+{
+    char text[ACTION_TEXT_BYTES];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(text, sizeof(text), format, ap);
+    va_end(ap);
+    host_note(n, volume, level, topic, text);
+}
+
+static void control_log(void *ctx, enum log_level level, const char *text)
+{
+    struct node *n = ctx;
+    log_text(n->options.log, level, NULL, text);
+}
+
+static void take_notes(struct node *n)
+{
+    struct event_record record;
+    queue_awake(&n->notes);
+    bool any = false;
+    while (queue_take(&n->notes, &record)) {
+        events_add(&n->events, &record);
+        any = true;
+    }
+    uint64_t dropped = queue_take_dropped(&n->notes);
+    if (dropped) {
+        char text[96];
+        snprintf(text, sizeof(text), "%llu events were dropped: they came too fast", (unsigned long long)dropped);
+        event_record_fill(&record, NULL, NOTE_WARNING, "events", text);
+        events_add(&n->events, &record);
+        any = true;
+    }
+    if (any)
+        command_events(n);
+}
+
+static void take_answers(struct node *n)
+{
+    struct answer answer;
+    queue_awake(&n->answers);
+    while (queue_take(&n->answers, &answer)) {
+        switch (answer.kind) {
+        case ANSWER_ORDER: command_ordered(answer.command, answer.result, answer.text); break;
+        case ANSWER_JOB: {
+            enum job_kind kind = answer.nv->job.kind;
+            node_volume_end_job(answer.nv);
+            command_job_ended(answer.nv, kind);
+            break;
+        }
+        }
+    }
+}
+
+/* ---- shutting down ---- */
+
+static unsigned count_jobs(const struct node *n)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < n->volume_count; i++)
+        count += node_volume_has_job(&n->volumes[i]);
+    return count;
+}
+
+static unsigned count_up(const struct node *n)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < n->volume_count; i++)
+        count += n->volumes[i].state == STATE_UP;
+    return count;
+}
+
+static bool draining_was_given_up(const struct node *n) { return n->abandon_at_ns != UINT64_MAX; }
+
+/* Ends volumes as a crash would: what was acknowledged is safe, what waits was never acknowledged. */
+static void give_up_draining(struct node *n, const char *why)
+{
+    n->abandon_at_ns = node_now_ns() + END_GRACE_NS;
+    for (unsigned i = 0; i < n->volume_count; i++) {
+        struct node_volume *nv = &n->volumes[i];
+        if (nv->state == STATE_CREATING) {
+            n->unclean = true;
+            node_note(n, nv->config->volume, NOTE_ERROR, "volume", "%s: creating it was cut short; do it again", why);
+        }
+        if (nv->state != STATE_UP)
+            continue;
+        n->unclean = true;
+        struct volume_status s;
+        volume_status(nv->volume, &s);
+        node_note(n, nv->config->volume, NOTE_ERROR, "volume",
+                  "%s: ended without draining; %u writes that waited for the peer were never acknowledged", why,
+                  s.writes_waiting);
+        struct err err = { 0 };
+        if (node_volume_begin(nv, JOB_STOP, false, false, &err))
+            node_note(n, nv->config->volume, NOTE_ERROR, "volume", "%s", err.text);
+    }
+}
+
+static void begin_ending(struct node *n)
+{
+    n->ending = true;
+    n->drain_until_ns = node_now_ns() + n->options.drain_ns_max;
+    if (n->options.stopping)
+        n->options.stopping(n->options.ctx);
+    unsigned up = count_up(n);
+    log_line(n->options.log, LOG_LEVEL_INFO, NULL,
+             "shutting down: %u volumes to drain, for at most %llu s; another signal ends at once", up,
+             (unsigned long long)(n->options.drain_ns_max / NS_PER_S));
+}
+
+/* Returns true when nothing is left to be ended. */
+static bool go_on_ending(struct node *n)
+{
+    uint64_t now_ns = node_now_ns();
+    for (unsigned i = 0; i < n->volume_count && !draining_was_given_up(n); i++) {
+        struct node_volume *nv = &n->volumes[i];
+        if (nv->state == STATE_UP && !nv->detach_ordered && nv->detach_again_ns <= now_ns)
+            command_detach(nv);
+    }
+    unsigned left = count_up(n) + count_jobs(n);
+    if (left && now_ns >= n->drain_until_ns && !draining_was_given_up(n))
+        give_up_draining(n, "the time to drain is over");
+    return left == 0 || now_ns >= n->abandon_at_ns;
+}
+
+static void take_signals(struct node *n)
+{
+    struct signalfd_siginfo info;
+    while (read(n->options.signal_fd, &info, sizeof(info)) == sizeof(info)) {
+        if (!n->ending)
+            begin_ending(n);
+        else if (!draining_was_given_up(n))
+            give_up_draining(n, "told to end at once");
+    }
+}
+
+/* ---- the loop ---- */
+
+static int poll_timeout_ms(uint64_t due_ns)
+{
+    uint64_t now_ns = node_now_ns();
+    if (due_ns == UINT64_MAX)
+        return -1;
+    if (due_ns <= now_ns)
+        return 0;
+    return (int)min_u64((due_ns - now_ns) / NS_PER_MS + 1, 60 * 1000);
+}
+
+static void tell_when_ready(struct node *n)
+{
+    if (n->ready_told || count_jobs(n))
+        return;
+    n->ready_told = true;
+    if (n->options.ready)
+        n->options.ready(n->options.ctx);
+}
+
+enum node_end node_run(struct node *n)
+{
+    for (;;) {
+        uint64_t due_ns = min_u64(control_deadline_ns(n->control), command_progress(n));
+        if (n->ending) {
+            if (go_on_ending(n))
+                break;
+            due_ns = min_u64(due_ns, node_now_ns() + NS_PER_S / 10);
+        }
+        struct pollfd fds[] = {
+            { .fd = control_fd(n->control), .events = POLLIN },
+            { .fd = queue_wake_fd(&n->notes), .events = POLLIN },
+            { .fd = queue_wake_fd(&n->answers), .events = POLLIN },
+            { .fd = n->options.signal_fd, .events = POLLIN },
+        };
+        if (poll(fds, ARRAY_LEN(fds), poll_timeout_ms(due_ns)) < 0)
+            assert(errno == EINTR);
+        take_answers(n);
+        take_notes(n);
+        take_signals(n);
+        control_step(n->control);
+        tell_when_ready(n);
+    }
+    take_notes(n);
+    control_step(n->control);
+    if (count_jobs(n))
+        return NODE_ABANDONED;
+    return n->unclean ? NODE_UNCLEAN : NODE_CLEAN;
+}
+
+struct node *node_open(const struct node_options *options, struct err *err)
+{
+    struct node *n = calloc(1, sizeof(*n));
+    struct node_volume *volumes = calloc(options->config->count + 1, sizeof(*volumes));
+    if (!n || !volumes) {
+        err_set(err, -ENOMEM, "out of memory");
+        free(n);
+        free(volumes);
+        return NULL;
+    }
+    n->options = *options;
+    n->abandon_at_ns = UINT64_MAX;
+    n->volumes = volumes;
+    n->volume_count = options->config->count;
+    n->host = (struct volume_host) { .ctx = n, .log = host_log, .note = host_note };
+    list_init(&n->commands);
+    struct control_config control = {
+        .path = options->control_path,
+        .ctx = n,
+        .request = command_request,
+        .writable = command_writable,
+        .gone = command_gone,
+        .log = control_log,
+    };
+    n->notes.wake_fd = -1;
+    n->answers.wake_fd = -1;
+    if (events_open(&n->events) || queue_open(&n->notes, NOTES_WAITING_MAX, sizeof(struct event_record)) ||
+        queue_open(&n->answers, ANSWERS_WAITING_MAX, sizeof(struct answer)))
+        err_set(err, -ENOMEM, "out of memory or descriptors");
+    else
+        n->control = control_open(&control, err);
+    if (!n->control) {
+        node_close(n);
+        return NULL;
+    }
+    for (unsigned i = 0; i < n->volume_count; i++) {
+        struct node_volume *nv = &n->volumes[i];
+        nv->node = n;
+        nv->config = &options->config->volumes[i];
+        nv->state = STATE_DOWN;
+        if (nv->config->tls_missing)
+            node_note(n, nv->config->volume, NOTE_WARNING, "config",
+                      "the link is not encrypted; write `tls: none` into its section if that is meant");
+        if (node_volume_begin(nv, JOB_START, false, false, &nv->err)) {
+            nv->state = STATE_FAILED;
+            node_note(n, nv->config->volume, NOTE_ERROR, "volume", "%s", nv->err.text);
+        }
+    }
+    return n;
+}
+
+void node_close(struct node *n)
+{
+    if (n->control)
+        control_close(n->control);
+    while (!list_empty(&n->commands))
+        command_free(container_of(list_first(&n->commands), struct command, link));
+    if (n->answers.wake_fd >= 0)
+        queue_close(&n->answers);
+    if (n->notes.wake_fd >= 0)
+        queue_close(&n->notes);
+    events_close(&n->events);
+    free(n->volumes);
+    free(n);
+}
