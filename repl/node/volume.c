@@ -453,6 +453,7 @@ static int open_link(struct volume *v, struct err *err)
             .refused_retry_ns = REFUSED_RETRY_NS,
         },
         .ring = v->ring,
+        .pool = &v->pool,
         .ctx = v,
         .event = link_event,
         .hello = link_hello,
