@@ -255,14 +255,12 @@ static void on_session_up(struct engine *e, struct actions *out)
     e->session_was_up = true;
     /* The peer judged our hello as we judged its: it has persisted the higher of both epochs. */
     e->peer_epoch = max_u64(e->peer.epoch, e->said_epoch);
-    actions_note(out, NOTE_INFO, "link", "connected to %s at epoch %llu", e->config.peer,
-                 (unsigned long long)e->sb.epoch);
     /* A secondary's mirror has nothing to send; it learns that a session began. */
     if (role_of(&e->role) == ROLE_SECONDARY)
         mirror_peer_ready(e->mirror, e->sb.epoch, e->peer.window_frames, e->peer.window_bytes, out);
 }
 
-static void on_session_down(struct engine *e, const char *reason, struct actions *out)
+static void on_session_down(struct engine *e, struct actions *out)
 {
     bool was_up = e->session_was_up;
     e->session = SESSION_NONE;
@@ -271,12 +269,11 @@ static void on_session_down(struct engine *e, const char *reason, struct actions
     e->decree_owed = false;
     role_session_lost(&e->role);
     mirror_peer_lost(e->mirror, out);
-    if (!was_up)
-        return;
     struct mirror_view mirror;
     mirror_view(e->mirror, &mirror);
-    actions_note(out, NOTE_WARNING, "link", "lost %s: %s%s", e->config.peer, reason ? reason : "closed",
-                 mirror.waiting ? "; writes wait until it is back" : "");
+    /* Why it ended, the session has told already. */
+    if (was_up && mirror.waiting)
+        actions_note(out, NOTE_WARNING, "link", "%u writes wait until %s is back", mirror.waiting, e->config.peer);
 }
 
 static void on_decree(struct engine *e, const struct frame *frame, struct actions *out)
@@ -698,7 +695,7 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
     case EV_META_DONE: on_meta_done(e, ev->meta.result, out); break;
     case EV_HELLO: on_hello(e, &ev->hello, out); break;
     case EV_SESSION_UP: on_session_up(e, out); break;
-    case EV_SESSION_DOWN: on_session_down(e, ev->down.reason, out); break;
+    case EV_SESSION_DOWN: on_session_down(e, out); break;
     case EV_PROMOTE: on_promote(e, ev->order.force, ev->order.cookie, out); break;
     case EV_DEMOTE: on_demote(e, ev->order.force, ev->order.cookie, out); break;
     case EV_DETACH: on_detach(e, ev->order.force, ev->order.cookie, out); break;
