@@ -71,15 +71,21 @@ class Volume:
         volumes = json.loads(done.stdout)["volumes"]
         return volumes[0] if volumes else {}
 
+    def _settled_state(self, node):
+        """None while the daemon does not answer yet, or is busy with the volume."""
+        state = self.status(node).get("state")
+        return state if state not in ("starting", "creating", "stopping") else None
+
     def open(self):
         for node in self.nodes:
             node.daemon = self._workspace.start(f"lockstepd-{node.name}", [
                 os.path.join(self._build_dir, "lockstepd"), "--config", self._config_path, "--node", node.name,
                 "--control", node.control_path])
         for node in self.nodes:
-            wait_until("answering on its control socket", lambda n=node: self._cli(n, "status").returncode == 0,
-                       node.daemon)
-            # The file served another subject before: whatever it holds may go.
+            state = wait_until("having looked at its backing", lambda n=node: self._settled_state(n), node.daemon)
+            if state == "up":  # the leg of the round before
+                self._require(node, "down", VOLUME)
+            # The file served other subjects before: whatever it holds may go.
             self._require(node, "create", VOLUME, "--force")
             self._require(node, "up", VOLUME)
         primary = self.nodes[0]
