@@ -142,7 +142,8 @@ __attribute__((format(printf, 2, 0))) static const char *vtext(struct session_ac
                                                                va_list ap)
 {
     char *text = out->text + out->text_used;
-    size_t room = sizeof(out->text) - out->text_used;
+    /* Each has its share, so that a long one, which may be the peer's, leaves room for those after it. */
+    size_t room = min_u64(sizeof(out->text) - out->text_used, FRAME_REFUSE_BYTES_MAX + 1);
     if (room < 2)
         return "";
     int n = vsnprintf(text, room, format, ap);

@@ -140,7 +140,7 @@ struct session_action {
 };
 
 #define SESSION_ACTIONS_MAX 24
-#define SESSION_TEXT_BYTES 2048
+#define SESSION_TEXT_BYTES 4096
 
 struct session_actions {
     struct session_action list[SESSION_ACTIONS_MAX];
