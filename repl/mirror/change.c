@@ -256,5 +256,7 @@ void mirror_peer_lost(struct mirror *m, struct actions *out)
 void mirror_abandon_waiting(struct mirror *m, int32_t result, struct actions *out)
 {
     assert(result < 0 && !m->sending);
+    /* First the reads that wait behind these changes: they would see what the peer, who goes on alone, may not have. */
+    reads_fail_waiting(m, result, out);
     change_step_all(m, CHANGE_ABANDONED, result, out);
 }

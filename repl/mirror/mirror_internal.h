@@ -36,6 +36,7 @@ struct read {
     struct request request;
     struct range_lock lock;
     struct list free;
+    bool waiting; /* for its range */
 };
 
 /* A change or flush that the peer sent. */
@@ -91,6 +92,7 @@ void change_disk_done(struct mirror *m, struct change *c, int32_t result, struct
 void read_request(struct mirror *m, const struct request *request, struct actions *out);
 void read_granted(struct mirror *m, struct read *r, struct actions *out);
 void read_disk_done(struct mirror *m, struct read *r, int32_t result, struct actions *out);
+void reads_fail_waiting(struct mirror *m, int32_t result, struct actions *out);
 
 void peer_change_granted(struct mirror *m, struct peer_change *p, struct actions *out);
 void peer_change_disk_done(struct mirror *m, struct peer_change *p, int32_t result, struct actions *out);
