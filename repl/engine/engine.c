@@ -43,6 +43,8 @@ struct engine {
     bool decree_owed; /* the peer waits for our acknowledgement of its decree */
     uint64_t decree_epoch;
     enum leg_state peer_leg; /* as last known */
+    uint64_t asked_epoch;    /* PHASE_ASKING: that the peer is to agree to */
+    bool promote_force;      /* the promotion under way is to overcome what stands against it */
     char refused[256];       /* the last refusal, so that each is told once */
 
     bool untouched;  /* the leg was zeroes when it was attached */
@@ -172,17 +174,24 @@ static void send_control(enum frame_kind kind, uint64_t epoch, uint16_t status, 
     a->send.frame = (struct frame) { .kind = kind, .epoch = epoch, .tag = TAG_DECREE, .status = status };
 }
 
+/* It has, or may still have, changes of its own for the peer. */
+static bool is_leading(const struct engine *e) { return role_of(&e->role) == ROLE_PRIMARY || e->draining_primary; }
+
 /* A primary that learns that another epoch has begun serves no longer. What waits was never acknowledged. */
 static void step_down(struct engine *e, struct actions *out)
 {
-    if (role_of(&e->role) == ROLE_PRIMARY)
+    if (role_is_serving(&e->role))
         actions_add(out, ACT_SERVE)->serve.on = false;
     role_step_down(&e->role);
+    e->draining_primary = false;
     e->sb.role = ROLE_SECONDARY;
-    e->sb.unclean = true;
+    /* What was acknowledged is on both legs; only what was not may be on one. */
+    if (!mirror_is_idle(e->mirror))
+        e->sb.unclean = true;
     want_persisted(e);
     mirror_abandon_waiting(e->mirror, -EIO, out);
-    finish_orders(e, -EPERM, "this node was deposed", out);
+    if (e->role.phase == PHASE_SECONDARY)
+        finish_orders(e, -EPERM, "this node was deposed", out);
     actions_note(out, NOTE_ERROR, "role", "deposed: another epoch has begun; this node is secondary");
 }
 
@@ -255,8 +264,9 @@ static void on_session_up(struct engine *e, struct actions *out)
     e->session_was_up = true;
     /* The peer judged our hello as we judged its: it has persisted the higher of both epochs. */
     e->peer_epoch = max_u64(e->peer.epoch, e->said_epoch);
-    /* A secondary's mirror has nothing to send; it learns that a session began. */
-    if (role_of(&e->role) == ROLE_SECONDARY)
+    /* A secondary's mirror has nothing to send; it learns that a session began. A leader's learns it when the peer has
+     * agreed to the epoch. */
+    if (!is_leading(e))
         mirror_peer_ready(e->mirror, e->sb.epoch, e->peer.window_frames, e->peer.window_bytes, out);
 }
 
@@ -268,6 +278,15 @@ static void on_session_down(struct engine *e, struct actions *out)
     e->peer_ready = false;
     e->decree_owed = false;
     role_session_lost(&e->role);
+    /* The peer may be primary, and about to say so. An operator who promotes now knows that they are apart. */
+    if (e->role.phase == PHASE_ASKING) {
+        role_yield(&e->role);
+        finish_orders(e, -EBUSY,
+                      actions_text(out,
+                                   "the connection to %s was lost before it agreed. If it is not primary, promote again",
+                                   e->config.peer),
+                      out);
+    }
     mirror_peer_lost(e->mirror, out);
     struct mirror_view mirror;
     mirror_view(e->mirror, &mirror);
@@ -280,19 +299,18 @@ static void on_decree(struct engine *e, const struct frame *frame, struct action
 {
     uint16_t objection = 0;
     switch (e->role.phase) {
+    case PHASE_PROMOTING:
     case PHASE_PRIMARY:
     case PHASE_DEMOTING:
     case PHASE_DETACHING:
     case PHASE_DETACHED: objection = EBUSY; break;
-    case PHASE_PROMOTING:
+    case PHASE_ASKING:
         /* Both were told to promote: the higher epoch wins, then the node that is listed first. */
-        if (frame->epoch < e->sb.epoch || (frame->epoch == e->sb.epoch && e->config.node_index == 0)) {
+        if (frame->epoch < e->asked_epoch || (frame->epoch == e->asked_epoch && e->config.node_index == 0)) {
             objection = EBUSY;
             break;
         }
         role_yield(&e->role);
-        e->sb.role = ROLE_SECONDARY;
-        want_persisted(e);
         finish_orders(e, -EBUSY, actions_text(out, "%s is becoming primary", e->config.peer), out);
         break;
     case PHASE_SECONDARY:
@@ -314,29 +332,54 @@ static void on_decree(struct engine *e, const struct frame *frame, struct action
                  (unsigned long long)frame->epoch);
 }
 
+/* This node takes an epoch that nobody has served at. */
+static void take_epoch(struct engine *e, uint64_t epoch, struct actions *out)
+{
+    e->sb.epoch = epoch;
+    e->sb.role = ROLE_PRIMARY;
+    e->sb.pristine = false;
+    e->peer_ready = false; /* of an earlier term in the same session: the mirror is to learn the new epoch */
+    if (e->promote_force && (own_leg(e) != LEG_UP_TO_DATE || e->sb.lost_power)) {
+        actions_note(out, NOTE_WARNING, "role",
+                     "promotion was forced: acknowledged writes may be lost, and the legs may "
+                     "differ until a resync");
+        e->sb.unclean = e->config.peer != NULL;
+        e->sb.lost_power = false;
+    }
+    if (id_is_none(e->sb.volume_id))
+        e->sb.volume_id = e->sb.leg_id;
+    if (e->sb.size_bytes == 0) {
+        e->sb.size_bytes = e->config.capacity_bytes;
+        mirror_set_size(e->mirror, e->sb.size_bytes);
+    }
+    want_persisted(e);
+}
+
 static void on_decree_ack(struct engine *e, const struct frame *frame, struct actions *out)
 {
-    bool ours = (e->role.phase == PHASE_PROMOTING || e->role.phase == PHASE_PRIMARY ||
-                 e->role.phase == PHASE_DEMOTING || e->role.phase == PHASE_DETACHING) &&
-                frame->epoch == e->sb.epoch;
+    if (e->role.phase == PHASE_ASKING && frame->epoch == e->asked_epoch) {
+        if (frame->status == 0) {
+            role_agreed(&e->role);
+            e->peer_epoch = frame->epoch;
+            take_epoch(e, frame->epoch, out);
+            return;
+        }
+        role_yield(&e->role);
+        finish_orders(
+            e, -EPERM,
+            actions_text(out,
+                         "%s is primary, or is becoming it: demote it first (promise 3: one primary at a time)",
+                         e->config.peer),
+            out);
+        return;
+    }
+    bool ours = (e->role.phase == PHASE_PROMOTING || is_leading(e)) && frame->epoch == e->sb.epoch;
     if (!ours)
         return;
-    if (frame->status == 0) {
+    if (frame->status == 0)
         e->peer_epoch = frame->epoch;
-        return;
-    }
-    if (e->role.phase != PHASE_PROMOTING) {
+    else
         drop_session(e, "the peer does not accept this node as primary", out);
-        return;
-    }
-    role_yield(&e->role);
-    e->sb.role = ROLE_SECONDARY;
-    want_persisted(e);
-    finish_orders(e, -EPERM,
-                  actions_text(out,
-                               "%s is primary, or is becoming it: demote it first (promise 3: one primary at a time)",
-                               e->config.peer),
-                  out);
 }
 
 /* A frame that breaks the rules ends the session; `payload` is released here. */
@@ -362,7 +405,8 @@ static void on_frame(struct engine *e, const struct frame *frame, struct buf *pa
     case FRAME_DISCARD:
     case FRAME_WRITE_ZEROES:
     case FRAME_FLUSH:
-        if (e->role.phase != PHASE_SECONDARY)
+        /* Who asks to be primary is still secondary, of a primary that may be about to object. */
+        if (e->role.phase != PHASE_SECONDARY && e->role.phase != PHASE_ASKING)
             broken_rule(e, frame, payload, "this node is not secondary", out);
         else if (frame->epoch != e->sb.epoch || e->decree_owed)
             broken_rule(e, frame, payload, "not of the current epoch (epoch)", out);
@@ -429,7 +473,7 @@ static void on_meta_done(struct engine *e, int32_t result, struct actions *out)
     actions_note(out, NOTE_ERROR, "leg", "the superblock on %s could not be written: %s. The leg has failed",
                  e->config.backing, strerror(-result));
     drop_session(e, "the leg's metadata could not be written", out);
-    if (e->role.phase == PHASE_PROMOTING)
+    if (e->role.phase == PHASE_ASKING || e->role.phase == PHASE_PROMOTING)
         role_yield(&e->role);
     else if (e->role.phase == PHASE_DEMOTING)
         e->role.phase = PHASE_SECONDARY;
@@ -453,26 +497,22 @@ static void on_promote(struct engine *e, bool force, void *cookie, struct action
         answer_order(cookie, -EPERM, obstacle, out);
         return;
     }
-    if (!keep_order(e, cookie, out) || e->role.phase == PHASE_PROMOTING)
+    if (e->role.phase == PHASE_SECONDARY && e->session != SESSION_NONE && e->session != SESSION_UP) {
+        answer_order(cookie, -EBUSY, "the connection to the peer is just being made or closed; try again", out);
         return;
-    role_promote(&e->role);
-    e->sb.epoch++;
-    e->sb.role = ROLE_PRIMARY;
-    e->sb.pristine = false;
-    if (force && (own_leg(e) != LEG_UP_TO_DATE || e->sb.lost_power)) {
-        actions_note(out, NOTE_WARNING, "role",
-                     "promotion was forced: acknowledged writes may be lost, and the legs may "
-                     "differ until a resync");
-        e->sb.unclean = e->config.peer != NULL;
-        e->sb.lost_power = false;
     }
-    if (id_is_none(e->sb.volume_id))
-        e->sb.volume_id = e->sb.leg_id;
-    if (e->sb.size_bytes == 0) {
-        e->sb.size_bytes = e->config.capacity_bytes;
-        mirror_set_size(e->mirror, e->sb.size_bytes);
+    if (e->decree_owed) {
+        answer_order(cookie, -EBUSY, actions_text(out, "%s is becoming primary", e->config.peer), out);
+        return;
     }
-    want_persisted(e);
+    if (!keep_order(e, cookie, out) || e->role.phase != PHASE_SECONDARY)
+        return;
+    bool ask = e->session == SESSION_UP;
+    role_promote(&e->role, ask);
+    e->promote_force = force;
+    e->asked_epoch = e->sb.epoch + 1;
+    if (!ask)
+        take_epoch(e, e->asked_epoch, out);
 }
 
 /* Before the last change can complete, someone must be there to complete it. */
@@ -505,6 +545,7 @@ static void on_demote(struct engine *e, bool force, void *cookie, struct actions
 {
     switch (e->role.phase) {
     case PHASE_SECONDARY: answer_order(cookie, 0, NULL, out); return;
+    case PHASE_ASKING:
     case PHASE_PROMOTING: answer_order(cookie, -EBUSY, "it is being promoted; wait until that is done", out); return;
     case PHASE_DETACHING:
     case PHASE_DETACHED: answer_order(cookie, -EBUSY, "it is being taken down", out); return;
@@ -524,7 +565,7 @@ static void on_detach(struct engine *e, bool force, void *cookie, struct actions
         answer_order(cookie, 0, NULL, out);
         return;
     }
-    if (e->role.phase == PHASE_PROMOTING || e->role.phase == PHASE_DEMOTING) {
+    if (e->role.phase == PHASE_ASKING || e->role.phase == PHASE_PROMOTING || e->role.phase == PHASE_DEMOTING) {
         answer_order(cookie, -EBUSY, "its role is just changing; try again in a moment", out);
         return;
     }
@@ -570,7 +611,9 @@ static void carry_out_role(struct engine *e, struct actions *out)
         };
         switch (role_next(&e->role, &facts)) {
         case ROLE_NEED_NOTHING: return;
-        case ROLE_NEED_DECREE: send_control(FRAME_DECREE, e->sb.epoch, 0, out); break;
+        case ROLE_NEED_DECREE:
+            send_control(FRAME_DECREE, e->role.phase == PHASE_ASKING ? e->asked_epoch : e->sb.epoch, 0, out);
+            break;
         case ROLE_NEED_SERVE:
             actions_add(out, ACT_SERVE)->serve.on = true;
             actions_note(out, NOTE_INFO, "role", "%s is primary at epoch %llu", e->config.node,
@@ -642,8 +685,7 @@ static void engine_advance(struct engine *e, struct actions *out)
         mirror_peer_ready(e->mirror, e->sb.epoch, e->peer.window_frames, e->peer.window_bytes, out);
     }
     carry_out_role(e, out);
-    bool leading = role_of(&e->role) == ROLE_PRIMARY || e->draining_primary;
-    if (e->session == SESSION_UP && leading && !e->peer_ready && e->peer_epoch == e->sb.epoch && persisted(e)) {
+    if (e->session == SESSION_UP && is_leading(e) && !e->peer_ready && e->peer_epoch == e->sb.epoch && persisted(e)) {
         e->peer_ready = true;
         mirror_peer_ready(e->mirror, e->sb.epoch, e->peer.window_frames, e->peer.window_bytes, out);
     }
@@ -719,7 +761,8 @@ void engine_hello(struct engine *e, struct hello *out)
         .leg_id = e->sb.leg_id,
         .peer_leg_id = e->sb.peer_leg_id,
         .epoch = e->sb.epoch,
-        .role = role_of(&e->role),
+        /* Also while it takes its epoch alone, and while it drains to detach: it will serve, or still has changes. */
+        .role = is_leading(e) || e->role.phase == PHASE_PROMOTING ? ROLE_PRIMARY : ROLE_SECONDARY,
         .leg = own_leg(e),
         .pristine = is_pristine(e),
         .lost_power = e->sb.lost_power,

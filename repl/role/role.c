@@ -8,6 +8,7 @@ const char *role_promotion_obstacle(const struct role_machine *r, enum leg_state
 {
     switch (r->phase) {
     case PHASE_SECONDARY: break;
+    case PHASE_ASKING:
     case PHASE_PROMOTING:
     case PHASE_PRIMARY: return NULL;
     case PHASE_DEMOTING: return "it is being demoted; wait until that is done";
@@ -26,11 +27,17 @@ const char *role_promotion_obstacle(const struct role_machine *r, enum leg_state
     return NULL;
 }
 
-void role_promote(struct role_machine *r)
+void role_promote(struct role_machine *r, bool ask)
 {
     assert(r->phase == PHASE_SECONDARY);
-    r->phase = PHASE_PROMOTING;
+    r->phase = ask ? PHASE_ASKING : PHASE_PROMOTING;
     r->decree_sent = false;
+}
+
+void role_agreed(struct role_machine *r)
+{
+    assert(r->phase == PHASE_ASKING);
+    r->phase = PHASE_PROMOTING;
 }
 
 void role_demote(struct role_machine *r)
@@ -49,29 +56,32 @@ void role_detach(struct role_machine *r)
 
 void role_yield(struct role_machine *r)
 {
-    assert(r->phase == PHASE_PROMOTING);
+    assert(r->phase == PHASE_ASKING || r->phase == PHASE_PROMOTING);
     r->phase = PHASE_SECONDARY;
 }
 
 void role_step_down(struct role_machine *r)
 {
     if (r->phase == PHASE_PRIMARY || r->phase == PHASE_DEMOTING || r->phase == PHASE_PROMOTING)
-        r->phase = PHASE_SECONDARY;
+        r->phase = PHASE_SECONDARY; /* DETACHING goes on, with nothing left to drain */
 }
 
 void role_session_lost(struct role_machine *r) { r->decree_sent = false; }
 
+static enum role_need send_decree_once(struct role_machine *r)
+{
+    if (r->decree_sent)
+        return ROLE_NEED_NOTHING;
+    r->decree_sent = true;
+    return ROLE_NEED_DECREE;
+}
+
 static enum role_need next_while_leading(struct role_machine *r, const struct role_facts *facts)
 {
-    /* The decree goes out only when it is persisted here: else a crash could let us give the same epoch twice. */
     if (!facts->persisted)
         return ROLE_NEED_NOTHING;
-    if (facts->session_up && !facts->peer_agreed) {
-        if (r->decree_sent)
-            return ROLE_NEED_NOTHING;
-        r->decree_sent = true;
-        return ROLE_NEED_DECREE;
-    }
+    if (facts->session_up && !facts->peer_agreed)
+        return send_decree_once(r);
     if (r->phase == PHASE_PRIMARY)
         return ROLE_NEED_NOTHING;
     r->phase = PHASE_PRIMARY;
@@ -99,6 +109,7 @@ enum role_need role_next(struct role_machine *r, const struct role_facts *facts)
     switch (r->phase) {
     case PHASE_SECONDARY:
     case PHASE_DETACHED: return ROLE_NEED_NOTHING;
+    case PHASE_ASKING: return facts->session_up ? send_decree_once(r) : ROLE_NEED_NOTHING;
     case PHASE_PROMOTING:
     case PHASE_PRIMARY: return next_while_leading(r, facts);
     case PHASE_DEMOTING: return next_while_ending(r, facts, PHASE_SECONDARY);

@@ -1,7 +1,8 @@
 /* Who may serve: promotion, demotion and detaching, as a machine of phases. Pure. Without a witness an operator
  * decides; the machine sees to it that what he asks for happens in a safe order.
  *
- *   SECONDARY --promote--> PROMOTING --epoch persisted, peer (if connected) agrees--> PRIMARY
+ *   SECONDARY --promote, connected--> ASKING --peer has persisted the epoch--> PROMOTING
+ *   SECONDARY --promote, alone--> PROMOTING --epoch persisted--> PRIMARY
  *   PRIMARY --demote--> DEMOTING --all changes complete, role persisted--> SECONDARY
  *   any --detach--> DETACHING --all complete, flushed, marked clean--> DETACHED
  *
@@ -15,7 +16,8 @@
 
 enum role_phase {
     PHASE_SECONDARY,
-    PHASE_PROMOTING,
+    PHASE_ASKING,    /* the connected peer is to agree first: nothing of it is persisted, an objection leaves no trace */
+    PHASE_PROMOTING, /* the epoch is being persisted */
     PHASE_PRIMARY,
     PHASE_DEMOTING,
     PHASE_DETACHING,
@@ -57,10 +59,13 @@ static inline bool role_is_serving(const struct role_machine *r) { return r->pha
 /* What stands against promoting this leg, as a constant text; NULL: nothing. */
 const char *role_promotion_obstacle(const struct role_machine *r, enum leg_state leg, bool lost_power, bool force);
 
-void role_promote(struct role_machine *r);
+/* `ask`: a peer is connected. */
+void role_promote(struct role_machine *r, bool ask);
+/* ASKING: the peer has persisted the epoch. */
+void role_agreed(struct role_machine *r);
 void role_demote(struct role_machine *r);
 void role_detach(struct role_machine *r);
-/* The promotion is called off: the peer is primary, or becomes it. */
+/* The promotion is called off: the peer is primary, becomes it, or cannot be asked any more. */
 void role_yield(struct role_machine *r);
 /* Another epoch has overtaken us: secondary at once. */
 void role_step_down(struct role_machine *r);

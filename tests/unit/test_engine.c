@@ -161,12 +161,12 @@ static void disconnect_nodes(struct node *a, struct node *b)
 static void promote(struct node *a, struct node *b)
 {
     step(a, (struct event) { .kind = EV_PROMOTE });
-    metas_done(a);
     if (a->sent_count) {
         assert_int_equal(deliver(a, b).kind, FRAME_DECREE);
         metas_done(b);
         assert_int_equal(deliver(b, a).kind, FRAME_ACK);
     }
+    metas_done(a);
     assert_true(a->serving);
 }
 
@@ -280,13 +280,12 @@ static void an_epoch_is_persisted_before_it_is_acted_on(void **state)
     node_open(&b, 1, true);
     connect_nodes(&a, &b);
     step(&a, (struct event) { .kind = EV_PROMOTE });
-    assert_int_equal(a.sent_count, 0); /* no decree before it is on our disk */
-    metas_done(&a);
-    assert_false(a.serving);
     deliver(&a, &b);
-    assert_int_equal(b.sent_count, 0); /* no acknowledgement before it is on the peer's */
+    assert_int_equal(b.sent_count, 0); /* no agreement before it is on the peer's disk */
     metas_done(&b);
     deliver(&b, &a);
+    assert_false(a.serving); /* and no service before it is on our own */
+    metas_done(&a);
     assert_true(a.serving);
     assert_int_equal(a.orders_done, 1);
     assert_int_equal(a.order_result, 0);
@@ -331,11 +330,131 @@ static void a_secondary_obeys_one_primary_only(void **state)
     connect_nodes(&a, &b);
     promote(&a, &b);
     step(&b, (struct event) { .kind = EV_PROMOTE });
-    metas_done(&b);
     deliver(&b, &a); /* its decree */
     deliver(&a, &b); /* the objection */
     assert_int_equal(b.order_result, -EPERM);
     assert_false(b.serving);
+    /* The refused promotion has left no trace: no epoch that would depose the primary when they meet again. */
+    assert_false(b.meta_pending);
+    disconnect_nodes(&a, &b);
+    connect_nodes(&a, &b);
+    assert_true(a.serving);
+    node_close(&a);
+    node_close(&b);
+}
+
+/* While the peer asks to be primary itself, it goes on as secondary; and a session outlives the terms of its primaries. */
+static void a_refused_promotion_and_a_new_term_disturb_no_session(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    step(&b, (struct event) { .kind = EV_PROMOTE });
+    request(&a, OP_DISCARD, 0);
+    deliver(&a, &b);
+    disk_done(&a, 0);
+    disk_done(&b, 0);
+    deliver(&b, &a); /* its decree */
+    deliver(&a, &b); /* the objection */
+    deliver(&b, &a); /* the acknowledgement */
+    assert_int_equal(a.completed, 1);
+
+    step(&a, (struct event) { .kind = EV_DEMOTE });
+    disk_done(&a, 0);
+    metas_done(&a);
+    promote(&a, &b);
+    request(&a, OP_DISCARD, 0);
+    deliver(&a, &b);
+    disk_done(&a, 0);
+    disk_done(&b, 0);
+    deliver(&b, &a);
+    assert_int_equal(a.completed, 2);
+    assert_int_equal(a.complete_result, 0);
+    node_close(&a);
+    node_close(&b);
+}
+
+static void a_promotion_is_called_off_when_the_peer_cannot_be_asked(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    step(&b, (struct event) { .kind = EV_PROMOTE });
+    disconnect_nodes(&a, &b);
+    metas_done(&b);
+    assert_false(b.serving);
+    assert_int_equal(b.order_result, -EBUSY);
+    connect_nodes(&a, &b);
+    assert_true(a.serving);
+    node_close(&a);
+    node_close(&b);
+}
+
+/* Two that were promoted apart and are taken down: each still has a change of its own, and only one may send it. */
+static void of_two_that_drain_one_is_deposed(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    request(&a, OP_DISCARD, 0);
+    step(&a, (struct event) { .kind = EV_DETACH });
+    disconnect_nodes(&a, &b);
+    disk_done(&a, 0);
+    promote(&b, &a);
+    request(&b, OP_DISCARD, 0);
+    hellos(&a, &b);
+    assert_true(a.refused && b.refused);
+    assert_int_equal(a.completed, 1);
+    assert_int_equal(a.complete_result, -EIO);
+    assert_int_equal(b.completed, 0);
+    node_close(&a);
+    node_close(&b);
+}
+
+static void a_detach_drains_over_a_session_of_its_own(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    request(&a, OP_DISCARD, 0);
+    disk_done(&a, 0);
+    step(&a, (struct event) { .kind = EV_DETACH });
+    disconnect_nodes(&a, &b);
+    connect_nodes(&a, &b);
+    deliver(&a, &b);
+    disk_done(&b, 0);
+    deliver(&b, &a);
+    assert_int_equal(a.completed, 1);
+    assert_int_equal(a.complete_result, 0);
+    node_close(&a);
+    node_close(&b);
+}
+
+/* A read that waits behind a change which fails: the peer, who goes on alone, may not have what it would show. */
+static void a_deposed_primary_fails_the_reads_that_wait(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    disconnect_nodes(&a, &b);
+    request(&a, OP_DISCARD, 0);
+    disk_done(&a, 0);
+    request(&a, OP_READ, 0);
+    promote(&b, &a);
+    hellos(&a, &b);
+    assert_int_equal(a.completed, 2);
+    assert_int_equal(a.complete_result, -EIO);
+    assert_int_equal(a.disk_count, 0);
     node_close(&a);
     node_close(&b);
 }
@@ -492,6 +611,9 @@ static void a_superblock_that_cannot_be_written_fails_the_leg(void **state)
     node_open(&b, 1, true);
     connect_nodes(&a, &b);
     step(&a, (struct event) { .kind = EV_PROMOTE });
+    deliver(&a, &b);
+    metas_done(&b);
+    deliver(&b, &a);
     meta_done(&a, -EIO);
     assert_false(a.serving);
     assert_int_equal(a.order_result, -EIO);
@@ -552,6 +674,11 @@ int main(void)
         cmocka_unit_test(an_epoch_is_persisted_before_it_is_acted_on),
         cmocka_unit_test(of_two_promoted_at_once_one_wins),
         cmocka_unit_test(a_secondary_obeys_one_primary_only),
+        cmocka_unit_test(a_refused_promotion_and_a_new_term_disturb_no_session),
+        cmocka_unit_test(a_promotion_is_called_off_when_the_peer_cannot_be_asked),
+        cmocka_unit_test(of_two_that_drain_one_is_deposed),
+        cmocka_unit_test(a_detach_drains_over_a_session_of_its_own),
+        cmocka_unit_test(a_deposed_primary_fails_the_reads_that_wait),
         cmocka_unit_test(two_primaries_are_refused),
         cmocka_unit_test(a_deposed_primary_stops_serving),
         cmocka_unit_test(demotion_drains_flushes_and_records),
