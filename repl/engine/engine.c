@@ -185,9 +185,10 @@ static void step_down(struct engine *e, struct actions *out)
     role_step_down(&e->role);
     e->draining_primary = false;
     e->sb.role = ROLE_SECONDARY;
-    /* What was acknowledged is on both legs; only what was not may be on one. */
-    if (!mirror_is_idle(e->mirror))
-        e->sb.unclean = true;
+    /* What the peer has acknowledged is on both legs; only what it has not may be on one. */
+    struct mirror_view mirror;
+    mirror_view(e->mirror, &mirror);
+    e->sb.unclean |= mirror.waiting > 0;
     want_persisted(e);
     mirror_abandon_waiting(e->mirror, -EIO, out);
     if (e->role.phase == PHASE_SECONDARY)
@@ -281,11 +282,11 @@ static void on_session_down(struct engine *e, struct actions *out)
     /* The peer may be primary, and about to say so. An operator who promotes now knows that they are apart. */
     if (e->role.phase == PHASE_ASKING) {
         role_yield(&e->role);
-        finish_orders(e, -EBUSY,
-                      actions_text(out,
-                                   "the connection to %s was lost before it agreed. If it is not primary, promote again",
-                                   e->config.peer),
-                      out);
+        finish_orders(
+            e, -EBUSY,
+            actions_text(out, "the connection to %s was lost before it agreed. If it is not primary, promote again",
+                         e->config.peer),
+            out);
     }
     mirror_peer_lost(e->mirror, out);
     struct mirror_view mirror;
@@ -367,8 +368,7 @@ static void on_decree_ack(struct engine *e, const struct frame *frame, struct ac
         role_yield(&e->role);
         finish_orders(
             e, -EPERM,
-            actions_text(out,
-                         "%s is primary, or is becoming it: demote it first (promise 3: one primary at a time)",
+            actions_text(out, "%s is primary, or is becoming it: demote it first (promise 3: one primary at a time)",
                          e->config.peer),
             out);
         return;
@@ -780,7 +780,7 @@ void engine_view(struct engine *e, struct engine_view *out)
     struct mirror_view mirror;
     mirror_view(e->mirror, &mirror);
     *out = (struct engine_view) {
-        .role = role_of(&e->role),
+        .role = is_leading(e) ? ROLE_PRIMARY : ROLE_SECONDARY,
         .serving = role_is_serving(&e->role),
         .epoch = e->sb.epoch,
         .lsn = mirror.lsn,

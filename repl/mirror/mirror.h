@@ -46,8 +46,8 @@ void mirror_peer_lost(struct mirror *m, struct actions *out);
 /* FRAME_ACK. NULL, or what is wrong with it: a constant text. */
 const char *mirror_ack(struct mirror *m, const struct frame *ack, struct actions *out);
 
-/* Completes with `result` (a negative errno) all changes that wait for a peer that is not there, and all reads that wait
- * for such changes. Only without a session. */
+/* Completes with `result` (a negative errno) all changes that wait for a peer that is not there, and all reads that
+ * wait for such changes. Only without a session. */
 void mirror_abandon_waiting(struct mirror *m, int32_t result, struct actions *out);
 
 /* ---- secondary ---- */

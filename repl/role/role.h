@@ -16,7 +16,7 @@
 
 enum role_phase {
     PHASE_SECONDARY,
-    PHASE_ASKING,    /* the connected peer is to agree first: nothing of it is persisted, an objection leaves no trace */
+    PHASE_ASKING, /* the connected peer is to agree first: nothing of it is persisted, an objection leaves no trace */
     PHASE_PROMOTING, /* the epoch is being persisted */
     PHASE_PRIMARY,
     PHASE_DEMOTING,
