@@ -343,7 +343,8 @@ static void a_secondary_obeys_one_primary_only(void **state)
     node_close(&b);
 }
 
-/* While the peer asks to be primary itself, it goes on as secondary; and a session outlives the terms of its primaries. */
+/* While the peer asks to be primary itself, it goes on as secondary; and a session outlives the terms of its primaries.
+ */
 static void a_refused_promotion_and_a_new_term_disturb_no_session(void **state)
 {
     struct node a, b;

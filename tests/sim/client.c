@@ -1,0 +1,342 @@
+/* The clients of the volume: what an application and its front do, and the check of every answer they get. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "repl/base/checksum.h"
+#include "tests/sim/sim.h"
+
+/* What a front leaves of the pool, so that reads and the peer can go on. */
+#define KEEP_FREE_BYTES (256 * KIB)
+
+/* Until a client that was held back tries again. */
+#define HELD_BACK_NS (300 * NS_PER_US)
+
+void sim_clients_reset(struct sim *s)
+{
+    struct sim_clients *c = &s->clients;
+    memset(c, 0, sizeof(*c));
+    c->client_count = (unsigned)sim_between(s, CHANCE_CLIENT, 1, SIM_CLIENTS_MAX);
+    c->hot_count = (uint32_t)sim_between(s, CHANCE_CLIENT, 1, 12);
+    c->hot_first = (uint32_t)sim_below(s, CHANCE_CLIENT, s->block_count - c->hot_count + 1);
+    c->left = (uint32_t)sim_between(s, CHANCE_CLIENT, 50, 500);
+    bool has_many = sim_chance(s, CHANCE_CLIENT, 20000); /* enough to fill the engine */
+    for (unsigned i = 0; i < c->client_count; i++) {
+        c->client[i] = (struct sim_client) {
+            .queue_depth = (unsigned)sim_between(s, CHANCE_CLIENT, 1, 32),
+            .count_max = (unsigned)sim_between(s, CHANCE_CLIENT, 1, 16),
+            .read_per_million = (unsigned)sim_below(s, CHANCE_CLIENT, 700000),
+            .zero_per_million = (unsigned)sim_below(s, CHANCE_CLIENT, 200000),
+            .flush_per_million = (unsigned)sim_below(s, CHANCE_CLIENT, 150000),
+            .fua_per_million = (unsigned)sim_below(s, CHANCE_CLIENT, 300000),
+            .hot_per_million = (unsigned)sim_below(s, CHANCE_CLIENT, 900000),
+            .think_max_ns = sim_between(s, CHANCE_CLIENT, 1 * NS_PER_US, 2 * NS_PER_MS),
+        };
+        if (!has_many)
+            continue;
+        /* Most of these need no buffer, which would run out first. */
+        c->client[i].queue_depth = SIM_OPS_MAX;
+        c->client[i].flush_per_million = 500000;
+        c->client[i].zero_per_million = 800000;
+        c->client[i].think_max_ns = 2 * NS_PER_US;
+    }
+    if (has_many)
+        c->left = 3000;
+}
+
+static bool is_change(enum op_kind kind) { return kind == OP_WRITE || kind == OP_DISCARD || kind == OP_WRITE_ZEROES; }
+
+static struct sim_op *op_new(struct sim *s)
+{
+    for (uint32_t i = 0; i < SIM_OPS_MAX; i++) {
+        if (!s->clients.ops[i].busy)
+            return &s->clients.ops[i];
+    }
+    return NULL;
+}
+
+static void op_free(struct sim *s, struct sim_op *op)
+{
+    if (op->has_span)
+        model_span_end(&s->model, op->span);
+    op->busy = op->has_span = false;
+    s->clients.client[op->client].in_flight--;
+    s->clients.in_flight--;
+    if (is_change(op->kind))
+        s->clients.changes_in_flight--;
+    if (op->kind == OP_READ)
+        s->clients.reads_in_flight--;
+}
+
+static void cover_overlap(const struct sim *s, uint32_t first, uint32_t count)
+{
+    for (uint32_t i = 0; i < SIM_OPS_MAX && s->clients.changes_in_flight > 0; i++) {
+        const struct sim_op *o = &s->clients.ops[i];
+        if (o->busy && is_change(o->kind) && first < o->first + o->count && o->first < first + count) {
+            COVER(overlap_queued);
+            return;
+        }
+    }
+}
+
+bool sim_client_submit(struct sim *s, uint32_t client, unsigned node, enum op_kind kind, uint32_t flags, uint32_t first,
+                       uint32_t count)
+{
+    struct sim_node *n = &s->node[node];
+    struct sim_op *op = op_new(s);
+    if (!n->serving || !op)
+        return false;
+    if (!engine_can_accept(n->engine, kind)) {
+        COVER(front_full);
+        return false;
+    }
+    struct buf *buf = NULL;
+    if (kind == OP_READ || kind == OP_WRITE) {
+        buf = buf_get(&n->pool, (size_t)count * BLOCK_BYTES, KEEP_FREE_BYTES);
+        if (!buf) {
+            COVER(front_starved);
+            return false;
+        }
+    }
+    COVER(requests);
+    cover_overlap(s, first, count);
+    uint32_t generation = op->generation + 1;
+    *op = (struct sim_op) { .busy = true,
+                            .generation = generation,
+                            .client = client,
+                            .node = node,
+                            .boot = n->boot,
+                            .kind = kind,
+                            .flags = flags,
+                            .first = first,
+                            .count = count,
+                            .buf = buf,
+                            .begun_ns = s->now_ns };
+    s->clients.client[client].in_flight++;
+    s->clients.in_flight++;
+    s->clients.reads_in_flight += kind == OP_READ;
+    struct request request = {
+        .kind = kind,
+        .flags = flags,
+        .offset_bytes = (uint64_t)first * BLOCK_BYTES,
+        .length_bytes = (uint64_t)count * BLOCK_BYTES,
+        .buf = buf,
+        .cookie = (void *)((uintptr_t)generation << 16 | (uintptr_t)(op - s->clients.ops)),
+    };
+    if (is_change(kind)) {
+        s->clients.changes_in_flight++;
+        op->write = model_write_begin(&s->model, first, count, kind != OP_WRITE);
+    }
+    if (!is_change(kind) || (flags & OP_FLAG_FUA)) {
+        op->has_span = true;
+        op->span = model_span_begin(&s->model);
+    }
+    if (kind == OP_WRITE) {
+        for (uint32_t i = 0; i < count; i++)
+            model_fill(op->write, first + i, buf->data + (size_t)i * BLOCK_BYTES);
+        request.payload_check = checksum64(buf->data, request.length_bytes);
+    }
+    sim_trace(s, "%c client  %u: %s %u blocks %u+%u%s", 'A' + node, client, op_name(kind), op->write, first, count,
+              flags & OP_FLAG_FUA ? " fua" : "");
+    sim_node_engine(s, node, (struct event) { .kind = EV_REQUEST, .request = request });
+    return true;
+}
+
+/* A change is acknowledged: is that allowed, and is it true? */
+static void check_acked(struct sim *s, const struct sim_op *op)
+{
+    struct engine_view view;
+    engine_view(s->node[op->node].engine, &view);
+    if (view.leg != LEG_UP_TO_DATE)
+        sim_fail(s, "failed-leg", "node %u acknowledges write %u with its leg %s", op->node, op->write,
+                 leg_state_name(view.leg));
+    if (view.epoch < s->acked_epoch || (view.epoch == s->acked_epoch && s->acked_node != (int)op->node))
+        sim_fail(s, "epoch", "node %u acknowledges write %u at epoch %" PRIu64 ", after node %d did so at %" PRIu64,
+                 op->node, op->write, view.epoch, s->acked_node, s->acked_epoch);
+    s->acked_epoch = view.epoch;
+    s->acked_node = (int)op->node;
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        if (!model_check_holds(&s->model, s->disk[i].content, op->write))
+            sim_fail(s, "acknowledged-early", "write %u, leg %c: %s", op->write, 'A' + i, s->model.facts);
+        if ((op->flags & OP_FLAG_FUA) && !model_check_holds(&s->model, s->disk[i].stable, op->write))
+            sim_fail(s, "fua-not-stable", "write %u, leg %c: %s", op->write, 'A' + i, s->model.facts);
+    }
+}
+
+static void complete_change(struct sim *s, struct sim_op *op, int32_t result)
+{
+    if (result) {
+        COVER(changes_failed);
+        model_write_ended(&s->model, op->write);
+        return;
+    }
+    check_acked(s, op);
+    if (op->kind == OP_WRITE)
+        COVER(writes_ok);
+    else
+        COVER(zeroes_ok);
+    if (op->flags & OP_FLAG_FUA)
+        COVER(fua_ok);
+    model_write_acked(&s->model, op->write);
+}
+
+static void complete_flush(struct sim *s, struct sim_op *op, int32_t result)
+{
+    if (result) {
+        COVER(changes_failed);
+        return;
+    }
+    COVER(flushes_ok);
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        if (!model_check_current(&s->model, s->disk[i].stable, model_span_begun(&s->model, op->span)))
+            sim_fail(s, "flush-not-stable", "leg %c: %s", 'A' + i, s->model.facts);
+    }
+}
+
+/* A node shows nothing that it has not acknowledged: were it lost then, its reader had seen what never was. */
+static void check_not_dirty(struct sim *s, const struct sim_op *read)
+{
+    for (uint32_t i = 0; i < SIM_OPS_MAX; i++) {
+        const struct sim_op *o = &s->clients.ops[i];
+        if (!o->busy || o->node != read->node || o->kind != OP_WRITE)
+            continue;
+        for (uint32_t b = read->first; b < read->first + read->count; b++) {
+            if (b >= o->first && b < o->first + o->count &&
+                model_shows(read->buf->data + (size_t)(b - read->first) * BLOCK_BYTES, o->write, b))
+                sim_fail(s, "dirty-read", "of block %u on node %u shows write %u, which is still in flight", b,
+                         read->node, o->write);
+        }
+    }
+}
+
+/* A node that has ceased to be primary answers no read with what it let fail on the way out: the new primary may not
+ * have it. */
+static void check_not_deposed(struct sim *s, const struct sim_op *read)
+{
+    struct engine_view view;
+    engine_view(s->node[read->node].engine, &view);
+    if (view.role == ROLE_PRIMARY || view.leg != LEG_UP_TO_DATE)
+        return;
+    for (uint32_t b = read->first; b < read->first + read->count; b++) {
+        uint32_t write;
+        const uint8_t *data = read->buf->data + (size_t)(b - read->first) * BLOCK_BYTES;
+        if (model_shows_failed(&s->model, data, b, &write) &&
+            s->model.writes[write].ended > model_span_begun(&s->model, read->span))
+            sim_fail(s, "deposed-read", "of block %u on node %u, which is secondary, shows write %u, which failed", b,
+                     read->node, write);
+    }
+}
+
+static void complete_read(struct sim *s, struct sim_op *op, int32_t result)
+{
+    if (result) {
+        COVER(reads_failed);
+        return;
+    }
+    COVER(reads_ok);
+    check_not_dirty(s, op);
+    check_not_deposed(s, op);
+    if (!model_check_read(&s->model, op->span, op->first, op->count, op->buf->data))
+        sim_fail(s, "read", "of blocks %u-%u on node %u: %s", op->first, op->first + op->count - 1, op->node,
+                 s->model.facts);
+}
+
+void sim_client_complete(struct sim *s, unsigned node, void *cookie, int32_t result)
+{
+    uint32_t index = (uint32_t)((uintptr_t)cookie & 0xffff);
+    uint32_t generation = (uint32_t)((uintptr_t)cookie >> 16);
+    if (index >= SIM_OPS_MAX || !s->clients.ops[index].busy || s->clients.ops[index].generation != generation ||
+        s->clients.ops[index].node != node)
+        sim_fail(s, "completion", "node %u completes request %p, which is not in flight there", node, cookie);
+    struct sim_op *op = &s->clients.ops[index];
+    sim_mix(s, (uint64_t)generation << 32 | (uint32_t)result);
+    sim_trace(s, "%c client  %u: %s %u blocks %u+%u ends: %d", 'A' + node, op->client, op_name(op->kind), op->write,
+              op->first, op->count, result);
+    if (result > 0)
+        sim_fail(s, "completion", "node %u completes %s with %d", node, op_name(op->kind), result);
+    if (result == -EOPNOTSUPP) {
+        COVER(not_supported);
+        if (!(op->flags & OP_FLAG_FAST_ONLY))
+            sim_fail(s, "completion", "node %u: %s ends with EOPNOTSUPP", node, op_name(op->kind));
+    }
+    if (op->kind == OP_READ)
+        complete_read(s, op, result);
+    else if (op->kind == OP_FLUSH)
+        complete_flush(s, op, result);
+    else
+        complete_change(s, op, result);
+    if (op->buf)
+        buf_put(op->buf);
+    op_free(s, op);
+}
+
+void sim_clients_daemon_died(struct sim *s, unsigned node)
+{
+    for (uint32_t i = 0; i < SIM_OPS_MAX; i++) {
+        struct sim_op *op = &s->clients.ops[i];
+        if (!op->busy || op->node != node)
+            continue;
+        COVER(requests_lost);
+        if (is_change(op->kind))
+            model_write_ended(&s->model, op->write);
+        op_free(s, op);
+    }
+}
+
+void sim_clients_session_lost(struct sim *s)
+{
+    if (s->clients.changes_in_flight > 0)
+        COVER(down_with_changes);
+}
+
+static bool submit_random(struct sim *s, uint32_t client, unsigned node)
+{
+    const struct sim_client *c = &s->clients.client[client];
+    uint32_t count = (uint32_t)sim_between(s, CHANCE_CLIENT, 1, c->count_max);
+    uint32_t first;
+    if (sim_chance(s, CHANCE_CLIENT, c->hot_per_million)) {
+        first = s->clients.hot_first + (uint32_t)sim_below(s, CHANCE_CLIENT, s->clients.hot_count);
+        count = (uint32_t)min_u64(count, s->block_count - first);
+    } else {
+        first = (uint32_t)sim_below(s, CHANCE_CLIENT, s->block_count - count + 1);
+    }
+    enum op_kind kind = OP_WRITE;
+    uint32_t flags = sim_chance(s, CHANCE_CLIENT, c->fua_per_million) ? OP_FLAG_FUA : 0;
+    if (sim_chance(s, CHANCE_CLIENT, c->read_per_million)) {
+        kind = OP_READ;
+        flags = 0;
+    } else if (sim_chance(s, CHANCE_CLIENT, c->flush_per_million)) {
+        kind = OP_FLUSH;
+        flags = first = count = 0;
+    } else if (sim_chance(s, CHANCE_CLIENT, c->zero_per_million)) {
+        kind = OP_DISCARD;
+        if (sim_chance(s, CHANCE_CLIENT, 500000)) {
+            kind = OP_WRITE_ZEROES;
+            flags |= sim_chance(s, CHANCE_CLIENT, 500000) ? OP_FLAG_KEEP_ALLOCATED : 0;
+            flags |= sim_chance(s, CHANCE_CLIENT, 300000) && s->fast_zeroes ? OP_FLAG_FAST_ONLY : 0;
+        }
+        if (sim_chance(s, CHANCE_CLIENT, 100000)) { /* a long one, without a payload */
+            first = 0;
+            count = s->block_count;
+        }
+    }
+    if (!sim_client_submit(s, client, node, kind, flags, first, count))
+        return false;
+    s->clients.left--;
+    return true;
+}
+
+void sim_client_event(struct sim *s, uint32_t client)
+{
+    struct sim_client *c = &s->clients.client[client];
+    if (s->clients.stopped || s->clients.left == 0)
+        return;
+    unsigned node = (unsigned)sim_below(s, CHANCE_CLIENT, SIM_NODES);
+    if (!s->node[node].serving)
+        node = 1 - node;
+    uint64_t wait_ns = 1 + sim_below(s, CHANCE_CLIENT, c->think_max_ns);
+    if (!s->node[node].serving || c->in_flight == c->queue_depth || !submit_random(s, client, node))
+        wait_ns += HELD_BACK_NS;
+    sim_at(s, s->now_ns + wait_ns, Q_CLIENT, 0, client);
+}

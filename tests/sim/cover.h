@@ -1,0 +1,93 @@
+/* What a batch of runs must have reached, and how often: a check that never meets its case proves nothing. */
+#pragma once
+
+#include <stdint.h>
+#include <stdio.h>
+
+/* X(name, expected, text): `expected` marks must be hit at least once by a batch of COVER_SEEDS_MIN seeds or more. */
+#define COVER_LIST(X)                                                                                                  \
+    X(requests, 1, "requests given to an engine")                                                                      \
+    X(writes_ok, 1, "writes acknowledged")                                                                             \
+    X(zeroes_ok, 1, "discards and write-zeroes acknowledged")                                                          \
+    X(flushes_ok, 1, "flushes acknowledged")                                                                           \
+    X(fua_ok, 1, "FUA changes acknowledged")                                                                           \
+    X(reads_ok, 1, "reads answered")                                                                                   \
+    X(changes_failed, 1, "changes and flushes answered with an error")                                                 \
+    X(reads_failed, 1, "reads answered with an error")                                                                 \
+    X(not_supported, 1, "fast zeroes answered with EOPNOTSUPP")                                                        \
+    X(requests_lost, 1, "requests lost with the daemon that had them")                                                 \
+    X(overlap_queued, 1, "requests that overlapped a change in flight")                                                \
+    X(front_full, 1, "requests held back because the engine was full")                                                 \
+    X(front_starved, 1, "requests held back because no buffer was free")                                               \
+    X(link_starved, 1, "frames held back because no buffer was free")                                                  \
+    X(sessions_up, 1, "sessions that came up")                                                                         \
+    X(sessions_down, 1, "sessions that went down")                                                                     \
+    X(down_with_changes, 1, "sessions that went down with changes on their way")                                       \
+    X(resent, 1, "changes sent again on a later session")                                                              \
+    X(resent_had_it, 1, "changes sent again that the peer's disk already had")                                         \
+    X(refused, 1, "sessions refused")                                                                                  \
+    X(hellos, 1, "hellos delivered")                                                                                   \
+    X(acks_lost, 1, "acknowledgements lost on their way")                                                              \
+    X(frames, 1, "frames delivered")                                                                                   \
+    X(connect_failed, 1, "fault: connects that failed")                                                                \
+    X(connect_hung, 1, "fault: connects that hung")                                                                    \
+    X(conn_broken, 1, "fault: connections broken")                                                                     \
+    X(half_open, 1, "fault: connections broken so that one end did not notice")                                        \
+    X(frame_dropped, 1, "fault: single frames dropped")                                                                \
+    X(payload_corrupted, 1, "fault: payloads corrupted")                                                               \
+    X(header_corrupted, 1, "fault: headers corrupted")                                                                 \
+    X(frame_stale, 1, "fault: frames of a closed connection handed over late")                                         \
+    X(stalled, 1, "fault: one-way stalls")                                                                             \
+    X(partition, 1, "fault: partitions")                                                                               \
+    X(stranger, 1, "fault: strangers that connected")                                                                  \
+    X(old_conn_delivers, 1, "frames of an older connection delivered while a newer one was being made")                \
+    X(disk_write_error, 1, "fault: writes that failed")                                                                \
+    X(disk_zero_error, 1, "fault: discards and zeroes that failed")                                                    \
+    X(disk_read_error, 1, "fault: reads that failed")                                                                  \
+    X(disk_flush_error, 1, "fault: flushes that failed")                                                               \
+    X(disk_short_write, 1, "fault: writes that were cut short")                                                        \
+    X(disk_stall, 1, "fault: disks that hung for a while")                                                             \
+    X(meta_copy_error, 1, "fault: superblock copies that failed")                                                      \
+    X(meta_failed, 1, "superblock writes that failed as a whole")                                                      \
+    X(meta_torn, 1, "superblock writes cut by a crash")                                                                \
+    X(secondary_crash, 1, "fault: secondary daemons killed")                                                           \
+    X(crash_torn_write, 1, "disk writes torn by a crash")                                                              \
+    X(secondary_detach, 1, "operator: secondaries detached and attached again")                                        \
+    X(primary_detach, 1, "operator: primaries detached")                                                               \
+    X(primary_crash, 1, "fault: primary daemons killed")                                                               \
+    X(survivor_checked, 1, "surviving legs proven to hold every acknowledged write")                                   \
+    X(promoted, 1, "operator: promotions")                                                                             \
+    X(promoted_force, 1, "operator: promotions by force")                                                              \
+    X(promote_refused, 1, "operator: promotions refused")                                                              \
+    X(promote_race, 1, "operator: both nodes told to promote at once")                                                 \
+    X(two_primaries, 1, "operator: promoted while the other, out of sight, is primary")                                \
+    X(demoted, 1, "operator: demotions")                                                                               \
+    X(role_swapped, 1, "operator: the other node became primary")                                                      \
+    X(leg_failed, 1, "runs that ended with a failed leg, and said so")                                                 \
+    X(converged, 1, "runs that ended with both legs equal and in sync")                                                \
+    X(service_ended, 1, "runs that ended without a primary to go on with")                                             \
+    X(audits, 1, "audits of both legs against the model")
+
+enum cover_mark {
+#define COVER_ENUM(name, expected, text) COVER_##name,
+    COVER_LIST(COVER_ENUM)
+#undef COVER_ENUM
+        COVER_MARKS
+};
+
+#define COVER_SEEDS_MIN 10000
+
+struct cover {
+    uint64_t hits[COVER_MARKS];
+};
+
+/* Where this process counts. */
+extern struct cover *cover_here;
+
+#define COVER(name) (cover_here->hits[COVER_##name]++)
+
+void cover_add(struct cover *to, const struct cover *from);
+void cover_print(FILE *f, const struct cover *c);
+
+/* Prints the marks that were expected and not reached; returns their number. */
+unsigned cover_missing(FILE *f, const struct cover *c);

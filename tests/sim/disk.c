@@ -1,0 +1,243 @@
+/* A simulated disk: requests end in any order and after any time, fail, tear, and reach stable storage when they like.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "repl/base/checksum.h"
+#include "repl/base/range.h"
+#include "tests/sim/sim.h"
+
+#define LATENCY_MIN_NS (10 * NS_PER_US)
+#define LATENCY_MAX_NS (300 * NS_PER_US)
+#define LATENCY_LONG_NS (20 * NS_PER_MS)
+
+static bool bit_get(const uint64_t *map, uint32_t i) { return map[i / 64] >> (i % 64) & 1; }
+static void bit_set(uint64_t *map, uint32_t i) { map[i / 64] |= UINT64_C(1) << (i % 64); }
+static void bit_clear(uint64_t *map, uint32_t i) { map[i / 64] &= ~(UINT64_C(1) << (i % 64)); }
+
+void sim_disk_reset(struct sim *s, unsigned node, uint32_t block_count)
+{
+    struct sim_disk *d = &s->disk[node];
+    d->node = node;
+    d->block_count = block_count;
+    memset(d->content, 0, (size_t)block_count * BLOCK_BYTES);
+    memset(d->stable, 0, (size_t)block_count * BLOCK_BYTES);
+    memset(d->dirty, 0, sizeof(d->dirty));
+    memset(d->readers, 0, sizeof(d->readers));
+    memset(d->writers, 0, sizeof(d->writers));
+    memset(d->requests, 0, d->request_high * sizeof(d->requests[0]));
+    d->request_high = d->free_count = d->busy = 0;
+    d->faults = (struct sim_disk_faults) { 0 };
+    d->stalled_until_ns = 0;
+    d->zeroes_fast = sim_chance(s, CHANCE_DISK, 700000);
+    d->has_failed = false;
+}
+
+static void settle_block(struct sim_disk *d, uint32_t block)
+{
+    memcpy(sim_block(d->stable, block), sim_block(d->content, block), BLOCK_BYTES);
+    bit_clear(d->dirty, block);
+}
+
+static void apply_block(struct sim_disk *d, const struct sim_disk_request *r, uint32_t i)
+{
+    uint8_t *to = sim_block(d->content, r->first + i);
+    if (r->kind == OP_WRITE)
+        memcpy(to, r->buf->data + (size_t)i * BLOCK_BYTES, BLOCK_BYTES);
+    else
+        memset(to, 0, BLOCK_BYTES);
+    bit_set(d->dirty, r->first + i);
+}
+
+static bool is_change(enum op_kind kind) { return kind == OP_WRITE || kind == OP_DISCARD || kind == OP_WRITE_ZEROES; }
+
+/* No two requests in flight may touch one block unless both read it: a disk owes nobody an order. */
+static void lock_check(struct sim *s, struct sim_disk *d, const struct sim_disk_request *r)
+{
+    for (uint32_t i = r->first; i < r->first + r->count; i++) {
+        if (d->writers[i] > 0 || (d->readers[i] > 0 && r->kind != OP_READ))
+            sim_fail(s, "disk-overlap", "node %u: %s of blocks %u-%u begins while a %s of block %u is in flight",
+                     d->node, op_name(r->kind), r->first, r->first + r->count - 1, d->writers[i] ? "change" : "read",
+                     i);
+    }
+}
+
+static void lock_count(struct sim_disk *d, const struct sim_disk_request *r, int by)
+{
+    uint16_t *counts = r->kind == OP_READ ? d->readers : d->writers;
+    for (uint32_t i = r->first; i < r->first + r->count; i++)
+        counts[i] = (uint16_t)(counts[i] + by);
+}
+
+static uint64_t latency_ns(struct sim *s, struct sim_disk *d)
+{
+    uint64_t ns = sim_between(s, CHANCE_DISK, LATENCY_MIN_NS, LATENCY_MAX_NS);
+    if (sim_chance(s, CHANCE_DISK, d->faults.slow_per_million))
+        ns = sim_between(s, CHANCE_DISK, LATENCY_MAX_NS, LATENCY_LONG_NS);
+    return ns;
+}
+
+void sim_disk_submit(struct sim *s, unsigned node, const struct action *a)
+{
+    struct sim_disk *d = &s->disk[node];
+    struct sim_disk_request r = { .busy = true, .op = a->disk.op, .kind = a->disk.kind, .flags = a->disk.flags };
+    if (r.kind != OP_FLUSH) {
+        struct range range = { a->disk.offset_bytes, a->disk.length_bytes };
+        if (range.offset_bytes % BLOCK_BYTES || range.length_bytes % BLOCK_BYTES || range.length_bytes == 0 ||
+            !range_fits(range, (uint64_t)d->block_count * BLOCK_BYTES))
+            sim_fail(s, "disk-range", "node %u: %s at %llu + %llu", node, op_name(r.kind),
+                     (unsigned long long)range.offset_bytes, (unsigned long long)range.length_bytes);
+        r.first = (uint32_t)(range.offset_bytes / BLOCK_BYTES);
+        r.count = (uint32_t)(range.length_bytes / BLOCK_BYTES);
+        lock_check(s, d, &r);
+        lock_count(d, &r, 1);
+    }
+    if (r.kind == OP_READ || r.kind == OP_WRITE) {
+        r.buf = a->disk.buf;
+        if (!r.buf || r.buf->refs == 0 || r.buf->size_bytes < a->disk.length_bytes)
+            sim_fail(s, "disk-buffer", "node %u: %s without a buffer of its size", node, op_name(r.kind));
+        if (r.kind == OP_WRITE)
+            r.check = checksum64(r.buf->data, a->disk.length_bytes);
+    }
+    if (r.kind == OP_FLUSH)
+        memcpy(r.dirty_before, d->dirty, sizeof(d->dirty));
+    if (d->free_count == 0 && d->request_high == SIM_DISK_REQUESTS_MAX)
+        sim_fail(s, "disk-flood", "node %u: more than %u requests in flight", node, SIM_DISK_REQUESTS_MAX);
+    uint32_t slot = d->free_count ? d->free_slots[--d->free_count] : d->request_high++;
+    d->requests[slot] = r;
+    d->busy++;
+    sim_trace(s, "%c disk    %s blocks %u+%u%s op %u begins", 'A' + node, op_name(r.kind), r.first, r.count,
+              r.flags & OP_FLAG_FUA ? " fua" : "", r.op);
+    sim_at(s, max_u64(s->now_ns, d->stalled_until_ns) + latency_ns(s, d), Q_DISK, node, slot);
+}
+
+/* Writes a part of what was asked: a random subset of blocks, as a disk may when it is interrupted. */
+static void apply_part(struct sim *s, struct sim_disk *d, const struct sim_disk_request *r)
+{
+    for (uint32_t i = 0; i < r->count; i++) {
+        if (sim_chance(s, CHANCE_DISK, 500000))
+            apply_block(d, r, i);
+    }
+}
+
+static void count_error(enum op_kind kind)
+{
+    switch (kind) {
+    case OP_READ: COVER(disk_read_error); return;
+    case OP_WRITE: COVER(disk_write_error); return;
+    case OP_DISCARD:
+    case OP_WRITE_ZEROES: COVER(disk_zero_error); return;
+    case OP_FLUSH: COVER(disk_flush_error); return;
+    }
+}
+
+static int32_t do_change(struct sim *s, struct sim_disk *d, struct sim_disk_request *r)
+{
+    for (uint32_t i = 0; i < r->count; i++)
+        apply_block(d, r, i);
+    if (r->flags & OP_FLAG_FUA) {
+        for (uint32_t i = 0; i < r->count; i++)
+            settle_block(d, r->first + i);
+    }
+    /* The cache writes back what it likes, when it likes. */
+    if (sim_chance(s, CHANCE_DISK, 200000)) {
+        uint32_t from = (uint32_t)sim_below(s, CHANCE_DISK, d->block_count);
+        for (uint32_t i = from; i < d->block_count && i < from + 16; i++)
+            settle_block(d, i);
+    }
+    return 0;
+}
+
+static int32_t do_request(struct sim *s, struct sim_disk *d, struct sim_disk_request *r)
+{
+    if (sim_chance(s, CHANCE_DISK, d->faults.error_per_million[r->kind])) {
+        count_error(r->kind);
+        if (is_change(r->kind))
+            apply_part(s, d, r);
+        if (r->kind == OP_READ)
+            memset(r->buf->data, 0xee, (size_t)r->count * BLOCK_BYTES);
+        else
+            d->has_failed = true;
+        return r->kind == OP_WRITE && sim_chance(s, CHANCE_DISK, 300000) ? -ENOSPC : -EIO;
+    }
+    switch (r->kind) {
+    case OP_READ: memcpy(r->buf->data, sim_block(d->content, r->first), (size_t)r->count * BLOCK_BYTES); return 0;
+    case OP_WRITE:
+        if (sim_chance(s, CHANCE_DISK, d->faults.short_per_million)) {
+            COVER(disk_short_write);
+            uint32_t part = (uint32_t)sim_below(s, CHANCE_DISK, r->count);
+            for (uint32_t i = 0; i < part; i++)
+                apply_block(d, r, i);
+            d->has_failed = true;
+            return -EIO;
+        }
+        return do_change(s, d, r);
+    case OP_DISCARD: return do_change(s, d, r);
+    case OP_WRITE_ZEROES:
+        if ((r->flags & OP_FLAG_FAST_ONLY) && !d->zeroes_fast)
+            return -EOPNOTSUPP;
+        return do_change(s, d, r);
+    case OP_FLUSH:
+        for (uint32_t i = 0; i < d->block_count; i++) {
+            if (bit_get(r->dirty_before, i))
+                settle_block(d, i);
+        }
+        return 0;
+    }
+    return -EINVAL;
+}
+
+static void end_request(struct sim_disk *d, uint32_t slot)
+{
+    struct sim_disk_request *r = &d->requests[slot];
+    if (r->kind != OP_FLUSH)
+        lock_count(d, r, -1);
+    r->busy = false;
+    d->free_slots[d->free_count++] = slot;
+    d->busy--;
+}
+
+void sim_disk_event(struct sim *s, unsigned node, uint32_t slot)
+{
+    struct sim_disk *d = &s->disk[node];
+    struct sim_disk_request *r = &d->requests[slot];
+    if (d->stalled_until_ns > s->now_ns) {
+        sim_at(s, d->stalled_until_ns + latency_ns(s, d), Q_DISK, node, slot);
+        return;
+    }
+    if (r->buf && r->buf->refs == 0)
+        sim_fail(s, "disk-buffer", "node %u: the buffer of a %s in flight was freed", node, op_name(r->kind));
+    if (r->kind == OP_WRITE && checksum64(r->buf->data, (size_t)r->count * BLOCK_BYTES) != r->check)
+        sim_fail(s, "disk-buffer", "node %u: the payload of a write in flight (blocks %u-%u) was changed", node,
+                 r->first, r->first + r->count - 1);
+    int32_t result = do_request(s, d, r);
+    sim_mix(s, (uint64_t)r->op << 32 | (uint32_t)result);
+    sim_trace(s, "%c disk    %s blocks %u+%u op %u ends: %d", 'A' + node, op_name(r->kind), r->first, r->count, r->op,
+              result);
+    uint32_t op = r->op;
+    end_request(d, slot);
+    sim_node_engine(s, node, (struct event) { .kind = EV_DISK_DONE, .disk = { .op = op, .result = result } });
+}
+
+void sim_disk_crash(struct sim *s, unsigned node)
+{
+    struct sim_disk *d = &s->disk[node];
+    for (uint32_t slot = 0; slot < d->request_high; slot++) {
+        struct sim_disk_request *r = &d->requests[slot];
+        if (!r->busy)
+            continue;
+        if (is_change(r->kind)) {
+            switch (sim_below(s, CHANCE_DISK, 3)) {
+            case 0: break;
+            case 1:
+                COVER(crash_torn_write);
+                apply_part(s, d, r);
+                break;
+            default:
+                for (uint32_t i = 0; i < r->count; i++)
+                    apply_block(d, r, i);
+            }
+        }
+        end_request(d, slot);
+    }
+}

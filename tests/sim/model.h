@@ -1,0 +1,87 @@
+/* What the volume may hold and what a read may return: each block is a register, and its history must be linearizable.
+ *
+ * Every write has content of its own, so that what lies in a block names the write that put it there. All operations
+ * that carry one value form a cluster; with f the earliest end and s the latest begin of a cluster's operations, a
+ * history of a register is linearizable iff there are no two clusters X, Y with f(X) < s(Y) and f(Y) < s(X)
+ * (Gibbons, Korach: "Testing Shared Memories", SIAM J. Comput. 26(4), 1997). f(X) < s(Y) means: X came before Y.
+ * Writes that were answered with an error are left out of this: they may show or not.
+ * Zeroes are the one value that many writes share; a read of zeroes counts for a cluster only when just one fits. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "repl/base/block.h"
+
+#define MODEL_BLOCKS_MAX 256
+#define MODEL_SPANS_MAX 1024
+#define MODEL_NEVER UINT64_MAX
+
+struct model_write {
+    uint64_t begin;
+    uint64_t acked; /* MODEL_NEVER until it was acknowledged */
+    uint64_t ended; /* the latest moment at which it may still have taken effect */
+    uint32_t first;
+    uint32_t count;
+    bool zero;
+};
+
+struct model_cluster {
+    uint32_t write; /* 0: what the volume held at first */
+    uint64_t first_end;
+    uint64_t last_begin;
+};
+
+struct model_block {
+    struct model_cluster *live; /* all that a read may still return */
+    uint32_t count;
+    uint32_t max;
+};
+
+struct model {
+    uint64_t clock; /* counts begins and ends; only their order matters */
+    uint32_t block_count;
+    struct model_block blocks[MODEL_BLOCKS_MAX];
+    struct model_write *writes; /* by id; 0 is the initial content */
+    uint32_t write_count;
+    uint32_t write_max;
+    uint64_t spans[MODEL_SPANS_MAX]; /* begins of reads and flushes in flight; 0: free */
+    char facts[1024];                /* of the last check that failed */
+};
+
+void model_reset(struct model *m, uint32_t block_count);
+
+/* A write, or a discard or write-zeroes, is given to a volume. Returns its id. */
+uint32_t model_write_begin(struct model *m, uint32_t first, uint32_t count, bool zero);
+
+/* The content of block `block` as this write leaves it. */
+void model_fill(uint32_t write, uint32_t block, uint8_t data[BLOCK_BYTES]);
+
+void model_write_acked(struct model *m, uint32_t write);
+
+/* It was answered with an error, or its daemon has died and nothing of it is on its way any more: what it may have left
+ * behind, it has left behind by now. */
+void model_write_ended(struct model *m, uint32_t write);
+
+/* A read or flush begins. Returns its span. */
+uint32_t model_span_begin(struct model *m);
+uint64_t model_span_begun(const struct model *m, uint32_t span);
+void model_span_end(struct model *m, uint32_t span);
+
+/* Does a block show the content of this write? */
+bool model_shows(const uint8_t data[BLOCK_BYTES], uint32_t write, uint32_t block);
+
+/* ... or of some write that was answered with an error? */
+bool model_shows_failed(const struct model *m, const uint8_t data[BLOCK_BYTES], uint32_t block, uint32_t *write);
+
+/* The checks. False: violated, and `facts` says by what. */
+
+/* A read in `span` has returned this. */
+bool model_check_read(struct model *m, uint32_t span, uint32_t first, uint32_t count, const uint8_t *data);
+
+/* `image` (of the whole leg) holds `write`, or in some blocks what came later. */
+bool model_check_holds(struct model *m, const uint8_t *image, uint32_t write);
+
+/* Nothing in `image` is older than what was acknowledged before `bound`. */
+bool model_check_current(struct model *m, const uint8_t *image, uint64_t bound);

@@ -1,0 +1,427 @@
+/* The shell of one node: what repl/node does around the engine and the session, with simulated disk, network and clock.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "repl/base/checksum.h"
+#include "repl/link/hello_codec.h"
+#include "tests/sim/sim.h"
+
+#define NODE_NAME(node) ((node) == 0 ? "paris-a" : "paris-b")
+
+#define META_LATENCY_MIN_NS (20 * NS_PER_US)
+#define META_LATENCY_MAX_NS (2 * NS_PER_MS)
+
+uint64_t sim_node_now(const struct sim *s, unsigned node) { return s->now_ns + s->node[node].clock_ahead_ns; }
+
+static struct id random_id(struct sim *s)
+{
+    struct id id;
+    for (unsigned i = 0; i < sizeof(id.bytes); i++)
+        id.bytes[i] = (uint8_t)sim_below(s, CHANCE_NODE, 256);
+    return id;
+}
+
+/* As `lockstep create` leaves it. */
+void sim_node_create(struct sim *s, unsigned node)
+{
+    struct sim_node *n = &s->node[node];
+    struct superblock sb = {
+        .sequence = 1,
+        .backing_bytes = (uint64_t)s->block_count * BLOCK_BYTES,
+        .leg_id = random_id(s),
+        .role = ROLE_SECONDARY,
+        .leg = LEG_UP_TO_DATE,
+        .pristine = true,
+    };
+    strcpy(sb.volume, SIM_VOLUME);
+    strcpy(sb.node, NODE_NAME(node));
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
+        superblock_encode(&sb, i, n->meta[i]);
+    n->index = node;
+    n->machine = random_id(s);
+    n->up = n->meta_has_failed = false;
+    n->meta_error_per_million = 0;
+    n->boot = 0;
+    n->clock_ahead_ns = sim_below(s, CHANCE_NODE, 1000 * NS_PER_S);
+    n->tells_heard = sim_chance(s, CHANCE_NODE, 500000);
+    n->tick_at_ns = UINT64_MAX;
+}
+
+void sim_node_superblock(struct sim *s, unsigned node, struct superblock *sb)
+{
+    unsigned good;
+    struct err err;
+    if (superblock_choose(s->node[node].meta, sb, &good, &err) < 0)
+        sim_fail(s, "superblock", "node %u: %s", node, err.text);
+}
+
+static const char *const order_names[] = {
+    [ORDER_PROMOTE] = "promote", [ORDER_PROMOTE_FORCE] = "promote by force",
+    [ORDER_DEMOTE] = "demote",   [ORDER_DEMOTE_FORCE] = "demote by force",
+    [ORDER_DETACH] = "detach",
+};
+
+static void run(struct sim *s, struct sim_node *n);
+
+static void set_tick(struct sim *s, struct sim_node *n)
+{
+    uint64_t due = session_deadline_ns(n->session);
+    if (due == UINT64_MAX)
+        return;
+    due = max_u64(due > n->clock_ahead_ns ? due - n->clock_ahead_ns : 0, s->now_ns + 1);
+    if (due >= n->tick_at_ns)
+        return;
+    n->tick_at_ns = due;
+    sim_at(s, due, Q_TICK, n->index, 0);
+}
+
+void sim_node_start(struct sim *s, unsigned node)
+{
+    struct sim_node *n = &s->node[node];
+    if (n->up)
+        sim_fail(s, "simulator", "node %u is started twice", node);
+    struct superblock sb;
+    sim_node_superblock(s, node, &sb);
+    engine_attach(&sb, n->machine, true);
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
+        superblock_encode(&sb, i, n->meta[i]);
+    struct engine_config config = {
+        .volume = SIM_VOLUME,
+        .node = NODE_NAME(node),
+        .peer = NODE_NAME(1 - node),
+        .backing = node == 0 ? "disk-a" : "disk-b",
+        .node_index = node,
+        .capacity_bytes = (uint64_t)s->block_count * BLOCK_BYTES,
+        .window_frames = s->window_frames,
+        .window_bytes = s->window_bytes,
+        .superblock = sb,
+    };
+    struct session_config session = {
+        .volume = SIM_VOLUME,
+        .node = NODE_NAME(node),
+        .peer = NODE_NAME(1 - node),
+        .initiator = node == 0,
+        .path_count = 2,
+        .dead_after_ns = s->dead_after_ns,
+        .retry_min_ns = 2 * NS_PER_MS,
+        .retry_max_ns = 200 * NS_PER_MS,
+        .refused_retry_ns = 300 * NS_PER_MS,
+        .seed = sim_below(s, CHANCE_NODE, UINT64_MAX),
+    };
+    n->up = true;
+    n->boot++;
+    n->serving = n->detached = n->meta_busy = n->stepping = false;
+    memset(n->orders, 0, sizeof(n->orders));
+    n->event_count = 0;
+    n->tick_at_ns = UINT64_MAX;
+    n->engine = engine_open(&config);
+    n->session = session_open(&session);
+    if (!n->engine || !n->session)
+        abort();
+    sim_trace(s, "%c node    starts: %s, leg %s, epoch %" PRIu64 "%s", 'A' + node, role_name(sb.role),
+              leg_state_name(sb.leg), sb.epoch, sb.attached ? ", after an unclean end" : "");
+    sim_node_session(s, node, (struct session_event) { .kind = SV_START });
+}
+
+static void end(struct sim *s, struct sim_node *n)
+{
+    engine_close(n->engine);
+    session_close(n->session);
+    n->engine = NULL;
+    n->session = NULL;
+    n->up = n->serving = false;
+}
+
+static void meta_crash(struct sim *s, struct sim_node *n)
+{
+    for (unsigned i = 0; n->meta_busy && i < SUPERBLOCK_COPIES; i++) {
+        if (!n->meta_copy_busy[i])
+            continue;
+        COVER(meta_torn);
+        /* Not at all, in part, or whole. */
+        size_t bytes = sim_below(s, CHANCE_NODE, 3) * (SUPERBLOCK_BYTES / 2);
+        if (bytes == SUPERBLOCK_BYTES / 2)
+            bytes = sim_below(s, CHANCE_NODE, SUPERBLOCK_BYTES / BLOCK_BYTES) * BLOCK_BYTES;
+        memcpy(n->meta[i], n->meta_pending[i], bytes);
+        n->meta_copy_busy[i] = false;
+    }
+    n->meta_busy = false;
+}
+
+void sim_node_crash(struct sim *s, unsigned node)
+{
+    struct sim_node *n = &s->node[node];
+    if (!n->up)
+        sim_fail(s, "simulator", "node %u is down and crashes", node);
+    sim_trace(s, "%c node    is killed", 'A' + node);
+    sim_disk_crash(s, node);
+    meta_crash(s, n);
+    sim_net_crash(s, node, sim_chance(s, CHANCE_NET, 300000));
+    sim_clients_daemon_died(s, node);
+    end(s, n);
+    /* Its memory goes as it is; only an orderly end has to have given everything back. */
+    n->pool.free_bytes = n->pool.arena_bytes;
+    buf_pool_close(&n->pool);
+    if (buf_pool_open(&n->pool, SIM_POOL_BYTES) < 0)
+        abort();
+}
+
+/* The engine has said that it is done: what a daemon does next. */
+static void finish_detach(struct sim *s, struct sim_node *n)
+{
+    if (n->serving)
+        sim_fail(s, "detach", "node %u is detached and serves", n->index);
+    sim_node_session(s, n->index, (struct session_event) { .kind = SV_STOP });
+    struct superblock sb;
+    sim_node_superblock(s, n->index, &sb);
+    if (sb.attached && !n->meta_has_failed)
+        sim_fail(s, "detach", "node %u is detached, but its superblock says it is not", n->index);
+    if (s->disk[n->index].busy)
+        sim_fail(s, "detach", "node %u is detached with %u disk requests in flight", n->index, s->disk[n->index].busy);
+    sim_net_crash(s, n->index, false);
+    if (n->pool.free_bytes != n->pool.arena_bytes)
+        sim_fail(s, "buffers", "node %u is detached and keeps %zu bytes of buffers", n->index,
+                 n->pool.arena_bytes - n->pool.free_bytes);
+    end(s, n);
+}
+
+static void meta_write(struct sim *s, struct sim_node *n, const struct superblock *sb)
+{
+    if (n->meta_busy)
+        sim_fail(s, "superblock", "node %u: written while a write of it is in flight", n->index);
+    n->meta_busy = true;
+    n->meta_left = SUPERBLOCK_COPIES;
+    n->meta_good = 0;
+    sim_trace(s, "%c meta    %s, leg %s, peer leg %s, epoch %" PRIu64 ", sequence %" PRIu64 "%s%s", 'A' + n->index,
+              role_name(sb->role), leg_state_name(sb->leg), leg_state_name(sb->peer_leg), sb->epoch, sb->sequence,
+              sb->attached ? ", attached" : "", sb->pristine ? ", pristine" : "");
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        superblock_encode(sb, i, n->meta_pending[i]);
+        n->meta_copy_busy[i] = true;
+        sim_at(s, s->now_ns + sim_between(s, CHANCE_NODE, META_LATENCY_MIN_NS, META_LATENCY_MAX_NS), Q_META, n->index,
+               i);
+    }
+}
+
+void sim_node_meta_event(struct sim *s, unsigned node, uint32_t copy)
+{
+    struct sim_node *n = &s->node[node];
+    n->meta_copy_busy[copy] = false;
+    n->meta_left--;
+    if (sim_chance(s, CHANCE_NODE, n->meta_error_per_million)) {
+        COVER(meta_copy_error);
+    } else {
+        memcpy(n->meta[copy], n->meta_pending[copy], SUPERBLOCK_BYTES);
+        n->meta_good++;
+    }
+    if (n->meta_left > 0)
+        return;
+    n->meta_busy = false;
+    int32_t result = n->meta_good >= SUPERBLOCK_COPIES_TO_WRITE ? 0 : -EIO;
+    if (result) {
+        COVER(meta_failed);
+        n->meta_has_failed = true;
+    }
+    sim_trace(s, "%c meta    done: %d", 'A' + node, result);
+    sim_node_engine(s, node, (struct event) { .kind = EV_META_DONE, .meta = { .result = result } });
+}
+
+/* ---- session ---- */
+
+static void push_event(struct sim *s, struct sim_node *n, struct event ev)
+{
+    if (n->event_count == SIM_EVENTS_MAX)
+        sim_fail(s, "simulator", "node %u: too many events at once", n->index);
+    uint32_t slot = (n->event_head + n->event_count++) % SIM_EVENTS_MAX;
+    ev.now_ns = sim_node_now(s, n->index);
+    if (ev.kind == EV_SESSION_DOWN) {
+        strncpy(n->event_text[slot], ev.down.reason ? ev.down.reason : "", sizeof(n->event_text[slot]) - 1);
+        ev.down.reason = n->event_text[slot];
+    }
+    n->events[slot] = ev;
+}
+
+static void check_session_event(struct sim *s, struct sim_node *n, const struct event *ev, conn_id fed)
+{
+    switch (ev->kind) {
+    case EV_FRAME:
+        if (!sim_net_is_open(s, n->index, fed) || session_conn(n->session) != fed)
+            sim_fail(s, "old-session", "node %u: a %s of connection %x is applied; the session is on %x", n->index,
+                     frame_kind_name(ev->frame.frame.kind), fed, session_conn(n->session));
+        if (ev->frame.payload &&
+            checksum64(ev->frame.payload->data, ev->frame.frame.payload_bytes) != ev->frame.frame.payload_check)
+            sim_fail(s, "payload", "node %u: a damaged payload of %s LSN %" PRIu64 " got past the session", n->index,
+                     frame_kind_name(ev->frame.frame.kind), ev->frame.frame.lsn);
+        return;
+    case EV_SESSION_UP: COVER(sessions_up); return;
+    case EV_SESSION_DOWN:
+        COVER(sessions_down);
+        sim_clients_session_lost(s);
+        return;
+    case EV_HELLO: return;
+    case EV_REQUEST:
+    case EV_DISK_DONE:
+    case EV_META_DONE:
+    case EV_PROMOTE:
+    case EV_DEMOTE:
+    case EV_DETACH: break;
+    }
+    sim_fail(s, "session", "node %u: event %d comes from the session", n->index, (int)ev->kind);
+}
+
+static void send_hello(struct sim *s, struct sim_node *n, conn_id conn, struct frame frame)
+{
+    uint8_t bytes[FRAME_HELLO_BYTES_MAX];
+    struct hello hello = { 0 };
+    engine_hello(n->engine, &hello);
+    frame.payload_bytes = (uint32_t)hello_encode(&hello, bytes);
+    frame.payload_check = checksum64(bytes, frame.payload_bytes);
+    sim_net_send(s, n->index, conn, &frame, NULL, bytes);
+}
+
+static void step_session(struct sim *s, struct sim_node *n, struct session_event ev)
+{
+    struct session_actions out;
+    conn_id fed = ev.kind == SV_FRAME ? ev.frame.conn : 0;
+    ev.now_ns = sim_node_now(s, n->index);
+    session_step(n->session, &ev, &out);
+    for (unsigned i = 0; i < out.count; i++) {
+        const struct session_action *a = &out.list[i];
+        switch (a->kind) {
+        case SA_CONNECT: sim_net_connect(s, n->index, a->connect.conn, a->connect.path); break;
+        case SA_SEND: sim_net_send(s, n->index, a->send.conn, &a->send.frame, a->send.payload, a->send.text); break;
+        case SA_SEND_HELLO: send_hello(s, n, a->send.conn, a->send.frame); break;
+        case SA_CLOSE: sim_net_close(s, n->index, a->close.conn, a->close.after_sending); break;
+        case SA_EVENT:
+            if (i + 1 != out.count)
+                sim_fail(s, "session", "node %u: an event for the engine is not the last action", n->index);
+            check_session_event(s, n, &a->event, fed);
+            push_event(s, n, a->event);
+            break;
+        case SA_NOTE: sim_trace(s, "%c link    %s", 'A' + n->index, a->note.text); break;
+        }
+    }
+    set_tick(s, n);
+}
+
+/* ---- engine ---- */
+
+static void serve(struct sim *s, struct sim_node *n, bool on)
+{
+    sim_trace(s, "%c front   %s", 'A' + n->index, on ? "opens" : "closes");
+    if (on)
+        sim_plan_serves(s, n->index);
+    n->serving = on;
+}
+
+static void carry_out(struct sim *s, struct sim_node *n, const struct action *a)
+{
+    unsigned node = n->index;
+    switch (a->kind) {
+    case ACT_DISK: sim_disk_submit(s, node, a); return;
+    case ACT_META_WRITE: meta_write(s, n, a->meta.superblock); return;
+    case ACT_SEND:
+        step_session(s, n, (struct session_event) { .kind = SV_SEND, .send = { a->send.frame, a->send.payload } });
+        return;
+    case ACT_COMPLETE: sim_client_complete(s, node, a->complete.cookie, a->complete.result); return;
+    case ACT_SESSION_READY: step_session(s, n, (struct session_event) { .kind = SV_READY }); return;
+    case ACT_SESSION_REFUSE:
+        COVER(refused);
+        sim_trace(s, "%c engine  refuses the session: %s", 'A' + node, a->text.text);
+        step_session(s, n, (struct session_event) { .kind = SV_REFUSE, .text = { a->text.text } });
+        return;
+    case ACT_SESSION_DROP:
+        sim_trace(s, "%c engine  drops the session: %s", 'A' + node, a->text.text);
+        step_session(s, n, (struct session_event) { .kind = SV_DROP, .text = { a->text.text } });
+        return;
+    case ACT_SERVE: serve(s, n, a->serve.on); return;
+    case ACT_ORDER_DONE: {
+        struct sim_order *o = a->order.cookie;
+        if (o < n->orders || o >= n->orders + SIM_ORDERS_MAX || !o->busy)
+            sim_fail(s, "order", "node %u: an order ends that was not given", node);
+        o->busy = false;
+        sim_trace(s, "%c engine  order to %s ends: %d %s", 'A' + node, order_names[o->what], a->order.result,
+                  a->order.text ? a->order.text : "");
+        n->detached |= o->what == ORDER_DETACH && a->order.result == 0;
+        sim_plan_order_done(s, node, o->what, a->order.result, a->order.text);
+        return;
+    }
+    case ACT_NOTE: sim_trace(s, "%c note    %s: %s", 'A' + node, a->note.topic, a->note.text); return;
+    }
+}
+
+static void run(struct sim *s, struct sim_node *n)
+{
+    if (n->stepping)
+        return;
+    n->stepping = true;
+    while (n->event_count > 0) {
+        struct event ev = n->events[n->event_head];
+        n->event_head = (n->event_head + 1) % SIM_EVENTS_MAX;
+        n->event_count--;
+        actions_clear(&s->actions);
+        engine_step(n->engine, &ev, &s->actions);
+        for (uint32_t i = 0; i < s->actions.count; i++)
+            carry_out(s, n, &s->actions.list[i]);
+    }
+    n->stepping = false;
+    if (n->detached && n->up) {
+        n->detached = false;
+        finish_detach(s, n);
+    }
+}
+
+void sim_node_engine(struct sim *s, unsigned node, struct event ev)
+{
+    push_event(s, &s->node[node], ev);
+    run(s, &s->node[node]);
+}
+
+void sim_node_session(struct sim *s, unsigned node, struct session_event ev)
+{
+    step_session(s, &s->node[node], ev);
+    run(s, &s->node[node]);
+}
+
+void sim_node_tick(struct sim *s, unsigned node)
+{
+    struct sim_node *n = &s->node[node];
+    if (n->tick_at_ns != s->now_ns)
+        return; /* an earlier one took its place */
+    n->tick_at_ns = UINT64_MAX;
+    if (session_deadline_ns(n->session) > sim_node_now(s, node)) {
+        set_tick(s, n);
+        return;
+    }
+    uint64_t heard = n->tells_heard ? sim_net_heard_ns(s, node, session_conn(n->session)) : 0;
+    sim_node_session(s, node,
+                     (struct session_event) { .kind = SV_TICK, .tick = { heard ? heard + n->clock_ahead_ns : 0 } });
+}
+
+unsigned sim_node_orders(const struct sim *s, unsigned node)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < SIM_ORDERS_MAX; i++)
+        count += s->node[node].orders[i].busy;
+    return count;
+}
+
+void sim_node_order(struct sim *s, unsigned node, enum order what)
+{
+    static const enum event_kind kinds[] = {
+        [ORDER_PROMOTE] = EV_PROMOTE,     [ORDER_PROMOTE_FORCE] = EV_PROMOTE, [ORDER_DEMOTE] = EV_DEMOTE,
+        [ORDER_DEMOTE_FORCE] = EV_DEMOTE, [ORDER_DETACH] = EV_DETACH,
+    };
+    struct sim_order *o = s->node[node].orders;
+    while (o->busy)
+        o++;
+    if (o >= s->node[node].orders + SIM_ORDERS_MAX)
+        sim_fail(s, "simulator", "node %u gets too many orders at once", node);
+    *o = (struct sim_order) { .busy = true, .what = what };
+    sim_trace(s, "%c order   to %s", 'A' + node, order_names[what]);
+    bool force = what == ORDER_PROMOTE_FORCE || what == ORDER_DEMOTE_FORCE;
+    sim_node_engine(s, node, (struct event) { .kind = kinds[what], .order = { .force = force, .cookie = o } });
+}

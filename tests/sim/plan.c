@@ -1,0 +1,644 @@
+/* The course of a run: it sets the volume up, loads it while faults strike and operators give orders, then heals
+ * everything and demands that all comes to a good end. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tests/sim/sim.h"
+
+#define POLL_NS (5 * NS_PER_MS)
+#define LOAD_MAX_NS (3 * NS_PER_S)
+#define SETUP_MAX_NS (10 * NS_PER_S)
+#define HEAL_MAX_NS (10 * NS_PER_S) /* simulated: in which all must be well again once nothing goes wrong any more */
+#define READ_BACK_BLOCKS 32
+
+enum strike {
+    STRIKE_BREAK,
+    STRIKE_STALL,
+    STRIKE_PARTITION,
+    STRIKE_STRANGER,
+    STRIKE_PATH,
+    STRIKE_DISK_STALL,
+    STRIKE_SECONDARY_CRASH,
+    STRIKE_SECONDARY_DETACH,
+    STRIKE_DEMOTE,
+    STRIKE_PROMOTE_SECONDARY,
+    STRIKE_PROMOTE_BOTH,
+    STRIKE_PRIMARY_DETACH,
+    STRIKE_RECOVERABLE, /* those above: the volume is in sync again afterwards */
+    STRIKE_DISK_ERRORS = STRIKE_RECOVERABLE,
+    STRIKE_META_ERRORS,
+    STRIKE_PRIMARY_CRASH,
+    STRIKE_PROMOTE_FORCE,
+    STRIKE_DEMOTE_FORCE,
+    STRIKES,
+};
+
+static bool has(const struct sim *s, enum strike k) { return s->plan.kinds >> k & 1; }
+
+static uint64_t now_plus(const struct sim *s, uint64_t ns) { return s->now_ns + ns; }
+
+static uint64_t draw(struct sim *s, uint64_t low, uint64_t high) { return sim_between(s, CHANCE_PLAN, low, high); }
+
+static bool chance(struct sim *s, unsigned per_million) { return sim_chance(s, CHANCE_PLAN, per_million); }
+
+static unsigned rate(struct sim *s, unsigned per_run, unsigned max)
+{
+    return chance(s, per_run) ? (unsigned)draw(s, 1, max) : 0;
+}
+
+static void network_faults(struct sim *s)
+{
+    s->net.faults = (struct sim_net_faults) {
+        .connect_fail_per_million = rate(s, 300000, 500000),
+        .connect_hang_per_million = rate(s, 200000, 200000),
+        .break_per_million = rate(s, 400000, 10000),
+        .drop_per_million = rate(s, 300000, 5000),
+        .corrupt_payload_per_million = rate(s, 300000, 10000),
+        .corrupt_header_per_million = rate(s, 300000, 5000),
+        .slow_per_million = rate(s, 300000, 30000),
+        .stale_per_million = rate(s, 500000, 1000000),
+    };
+}
+
+void sim_plan_reset(struct sim *s)
+{
+    struct sim_plan *p = &s->plan;
+    *p = (struct sim_plan) { .home = (unsigned)draw(s, 0, 1), .gap_max_ns = draw(s, 1, 60) * NS_PER_MS };
+    bool calm = chance(s, 100000);
+    if (!calm) {
+        for (unsigned k = 0; k < STRIKE_RECOVERABLE; k++)
+            p->kinds |= (uint32_t)chance(s, 250000) << k;
+        /* At most one of those that end the service, so that each is seen alone. */
+        if (chance(s, 350000))
+            p->kinds |= 1u << draw(s, STRIKE_RECOVERABLE, STRIKES - 1);
+        if (chance(s, 600000))
+            network_faults(s);
+    }
+    for (unsigned i = 0; i < SIM_NODES; i++)
+        s->disk[i].faults.slow_per_million = rate(s, 400000, 50000);
+    for (unsigned i = 0; i < SIM_NODES; i++)
+        sim_at(s, now_plus(s, 1 + draw(s, 0, 30 * NS_PER_MS)), Q_START, i, 0);
+    p->deadline_ns = now_plus(s, SETUP_MAX_NS);
+    sim_at(s, now_plus(s, POLL_NS), Q_PLAN, 0, 0);
+}
+
+/* ---- looking ---- */
+
+static bool view_of(const struct sim *s, unsigned node, struct engine_view *v)
+{
+    if (!s->node[node].up)
+        return false;
+    engine_view(s->node[node].engine, v);
+    return true;
+}
+
+/* -1: nobody serves */
+static int primary(const struct sim *s)
+{
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        if (s->node[i].up && s->node[i].serving)
+            return (int)i;
+    }
+    return -1;
+}
+
+/* Something has happened after which the legs may rightly stay apart. */
+static bool trouble(const struct sim *s)
+{
+    return s->plan.may_differ || s->disk[0].has_failed || s->disk[1].has_failed || s->node[0].meta_has_failed ||
+           s->node[1].meta_has_failed;
+}
+
+/* Whatever happened: both legs hold all that was acknowledged, and "in sync" is the truth. */
+void sim_audit(struct sim *s)
+{
+    COVER(audits);
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        if (!model_check_current(&s->model, s->disk[i].content, s->model.clock))
+            sim_fail(s, "audit", "leg %c lacks what was acknowledged: %s", 'A' + i, s->model.facts);
+    }
+    int p = primary(s);
+    struct engine_view v;
+    if (p < 0 || !view_of(s, (unsigned)p, &v))
+        return;
+    if (v.in_sync != (v.why_not == NULL))
+        sim_fail(s, "view", "node %d: in sync is %d, and why not: %s", p, v.in_sync, v.why_not ? v.why_not : "-");
+    bool quiet = s->clients.changes_in_flight == 0 && s->disk[0].busy == 0 && s->disk[1].busy == 0;
+    if (!v.in_sync || !quiet)
+        return;
+    for (uint32_t b = 0; b < s->block_count; b++) {
+        if (memcmp(sim_block(s->disk[0].content, b), sim_block(s->disk[1].content, b), BLOCK_BYTES) != 0)
+            sim_fail(s, "view", "node %d says in sync, no change is in flight, and the legs differ in block %u", p, b);
+    }
+}
+
+/* ---- orders ---- */
+
+/* Is the other node primary, or was it when it died, or does it still have changes of its own? */
+static bool other_leads(struct sim *s, unsigned node)
+{
+    struct engine_view other;
+    struct superblock sb;
+    if (view_of(s, 1 - node, &other))
+        return other.role == ROLE_PRIMARY || other.writes_waiting > 0;
+    sim_node_superblock(s, 1 - node, &sb);
+    return sb.attached && sb.role == ROLE_PRIMARY;
+}
+
+static bool order(struct sim *s, unsigned node, enum order what)
+{
+    struct engine_view v;
+    /* One at a time; but force may come to the help of one that waits. */
+    bool force = what == ORDER_PROMOTE_FORCE || what == ORDER_DEMOTE_FORCE;
+    if (!view_of(s, node, &v) || sim_node_orders(s, node) > (force ? 1 : 0))
+        return false;
+    bool promotes = what == ORDER_PROMOTE || what == ORDER_PROMOTE_FORCE;
+    if (promotes && !v.session_up && other_leads(s, node))
+        s->plan.may_differ = true;
+    sim_node_order(s, node, what);
+    return true;
+}
+
+/* Without a witness, an operator may promote a node that cannot see the other: no write is acknowledged without both,
+ * so that two may serve, but one will be deposed, and what waited there is lost. Connected, there is one primary. */
+void sim_plan_serves(struct sim *s, unsigned node)
+{
+    struct engine_view v;
+    view_of(s, node, &v);
+    if (!other_leads(s, node))
+        return;
+    struct engine_view other;
+    if (v.session_up && view_of(s, 1 - node, &other) && other.session_up)
+        sim_fail(s, "two-primaries", "node %u begins to serve, connected to the other, which is primary", node);
+    COVER(two_primaries);
+    s->plan.may_differ = true;
+}
+
+static void end_service(struct sim *s, unsigned survivor)
+{
+    s->plan.service_ended = true;
+    s->plan.survivor = survivor;
+}
+
+void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t result, const char *text)
+{
+    if (node != s->plan.home && s->plan.stage == STAGE_SETUP)
+        sim_fail(s, "simulator", "node %u ends an order that it was not given", node);
+    if (result < 0 && (!text || !*text))
+        sim_fail(s, "order", "node %u: order %d is refused with %d and without a reason", node, (int)what, result);
+    switch (what) {
+    case ORDER_PROMOTE:
+        if (result < 0) {
+            COVER(promote_refused);
+            return;
+        }
+        COVER(promoted);
+        if (node != s->plan.home) {
+            COVER(role_swapped);
+            s->plan.home = node;
+        }
+        return;
+    case ORDER_PROMOTE_FORCE:
+        if (result < 0) {
+            COVER(promote_refused);
+            return;
+        }
+        COVER(promoted_force);
+        if (s->plan.stage == STAGE_LOAD && s->plan.may_differ) {
+            end_service(s, node);
+            s->plan.load_until_ns = now_plus(s, draw(s, 1, 600) * NS_PER_MS);
+        }
+        return;
+    case ORDER_DEMOTE:
+    case ORDER_DEMOTE_FORCE:
+        if (result == 0)
+            COVER(demoted);
+        return;
+    case ORDER_DETACH:
+        if (result == 0 && s->plan.stage == STAGE_LOAD)
+            sim_at(s, now_plus(s, draw(s, 1, 50) * NS_PER_MS), Q_START, node, 0);
+        return;
+    }
+}
+
+/* ---- what strikes ---- */
+
+static void crash(struct sim *s, unsigned node)
+{
+    sim_node_crash(s, node);
+    sim_at(s, now_plus(s, draw(s, 1, 2 * s->dead_after_ns / NS_PER_MS) * NS_PER_MS), Q_START, node, 0);
+}
+
+static void strike_primary_crash(struct sim *s, unsigned primary_node)
+{
+    COVER(primary_crash);
+    sim_node_crash(s, primary_node);
+    end_service(s, 1 - primary_node);
+    /* Back later, to be refused; or gone for good. */
+    if (chance(s, 500000))
+        sim_at(s, now_plus(s, draw(s, 1, 500) * NS_PER_MS), Q_START, primary_node, 0);
+    s->plan.load_until_ns = now_plus(s, draw(s, 1, 600) * NS_PER_MS);
+}
+
+static void strike_force(struct sim *s, unsigned primary_node)
+{
+    /* The operator sees no primary and takes his decision, rightly or not. */
+    s->net.partitioned_until_ns = now_plus(s, draw(s, 1, 3) * s->dead_after_ns);
+    sim_at(s, now_plus(s, draw(s, 0, 2 * s->dead_after_ns)), Q_ORDER, 1 - primary_node, ORDER_PROMOTE_FORCE);
+}
+
+static void disk_errors(struct sim *s)
+{
+    unsigned node = (unsigned)draw(s, 0, 1);
+    struct sim_disk_faults *f = &s->disk[node].faults;
+    switch (draw(s, 0, 3)) {
+    case 0: f->error_per_million[OP_WRITE] = (unsigned)draw(s, 1, 100000); break;
+    case 1: f->error_per_million[OP_FLUSH] = (unsigned)draw(s, 1, 300000); break;
+    case 2: f->short_per_million = (unsigned)draw(s, 1, 100000); break;
+    default:
+        f->error_per_million[OP_READ] = (unsigned)draw(s, 1, 100000);
+        f->error_per_million[OP_DISCARD] = f->error_per_million[OP_WRITE_ZEROES] = (unsigned)draw(s, 1, 200000);
+    }
+}
+
+static void strike_at(struct sim *s, enum strike k, unsigned p)
+{
+    unsigned other = 1 - p;
+    bool other_up = s->node[other].up && sim_node_orders(s, other) == 0 && !s->node[other].serving;
+    bool healthy = !s->plan.service_ended;
+    switch (k) {
+    case STRIKE_BREAK: sim_net_break(s, chance(s, 300000)); return;
+    case STRIKE_STALL:
+        COVER(stalled);
+        sim_net_stall(s, (unsigned)draw(s, 0, 1), now_plus(s, draw(s, 1, 3 * s->dead_after_ns)));
+        return;
+    case STRIKE_PARTITION:
+        COVER(partition);
+        s->net.partitioned_until_ns = now_plus(s, draw(s, 1, 3 * s->dead_after_ns));
+        return;
+    case STRIKE_STRANGER: sim_net_stranger(s); return;
+    case STRIKE_PATH: s->net.bad_paths = (unsigned)draw(s, 0, 3); return;
+    case STRIKE_DISK_STALL:
+        COVER(disk_stall);
+        s->disk[draw(s, 0, 1)].stalled_until_ns = now_plus(s, draw(s, 1, 3 * s->dead_after_ns));
+        return;
+    case STRIKE_SECONDARY_CRASH:
+        if (!other_up || !healthy)
+            return;
+        COVER(secondary_crash);
+        crash(s, other);
+        return;
+    case STRIKE_SECONDARY_DETACH:
+        if (!other_up || !healthy)
+            return;
+        COVER(secondary_detach);
+        order(s, other, ORDER_DETACH);
+        return;
+    case STRIKE_DEMOTE:
+        if (!order(s, p, ORDER_DEMOTE))
+            return;
+        /* Someone is to be primary again afterwards: the peer, or the same. */
+        sim_at(s, now_plus(s, draw(s, 1, 100 * NS_PER_MS)), Q_ORDER, chance(s, 600000) ? other : p, ORDER_PROMOTE);
+        return;
+    case STRIKE_PROMOTE_SECONDARY:
+        if (healthy)
+            order(s, other, ORDER_PROMOTE);
+        return;
+    case STRIKE_PROMOTE_BOTH:
+        if (!healthy || !order(s, p, ORDER_DEMOTE))
+            return;
+        COVER(promote_race);
+        uint64_t at_ns = now_plus(s, draw(s, 10 * NS_PER_MS, 60 * NS_PER_MS));
+        sim_at(s, at_ns, Q_ORDER, 0, ORDER_PROMOTE);
+        sim_at(s, at_ns + draw(s, 0, 3 * NS_PER_MS), Q_ORDER, 1, ORDER_PROMOTE);
+        return;
+    case STRIKE_PRIMARY_DETACH:
+        if (!healthy || !order(s, p, ORDER_DETACH))
+            return;
+        COVER(primary_detach);
+        return;
+    case STRIKE_DISK_ERRORS: disk_errors(s); return;
+    case STRIKE_META_ERRORS: s->node[draw(s, 0, 1)].meta_error_per_million = (unsigned)draw(s, 1, 400000); return;
+    case STRIKE_PRIMARY_CRASH:
+        if (healthy && !s->node[other].serving)
+            strike_primary_crash(s, p);
+        return;
+    case STRIKE_PROMOTE_FORCE:
+        if (healthy && s->node[other].up)
+            strike_force(s, p);
+        return;
+    case STRIKE_DEMOTE_FORCE:
+        if (!healthy)
+            return;
+        if (chance(s, 700000))
+            s->net.partitioned_until_ns = now_plus(s, draw(s, 1, 3 * s->dead_after_ns));
+        s->plan.may_differ = true;
+        sim_at(s, now_plus(s, draw(s, 1, 3 * s->dead_after_ns)), Q_ORDER, p, ORDER_DEMOTE_FORCE);
+        return;
+    case STRIKES: break;
+    }
+}
+
+static void strike(struct sim *s)
+{
+    enum strike k = (enum strike)draw(s, 0, STRIKES - 1);
+    int p = primary(s);
+    if (!has(s, k))
+        return;
+    if (p >= 0) {
+        strike_at(s, k, (unsigned)p);
+        return;
+    }
+    /* Nobody serves: an operator who sees that may promote. */
+    if (!s->plan.service_ended && chance(s, 500000))
+        order(s, (unsigned)draw(s, 0, 1), ORDER_PROMOTE);
+}
+
+/* ---- the stages ---- */
+
+static void enter(struct sim *s, enum stage stage, uint64_t max_ns)
+{
+    static const char *const names[] = { "setup", "load", "heal", "read back", "detach", "end" };
+    sim_trace(s, "  plan    %s", names[stage]);
+    s->plan.stage = stage;
+    s->plan.step = 0;
+    s->plan.deadline_ns = now_plus(s, max_ns);
+}
+
+static void overdue(struct sim *s, const char *what)
+{
+    if (s->now_ns < s->plan.deadline_ns)
+        return;
+    char facts[1024] = "";
+    size_t used = 0;
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        struct engine_view v;
+        if (!view_of(s, i, &v))
+            continue;
+        used += (size_t)snprintf(
+            facts + used, sizeof(facts) - used,
+            "; node %c: %s, %s, epoch %" PRIu64
+            ", leg %s, peer's leg %s, link %s (%s), why not in sync: %s, %u changes wait, %u disk requests",
+            'A' + i, role_name(v.role), v.serving ? "serves" : "does not serve", v.epoch, leg_state_name(v.leg),
+            leg_state_name(v.peer_leg), link_state_name(session_state(s->node[i].session)),
+            session_reason(s->node[i].session), v.why_not ? v.why_not : "-", v.writes_waiting, s->disk[i].busy);
+        if (used >= sizeof(facts))
+            break;
+    }
+    sim_fail(s, "liveness", "%s; %u requests (%u changes) in flight%s", what, s->clients.in_flight,
+             s->clients.changes_in_flight, facts);
+}
+
+static void setup(struct sim *s)
+{
+    struct engine_view v;
+    unsigned home = s->plan.home;
+    if (s->node[home].serving) {
+        enter(s, STAGE_LOAD, LOAD_MAX_NS);
+        s->plan.load_until_ns = s->plan.deadline_ns;
+        for (uint32_t i = 0; i < s->clients.client_count; i++)
+            sim_at(s, now_plus(s, 1 + i), Q_CLIENT, 0, i);
+        return;
+    }
+    overdue(s, "the volume does not come up");
+    /* Some operators don't wait until the nodes have found each other. */
+    if (view_of(s, home, &v) && (v.session_up || chance(s, 20000)))
+        order(s, home, ORDER_PROMOTE);
+}
+
+static void load(struct sim *s)
+{
+    bool over = s->clients.left == 0 && (s->clients.in_flight == 0 || chance(s, 50000));
+    if ((over && !s->plan.service_ended) || s->now_ns >= s->plan.load_until_ns) {
+        s->clients.stopped = true;
+        sim_net_heal(s);
+        for (unsigned i = 0; i < SIM_NODES; i++) {
+            s->disk[i].faults = (struct sim_disk_faults) { 0 };
+            s->disk[i].stalled_until_ns = 0;
+            s->node[i].meta_error_per_million = 0;
+        }
+        enter(s, STAGE_HEAL, HEAL_MAX_NS);
+        return;
+    }
+    strike(s);
+}
+
+static bool link_is_down(const struct sim *s, unsigned node)
+{
+    struct engine_view v;
+    return !view_of(s, node, &v) || !v.session_up;
+}
+
+/* The primary is gone for good: what its requests may have left behind is settled once nothing of it is on its way to
+ * the survivor, whose leg must hold all that was acknowledged. */
+static bool settle_survivor(struct sim *s)
+{
+    struct sim_plan *p = &s->plan;
+    if (p->settled)
+        return true;
+    if (!link_is_down(s, p->survivor) || s->disk[p->survivor].busy > 0)
+        return false;
+    p->settled = true;
+    sim_audit(s);
+    COVER(survivor_checked);
+    return true;
+}
+
+static void heal_ended_service(struct sim *s)
+{
+    struct sim_plan *p = &s->plan;
+    overdue(s, "the survivor cannot be made to serve");
+    if (!settle_survivor(s))
+        return;
+    struct sim_node *n = &s->node[p->survivor];
+    struct engine_view v = { 0 }, other = { 0 };
+    view_of(s, p->survivor, &v);
+    view_of(s, 1 - p->survivor, &other);
+    if (!n->serving) {
+        /* One that was being demoted when it lost its peer is to let go of what waits first. */
+        order(s, p->survivor, v.role == ROLE_PRIMARY ? ORDER_DEMOTE_FORCE : ORDER_PROMOTE_FORCE);
+        return;
+    }
+    if (s->node[1 - p->survivor].serving) {
+        /* Deposed, once it learns of it; or promoted at the same epoch, apart, so that a person must decide. */
+        if (v.epoch == other.epoch)
+            order(s, 1 - p->survivor, ORDER_DEMOTE_FORCE);
+        return;
+    }
+    COVER(service_ended);
+    enter(s, STAGE_READ_BACK, HEAL_MAX_NS);
+}
+
+/* A disk failed: every request must end all the same, and the volume must not call itself protected. Mended and
+ * attached again, a leg that only missed what was not acknowledged may be in sync once more. */
+static bool failed_for_good(const struct sim *s)
+{
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        struct engine_view v;
+        if (view_of(s, i, &v) && (v.leg == LEG_FAILED || v.peer_leg == LEG_FAILED))
+            return true;
+        if (s->node[0].serving && s->node[1].serving)
+            return true;
+        struct superblock sb;
+        sim_node_superblock((struct sim *)s, i, &sb);
+        if (sb.leg == LEG_FAILED || sb.peer_leg == LEG_FAILED || sb.unclean)
+            return true;
+    }
+    return false;
+}
+
+/* The disk is mended: its node is taken down and up, as the operator is told to. */
+static bool restart_failed(struct sim *s)
+{
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        struct engine_view v;
+        if (!view_of(s, i, &v) || v.leg != LEG_FAILED || v.role == ROLE_PRIMARY || s->plan.mended[i])
+            continue;
+        s->plan.mended[i] = true;
+        sim_node_crash(s, i);
+        return true;
+    }
+    return false;
+}
+
+static void heal(struct sim *s)
+{
+    struct sim_plan *p = &s->plan;
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        if (!s->node[i].up && !(p->service_ended && i != p->survivor)) {
+            sim_node_start(s, i);
+            return;
+        }
+    }
+    if (p->service_ended) {
+        heal_ended_service(s);
+        return;
+    }
+    int serving = primary(s);
+    struct engine_view v;
+    if (serving >= 0 && view_of(s, (unsigned)serving, &v) && v.in_sync && s->clients.in_flight == 0) {
+        enter(s, STAGE_READ_BACK, HEAL_MAX_NS);
+        return;
+    }
+    if (trouble(s)) {
+        if (restart_failed(s))
+            return;
+        if (s->now_ns + HEAL_MAX_NS / 2 > p->deadline_ns && failed_for_good(s)) {
+            if (serving >= 0 && v.in_sync)
+                sim_fail(s, "failed-leg", "node %d calls the volume protected after a leg has failed", serving);
+            COVER(leg_failed);
+            enter(s, STAGE_END, 0);
+            return;
+        }
+    }
+    overdue(s, "the volume is not in sync again");
+    if (serving < 0 && chance(s, 300000)) {
+        unsigned home = p->home;
+        if (order(s, home, ORDER_PROMOTE) && chance(s, 300000))
+            p->home = 1 - home;
+    }
+}
+
+/* A leg that has no peer to go on with: it is read back, unless changes wait that keep their ranges, and acknowledges
+ * nothing more. */
+static void read_back_alone(struct sim *s, unsigned node)
+{
+    struct sim_plan *p = &s->plan;
+    if (s->clients.changes_in_flight == 0) {
+        while (p->step < s->block_count) {
+            uint32_t count = (uint32_t)min_u64(READ_BACK_BLOCKS, s->block_count - p->step);
+            if (!sim_client_submit(s, 0, node, OP_READ, 0, p->step, count))
+                return;
+            p->step += count;
+        }
+        if (s->clients.reads_in_flight > 0)
+            return;
+        sim_client_submit(s, 0, node, OP_WRITE, 0, 0, 1);
+        p->deadline_ns = now_plus(s, NS_PER_S);
+        return;
+    }
+    if (s->disk[node].busy)
+        return;
+    sim_audit(s);
+    enter(s, STAGE_END, 0);
+}
+
+/* Everything is read back through the front, and flushed; then the legs are held against each other. */
+static void read_back(struct sim *s)
+{
+    struct sim_plan *p = &s->plan;
+    int node = primary(s);
+    overdue(s, "the volume cannot be read back");
+    if (node < 0)
+        return;
+    if (p->service_ended) {
+        read_back_alone(s, (unsigned)node);
+        return;
+    }
+    while (p->step < s->block_count) {
+        uint32_t count = (uint32_t)min_u64(READ_BACK_BLOCKS, s->block_count - p->step);
+        if (!sim_client_submit(s, 0, (unsigned)node, OP_READ, 0, p->step, count))
+            return;
+        p->step += count;
+    }
+    if (s->clients.in_flight > 0)
+        return;
+    if (p->step == s->block_count) {
+        if (sim_client_submit(s, 0, (unsigned)node, OP_FLUSH, 0, 0, 0))
+            p->step++;
+        return;
+    }
+    sim_audit(s);
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        if (memcmp(s->disk[i].content, s->disk[i].stable, (size_t)s->block_count * BLOCK_BYTES) != 0)
+            sim_fail(s, "flush-not-stable", "leg %c: after a flush, with nothing in flight", 'A' + i);
+    }
+    if (memcmp(s->disk[0].content, s->disk[1].content, (size_t)s->block_count * BLOCK_BYTES) != 0)
+        sim_fail(s, "legs-differ", "at the end, with nothing in flight");
+    COVER(converged);
+    enter(s, STAGE_DETACH, HEAL_MAX_NS);
+}
+
+static void detach(struct sim *s)
+{
+    overdue(s, "the nodes do not come down");
+    bool any_up = false;
+    unsigned first = s->plan.home ^ (unsigned)(s->seed & 1);
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        unsigned node = first ^ i;
+        if (!s->node[node].up)
+            continue;
+        any_up = true;
+        order(s, node, ORDER_DETACH);
+        break;
+    }
+    if (!any_up)
+        enter(s, STAGE_END, 0);
+}
+
+void sim_plan_late_order(struct sim *s, unsigned node, enum order what)
+{
+    if (s->plan.stage == STAGE_LOAD)
+        order(s, node, what);
+}
+
+void sim_plan_event(struct sim *s)
+{
+    struct sim_plan *p = &s->plan;
+    if (p->stage == STAGE_LOAD)
+        sim_at(s, now_plus(s, 1 + draw(s, 0, p->gap_max_ns)), Q_PLAN, 0, 0);
+    else
+        sim_at(s, now_plus(s, POLL_NS), Q_PLAN, 0, 0);
+    if (p->service_ended && !p->settled)
+        settle_survivor(s);
+    switch (p->stage) {
+    case STAGE_SETUP: setup(s); return;
+    case STAGE_LOAD: load(s); return;
+    case STAGE_HEAL: heal(s); return;
+    case STAGE_READ_BACK: read_back(s); return;
+    case STAGE_DETACH: detach(s); return;
+    case STAGE_END: s->ended = true; return;
+    }
+}

@@ -1,0 +1,189 @@
+/* One run of one seed: the clock, chance, the trace, and how a run fails. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "repl/base/checksum.h"
+#include "tests/sim/sim.h"
+
+#define STEPS_MAX 5000000
+#define AUDIT_EVERY_STEPS 512
+
+uint64_t sim_below(struct sim *s, enum chance c, uint64_t bound) { return prng_below(&s->chance[c], bound); }
+
+uint64_t sim_between(struct sim *s, enum chance c, uint64_t low, uint64_t high)
+{
+    return low + sim_below(s, c, high - low + 1);
+}
+
+bool sim_chance(struct sim *s, enum chance c, unsigned per_million)
+{
+    return per_million > 0 && prng_chance(&s->chance[c], per_million);
+}
+
+void sim_at(struct sim *s, uint64_t time_ns, enum queue_kind kind, uint32_t node, uint32_t a)
+{
+    queue_push(&s->queue, (struct queue_event) { .time_ns = time_ns,
+                                                 .tie = (uint32_t)prng_next(&s->chance[CHANCE_QUEUE]),
+                                                 .kind = kind,
+                                                 .node = node,
+                                                 .boot = node < SIM_NODES ? s->node[node].boot : 0,
+                                                 .a = a });
+}
+
+void sim_trace_line(struct sim *s, const char *format, ...)
+{
+    char *line = s->trace[s->trace_count++ % SIM_TRACE_LINES];
+    int n = snprintf(line, SIM_TRACE_BYTES, "%12.6f ms %6" PRIu64 "  ", (double)s->now_ns / 1e6, s->steps);
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(line + n, SIM_TRACE_BYTES - (size_t)n, format, ap);
+    va_end(ap);
+    if (s->trace_all)
+        puts(line);
+}
+
+void sim_trace_print(const struct sim *s)
+{
+    if (s->trace_all || !s->tracing)
+        return;
+    uint64_t from = s->trace_count > SIM_TRACE_LINES ? s->trace_count - SIM_TRACE_LINES : 0;
+    printf("the last %" PRIu64 " of %" PRIu64 " events:\n", s->trace_count - from, s->trace_count);
+    for (uint64_t i = from; i < s->trace_count; i++)
+        puts(s->trace[i % SIM_TRACE_LINES]);
+}
+
+void sim_mix(struct sim *s, uint64_t value)
+{
+    s->hash = (s->hash ^ value ^ s->now_ns << 20) * UINT64_C(0x9fb21c651e98df25);
+    s->hash ^= s->hash >> 29;
+}
+
+void sim_fail(struct sim *s, const char *check, const char *format, ...)
+{
+    if (s->tracing) {
+        sim_trace_print(s);
+        printf("seed %" PRIu64 " FAILED at step %" PRIu64 ", %.6f ms: %s: ", s->seed, s->steps, (double)s->now_ns / 1e6,
+               check);
+        va_list ap;
+        va_start(ap, format);
+        vprintf(format, ap);
+        va_end(ap);
+        printf("\n");
+        fflush(stdout);
+    }
+    _Exit(SIM_EXIT_VIOLATION);
+}
+
+static void reset(struct sim *s, uint64_t seed)
+{
+    s->seed = seed;
+    s->now_ns = 0;
+    s->steps = 0;
+    s->hash = seed;
+    s->trace_count = 0;
+    struct prng root = prng_seed(seed * UINT64_C(0x2545f4914f6cdd1d) + 1);
+    for (unsigned i = 0; i < CHANCES; i++)
+        s->chance[i] = prng_seed(prng_next(&root));
+    queue_clear(&s->queue);
+    s->block_count = (uint32_t)sim_between(s, CHANCE_PLAN, 2, MODEL_BLOCKS_MAX / 32) * 32;
+    s->dead_after_ns = sim_between(s, CHANCE_PLAN, 20, 200) * NS_PER_MS;
+    s->window_frames = sim_chance(s, CHANCE_PLAN, 300000) ? (uint32_t)sim_between(s, CHANCE_PLAN, 1, 8) : 64;
+    s->window_bytes = IO_BYTES_MAX;
+    s->acked_epoch = 0;
+    s->acked_node = -1;
+    s->ended = false;
+    model_reset(&s->model, s->block_count);
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        sim_disk_reset(s, i, s->block_count);
+        sim_node_create(s, i);
+    }
+    s->fast_zeroes = s->disk[0].zeroes_fast && s->disk[1].zeroes_fast;
+    sim_net_reset(s);
+    sim_clients_reset(s);
+    sim_plan_reset(s);
+}
+
+static void dispatch(struct sim *s, const struct queue_event *ev)
+{
+    bool of_this_boot = ev->node < SIM_NODES && s->node[ev->node].up && ev->boot == s->node[ev->node].boot;
+    switch (ev->kind) {
+    case Q_DISK:
+        if (of_this_boot)
+            sim_disk_event(s, ev->node, ev->a);
+        return;
+    case Q_META:
+        if (of_this_boot)
+            sim_node_meta_event(s, ev->node, ev->a);
+        return;
+    case Q_TICK:
+        if (of_this_boot)
+            sim_node_tick(s, ev->node);
+        return;
+    case Q_FRAME: sim_net_frame_event(s, ev->node, ev->a); return;
+    case Q_OPENED: sim_net_opened_event(s, ev->node, ev->a); return;
+    case Q_CLIENT: sim_client_event(s, ev->a); return;
+    case Q_PLAN: sim_plan_event(s); return;
+    case Q_START:
+        if (!s->node[ev->node].up)
+            sim_node_start(s, ev->node);
+        return;
+    case Q_ORDER: sim_plan_late_order(s, ev->node, (enum order)ev->a); return;
+    }
+}
+
+/* What has not ended in order ends here, so that the world can be used again. */
+static void tear_down(struct sim *s)
+{
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        if (s->node[i].up)
+            sim_node_crash(s, i);
+    }
+    sim_net_reset(s);
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        sim_mix(s, checksum64(s->disk[i].content, (size_t)s->block_count * BLOCK_BYTES));
+        sim_mix(s, checksum64(s->disk[i].stable, (size_t)s->block_count * BLOCK_BYTES));
+        sim_mix(s, checksum64(s->node[i].meta, sizeof(s->node[i].meta)));
+    }
+}
+
+uint64_t sim_run(struct sim *s, uint64_t seed)
+{
+    reset(s, seed);
+    struct queue_event ev;
+    while (!s->ended && queue_pop(&s->queue, &ev)) {
+        if (ev.time_ns < s->now_ns)
+            sim_fail(s, "simulator", "time goes back");
+        s->now_ns = ev.time_ns;
+        if (++s->steps > STEPS_MAX)
+            sim_fail(s, "liveness", "no end after %u steps", STEPS_MAX);
+        dispatch(s, &ev);
+        if (s->steps % AUDIT_EVERY_STEPS == 0)
+            sim_audit(s);
+    }
+    tear_down(s);
+    return s->hash;
+}
+
+struct sim *sim_new(void)
+{
+    struct sim *s = calloc(1, sizeof(*s));
+    if (!s)
+        abort();
+    s->net.conns = calloc(SIM_CONNS_MAX, sizeof(*s->net.conns));
+    s->trace = calloc(SIM_TRACE_LINES, sizeof(*s->trace));
+    s->actions = (struct actions) { .list = calloc(ENGINE_ACTIONS_MAX, sizeof(struct action)),
+                                    .max = ENGINE_ACTIONS_MAX,
+                                    .text = calloc(1, ENGINE_TEXT_BYTES),
+                                    .text_bytes = ENGINE_TEXT_BYTES };
+    if (!s->net.conns || !s->trace || !s->actions.list || !s->actions.text)
+        abort();
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        s->disk[i].content = calloc(MODEL_BLOCKS_MAX, BLOCK_BYTES);
+        s->disk[i].stable = calloc(MODEL_BLOCKS_MAX, BLOCK_BYTES);
+        if (!s->disk[i].content || !s->disk[i].stable || buf_pool_open(&s->node[i].pool, SIM_POOL_BYTES) < 0)
+            abort();
+    }
+    return s;
+}
