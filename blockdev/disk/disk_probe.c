@@ -252,7 +252,5 @@ int disk_open_fd(const char *path, unsigned flags, struct disk_geometry *geometr
     int rc = probe(fd, path, &st, memory_backed, geometry, err);
     if (rc < 0)
         return rc;
-    int result = fd;
-    fd = -1;
-    return result;
+    return scoped_take_fd(&fd);
 }

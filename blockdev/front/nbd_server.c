@@ -321,7 +321,7 @@ static int listen_unix(struct nbd_server *s, const char *path, struct err *err)
     if (path[0] == '\0' || strlen(path) >= sizeof(addr.sun_path))
         return err_set(err, -EINVAL, "the socket path \"%s\" must have 1 to %zu characters", path,
                        sizeof(addr.sun_path) - 1);
-    strcpy(addr.sun_path, path);
+    snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", path);
     int rc = remove_stale(&addr, err);
     if (rc < 0)
         return rc;
@@ -338,7 +338,7 @@ static int listen_unix(struct nbd_server *s, const char *path, struct err *err)
         unlink(path);
         return rc;
     }
-    strcpy(s->unix_path, path);
+    snprintf(s->unix_path, sizeof(s->unix_path), "%s", path);
     s->unix_inode = st.st_ino;
     return 0;
 }
@@ -437,7 +437,7 @@ struct front *front_nbd_open(const struct front_config *config, struct err *err)
     s->disk = config->disk;
     s->keep_free_bytes = config->keep_free_bytes;
     s->read_budget_bytes = max_u64((s->pool->arena_bytes - s->keep_free_bytes) / 2, NBD_PIECE_BYTES_MIN);
-    strcpy(s->name, config->volume);
+    snprintf(s->name, sizeof(s->name), "%s", config->volume);
     s->export.name = s->name;
     s->export.refusal = no_reason_yet;
     s->export.block_min_bytes = NBD_BLOCK_BYTES_MIN;

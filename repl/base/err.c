@@ -1,12 +1,15 @@
 /* Errors that can be told to a person. */
+#define ERR_IMPLEMENTATION
 #include "repl/base/err.h"
 
+#include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 int err_set(struct err *err, int code, const char *format, ...)
 {
+    assert(code < 0);
     if (err) {
         va_list ap;
         va_start(ap, format);
@@ -19,6 +22,7 @@ int err_set(struct err *err, int code, const char *format, ...)
 
 int err_prefix(struct err *err, const char *format, ...)
 {
+    assert(err->code < 0);
     char old[sizeof(err->text)];
     memcpy(old, err->text, sizeof(old));
     va_list ap;

@@ -151,6 +151,8 @@ static void refuse_clients(struct volume *v)
 
 static void set_serving(struct volume *v, bool on)
 {
+    if (!v->front) /* closed already: nobody is there to be served or refused */
+        return;
     if (!on) {
         refuse_clients(v);
         return;
