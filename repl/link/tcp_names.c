@@ -21,7 +21,7 @@ static int split(const char *text, char host[static TCP_NAME_BYTES_MAX], char po
     }
     memcpy(host, text, host_bytes);
     host[host_bytes] = 0;
-    strcpy(port, colon + 1);
+    memcpy(port, colon + 1, strlen(colon + 1) + 1);
     return 0;
 }
 
