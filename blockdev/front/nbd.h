@@ -8,29 +8,34 @@
  *     nbd_command.c  from commands to the sink and back
  *     nbd_send.c     from answers to the client's bytes
  *
- * Who may hold how much. All of it is allocated at open, and shared by the rule of dynamic thresholds (Choudhury and
- * Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998): a client may hold at most as much
- * of a thing as is left free of it. One greedy client gets half, n of them 1/(n+1) each, and 1/(n+1) is always left for
- * the next one. Buffers of clients that do not read their answers come out of a budget of their own, so that they stall
- * no writes; and as memory gets scarce, pieces get shorter, down to NBD_PIECE_BYTES_MIN, which bounds what a client
- * that stops in the middle of a payload can hold. */
+ * All of it is allocated at open, and shared as nbd_share.h says. Buffers of clients that do not read their answers
+ * come out of a budget of their own, so that they stall no writes; and as memory gets scarce, pieces get shorter, down
+ * to what every client is guaranteed. So a client that stops, in the middle of a payload or before its answers, stalls
+ * itself. */
 #pragma once
 
 #include <sys/socket.h>
 
 #include "blockdev/front/front.h"
 #include "blockdev/front/nbd_proto.h"
+#include "blockdev/front/nbd_share.h"
 #include "repl/base/list.h"
 #include "repl/base/scatter.h"
 
 #define NBD_CONNECTIONS_MAX 64
-#define NBD_LISTENERS_MAX 4            /* a host name may stand for several addresses */
-#define NBD_COMMANDS_MAX 1024          /* of all clients together */
-#define NBD_PIECES_MAX 2048            /* of all clients together */
-#define NBD_MAPS_MAX 16                /* block status queries at work */
-#define NBD_PIECE_BYTES_MIN (64 * KIB) /* shorter than this, only what a client asks for so */
-#define NBD_SCARCE_PART 8              /* a piece takes at most that part of what is free */
-#define NBD_READ_WINDOW 4              /* pieces that one read has at a time */
+#define NBD_LISTENERS_MAX 4   /* a host name may stand for several addresses */
+#define NBD_COMMANDS_MAX 1024 /* of all clients together */
+#define NBD_PIECES_MAX 2048   /* of all clients together */
+#define NBD_MAPS_MAX 16       /* block status queries at work */
+#define NBD_SCARCE_PART 8     /* a piece takes at most that part of what is free */
+
+/* What each client is guaranteed. Of memory: less in a small pool, but never less than the smallest buffer. */
+#define NBD_COMMANDS_EACH 4
+#define NBD_PIECES_EACH 8
+#define NBD_BYTES_EACH_MAX (32 * KIB)                                /* for reads, and as much for writes */
+#define NBD_POOL_BYTES_MIN (8 * NBD_CONNECTIONS_MAX * BUF_BYTES_MIN) /* without what is to be kept free */
+
+#define NBD_READ_WINDOW 4 /* pieces that one read has at a time */
 
 /* A payload is guessed to be as long as the last one was, so that a run of writes is received by one call. */
 #define NBD_GUESSES_MAX 16
@@ -48,12 +53,21 @@
 #define NBD_DRAIN_NS (10 * NS_PER_S)       /* a client that leaves, but takes no answer for so long, goes */
 #define NBD_CLOSE_NS (2 * NS_PER_S)        /* the same while the front closes */
 
-static_assert(NBD_DF_BYTES_MAX <= NBD_PIECE_BYTES_MIN, "an unfragmented read is one piece, however scarce memory is");
+static_assert(NBD_DF_BYTES_MAX <= NBD_POOL_BYTES_MIN / 8, "an unfragmented read, which is one piece, finds room");
 static_assert(2 * NBD_GUESSES_MAX + 2 <= SCATTER_PLACES_MAX, "all guesses fit into one receive");
 
 struct nbd_server;
 struct nbd_conn;
 struct nbd_command;
+
+/* What is shared among clients. */
+enum nbd_thing {
+    NBD_COMMANDS,
+    NBD_PIECES,
+    NBD_READ_BYTES,
+    NBD_WRITE_BYTES,
+};
+#define NBD_THINGS (NBD_WRITE_BYTES + 1)
 
 /* Something to be sent: a head, and data that stays where it is until it is sent. */
 struct nbd_answer {
@@ -91,7 +105,6 @@ struct nbd_piece {
     struct buf *buf; /* NULL where there is no payload */
     uint64_t offset_bytes;
     uint32_t length_bytes;
-    uint32_t charged_bytes; /* what was accounted for the buffer */
     struct nbd_answer answer;
 };
 
@@ -137,10 +150,7 @@ struct nbd_conn {
     struct list commands;
 
     /* What it holds. */
-    unsigned command_count;
-    unsigned piece_count;
-    uint64_t read_bytes;
-    uint64_t write_bytes;
+    uint64_t held[NBD_THINGS];
 
     /* Waiting for room. */
     struct list wait_read_link;
@@ -161,8 +171,9 @@ struct nbd_conn {
     unsigned guess_count;
     unsigned guess_next; /* those before have been adopted or passed */
     unsigned guess_want;
-    uint32_t guess_bytes; /* 0: no payload is expected */
-    unsigned writes_seen; /* headers since the last receive */
+    uint32_t posted_bytes; /* as long as the guesses of the last receive */
+    uint32_t guess_bytes;  /* 0: no payload is expected */
+    unsigned writes_seen;  /* headers since the last receive */
     unsigned others_seen;
     uint8_t header[NBD_REQUEST_BYTES];
     uint8_t heads[NBD_HEADS][NBD_REQUEST_BYTES];
@@ -170,7 +181,7 @@ struct nbd_conn {
     /* Sending. */
     struct list answers;
     struct list sending;
-    struct list held;              /* answers that wait for `streaming` to end */
+    struct list behind;            /* answers that wait for `streaming` to end */
     struct list turns;             /* commands that wait to stream */
     struct nbd_command *streaming; /* its reply has begun and goes on over several answers; nothing may come between */
     struct list ready_link;
@@ -200,6 +211,7 @@ struct nbd_server {
     size_t keep_free_bytes;
     uint64_t read_budget_bytes;
     uint64_t read_bytes; /* held for reads */
+    struct nbd_share shares[NBD_THINGS];
     bool serving;
     struct nbd_export export;
     char name[NBD_EXPORT_NAME_BYTES_MAX + 1];
@@ -240,12 +252,6 @@ struct nbd_server {
     uint8_t trash[NBD_TRASH_BYTES]; /* where payloads go that nobody wants */
 };
 
-/* The rule of dynamic thresholds. The first of a thing is given whenever there is one. */
-static inline bool nbd_share_allows(uint64_t held, uint64_t more, uint64_t free)
-{
-    return free >= more && (held == 0 || held + more <= free);
-}
-
 /* nbd_server.c */
 void nbd_note(struct nbd_server *s, enum note_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
@@ -260,6 +266,8 @@ void nbd_conn_end(struct nbd_conn *c, enum note_level level, const char *reason)
 void nbd_conn_drain(struct nbd_conn *c);
 void nbd_conn_check_drained(struct nbd_conn *c);
 void nbd_conn_check_free(struct nbd_conn *c);
+/* The buffer that the next `bytes` of the stream lie in from its beginning to its end, if a guess was right. */
+struct buf *nbd_guess_adopt(struct nbd_conn *c, uint32_t bytes);
 void nbd_negotiation_sent(struct nbd_conn *c);
 /* Goes on with what waited for room. */
 void nbd_conn_resume(struct nbd_conn *c);
@@ -273,15 +281,13 @@ bool nbd_command_begin(struct nbd_conn *c);
 /* Answers a request that was not accepted. */
 bool nbd_command_reject(struct nbd_conn *c);
 /* A buffer for the next piece of a write. NULL: no room now. */
-struct nbd_piece *nbd_write_piece(struct nbd_conn *c, struct nbd_command *w, struct buf *adopt);
+struct nbd_piece *nbd_write_piece(struct nbd_conn *c, struct nbd_command *w);
+/* The client is gone: it holds nothing any more, though the sink may. */
+void nbd_shares_forget(struct nbd_conn *c);
 /* Hands a received piece on. False: the sink has no room now. */
 bool nbd_write_submit(struct nbd_conn *c, struct nbd_piece *p);
-/* How long the next piece of a write is going to be. */
-uint32_t nbd_write_piece_bytes(const struct nbd_server *s, uint64_t left_bytes);
-struct buf *nbd_write_buf(struct nbd_conn *c, uint32_t bytes);
-/* The same for a payload that is only expected: not when memory is scarce. */
+/* A buffer for a payload that is only expected: NULL when memory is scarce. */
 struct buf *nbd_guess_buf(struct nbd_conn *c, uint32_t bytes);
-void nbd_write_buf_put(struct nbd_conn *c, struct buf *b);
 /* Gives up a write that was not received in whole. */
 void nbd_write_abandon(struct nbd_conn *c);
 /* Uses the resting pieces of reads again, as far as there is room. */

@@ -30,39 +30,89 @@ void nbd_wait_for_changes(struct nbd_conn *c)
         list_append(&c->server->waiting_changes, &c->wait_change_link);
 }
 
-/* What is free for the payloads of writes, and for those of reads. */
-static uint64_t writable_bytes(const struct nbd_server *s)
+/* What there is of each thing for all clients together. */
+static uint64_t available(const struct nbd_server *s, enum nbd_thing thing)
 {
     size_t free_bytes = s->pool->free_bytes;
-    return free_bytes > s->keep_free_bytes ? free_bytes - s->keep_free_bytes : 0;
+    switch (thing) {
+    case NBD_COMMANDS: return s->commands_free_count;
+    case NBD_PIECES: return s->pieces_free_count;
+    case NBD_READ_BYTES:
+        return min_u64(s->read_budget_bytes > s->read_bytes ? s->read_budget_bytes - s->read_bytes : 0, free_bytes);
+    case NBD_WRITE_BYTES: {
+        uint64_t kept = s->keep_free_bytes + nbd_share_kept(&s->shares[NBD_READ_BYTES]);
+        return free_bytes > kept ? free_bytes - kept : 0;
+    }
+    }
+    return 0;
 }
 
-static uint64_t readable_bytes(const struct nbd_server *s)
+/* Whether there is room is asked of everything before anything is taken: nothing is ever given back for want of another
+ * thing, which those who wait would take for room that came back. */
+static bool may_have(const struct nbd_conn *c, enum nbd_thing thing, uint64_t more)
 {
-    return s->read_budget_bytes > s->read_bytes ? s->read_budget_bytes - s->read_bytes : 0;
+    const struct nbd_server *s = c->server;
+    return nbd_share_allows(&s->shares[thing], c->held[thing], more, available(s, thing));
 }
 
-static uint32_t piece_bytes(uint64_t left_bytes, uint64_t free_bytes)
+static void hold(struct nbd_conn *c, enum nbd_thing thing, uint64_t more)
 {
-    uint64_t most = IO_BYTES_MAX;
-    while (most > NBD_PIECE_BYTES_MIN && most > free_bytes / NBD_SCARCE_PART)
-        most /= 2;
-    return (uint32_t)min_u64(left_bytes, most);
+    nbd_share_take(&c->server->shares[thing], &c->held[thing], more);
 }
 
-/* A command's place in the table. */
+static void let_go(struct nbd_conn *c, enum nbd_thing thing, uint64_t less)
+{
+    nbd_share_give(&c->server->shares[thing], &c->held[thing], less);
+}
 
-static struct nbd_command *command_get(struct nbd_conn *c)
+void nbd_shares_forget(struct nbd_conn *c)
+{
+    for (unsigned i = 0; i < NBD_THINGS; i++)
+        let_go(c, i, c->held[i]);
+}
+
+/* What buf_get() makes of it. */
+static uint64_t buf_bytes(uint32_t bytes)
+{
+    uint64_t size = BUF_BYTES_MIN;
+    while (size < bytes)
+        size *= 2;
+    return size;
+}
+
+/* A buffer for up to `left_bytes`: the scarcer memory is, the shorter; only of that length where `whole` is set. How
+ * much of it is to be used comes back in *bytes. NULL: no room now. */
+static struct buf *payload_buf(struct nbd_conn *c, enum nbd_thing thing, uint64_t left_bytes, bool whole,
+                               uint32_t *bytes)
 {
     struct nbd_server *s = c->server;
-    if (!nbd_share_allows(c->command_count, 1, s->commands_free_count))
-        return NULL;
+    const struct nbd_share *share = &s->shares[thing];
+    uint64_t most = IO_BYTES_MAX;
+    uint64_t part = nbd_share_free(share, available(s, thing)) / NBD_SCARCE_PART;
+    while (!whole && most > share->each && most > part)
+        most /= 2;
+    size_t keep = thing == NBD_WRITE_BYTES ? s->keep_free_bytes : 0;
+    for (*bytes = (uint32_t)min_u64(left_bytes, most);;) {
+        struct buf *b = may_have(c, thing, buf_bytes(*bytes)) ? buf_get(s->pool, *bytes, keep) : NULL;
+        if (b || whole || *bytes <= share->each)
+            return b;
+        *bytes = (uint32_t)max_u64(share->each, align_down(*bytes / 2, BUF_BYTES_MIN));
+    }
+}
+
+static bool has_command(const struct nbd_conn *c) { return may_have(c, NBD_COMMANDS, 1); }
+static bool has_piece(const struct nbd_conn *c) { return may_have(c, NBD_PIECES, 1); }
+
+static struct nbd_command *command_get(struct nbd_conn *c, enum op_kind kind)
+{
+    struct nbd_server *s = c->server;
     struct nbd_command *command = container_of(list_pop(&s->commands_free), struct nbd_command, link);
     s->commands_free_count--;
-    c->command_count++;
+    hold(c, NBD_COMMANDS, 1);
     list_append(&c->commands, &command->link);
     command->conn = c;
     command->request = c->request;
+    command->kind = kind;
     command->op_flags = 0;
     command->next_bytes = c->request.offset_bytes;
     command->left_bytes = 0;
@@ -86,25 +136,29 @@ static void command_put(struct nbd_command *command)
     s->commands_free_count++;
     s->released = true;
     if (c) {
-        c->command_count--;
+        let_go(c, NBD_COMMANDS, 1);
         nbd_conn_check_drained(c);
     }
 }
 
-/* A piece's place in the table. */
+static enum nbd_thing bytes_of(const struct nbd_command *command)
+{
+    return command->kind == OP_READ ? NBD_READ_BYTES : NBD_WRITE_BYTES;
+}
 
-static struct nbd_piece *piece_get(struct nbd_conn *c, struct nbd_command *command)
+static struct nbd_piece *piece_get(struct nbd_conn *c, struct nbd_command *command, struct buf *buf)
 {
     struct nbd_server *s = c->server;
-    if (!nbd_share_allows(c->piece_count, 1, s->pieces_free_count))
-        return NULL;
     struct nbd_piece *p = container_of(list_pop(&s->pieces_free), struct nbd_piece, link);
     s->pieces_free_count--;
-    c->piece_count++;
+    hold(c, NBD_PIECES, 1);
+    if (buf)
+        hold(c, bytes_of(command), buf->size_bytes);
+    if (buf && command->kind == OP_READ)
+        s->read_bytes += buf->size_bytes;
     command->pieces++;
     p->command = command;
-    p->buf = NULL;
-    p->charged_bytes = 0;
+    p->buf = buf;
     return p;
 }
 
@@ -113,17 +167,14 @@ static void piece_put(struct nbd_piece *p)
     struct nbd_command *command = p->command;
     struct nbd_server *s = command->server;
     struct nbd_conn *c = command->conn;
-    bool reads = command->kind == OP_READ;
+    uint64_t bytes = p->buf ? p->buf->size_bytes : 0;
     if (p->buf)
         buf_put(p->buf);
-    if (reads)
-        s->read_bytes -= p->charged_bytes;
+    if (command->kind == OP_READ)
+        s->read_bytes -= bytes;
     if (c) {
-        c->piece_count--;
-        if (reads)
-            c->read_bytes -= p->charged_bytes;
-        else
-            c->write_bytes -= p->charged_bytes;
+        let_go(c, NBD_PIECES, 1);
+        let_go(c, bytes_of(command), bytes);
     }
     list_remove(&p->link);
     list_insert_before(s->pieces_free.next, &p->link);
@@ -284,51 +335,34 @@ void nbd_reads_cut(struct nbd_conn *c)
     }
 }
 
-/* A buffer for part of a read. It stays the read's until the read has ended. */
-static bool read_piece_begin(struct nbd_command *command)
+static struct buf *read_buf(struct nbd_conn *c, uint64_t left_bytes)
 {
-    struct nbd_conn *c = command->conn;
-    struct nbd_server *s = c->server;
-    uint64_t free_bytes = readable_bytes(s);
-    uint32_t bytes = piece_bytes(command->left_bytes, free_bytes);
-    uint64_t charge = align_up(bytes, BUF_BYTES_MIN);
-    if (!nbd_share_allows(c->read_bytes, charge, free_bytes))
-        return false;
-    struct nbd_piece *p = piece_get(c, command);
-    if (!p)
-        return false;
-    while (!(p->buf = buf_get(s->pool, bytes, 0)) && bytes > NBD_PIECE_BYTES_MIN)
-        bytes = (uint32_t)max_u64(NBD_PIECE_BYTES_MIN, align_down(bytes / 2, BUF_BYTES_MIN));
-    if (!p->buf) {
-        piece_put(p);
-        return false;
-    }
-    p->charged_bytes = p->buf->size_bytes;
-    c->read_bytes += p->charged_bytes;
-    s->read_bytes += p->charged_bytes;
+    bool whole = c->request.flags & NBD_CMD_FLAG_DF;
+    uint32_t bytes;
+    return has_piece(c) ? payload_buf(c, NBD_READ_BYTES, left_bytes, whole, &bytes) : NULL;
+}
+
+/* The piece and its buffer stay the read's until the read has ended. */
+static void read_piece_begin(struct nbd_command *command, struct buf *b)
+{
+    struct nbd_piece *p = piece_get(command->conn, command, b);
     p->answer.sent = read_piece_sent;
     read_piece_start(p);
-    return true;
 }
 
 static bool read_begin(struct nbd_conn *c)
 {
-    if (!can_accept(c->server, OP_READ))
+    uint64_t length = c->request.length_bytes;
+    struct buf *b = can_accept(c->server, OP_READ) && has_command(c) ? read_buf(c, length) : NULL;
+    if (!b)
         return false;
-    struct nbd_command *command = command_get(c);
-    if (!command)
-        return false;
-    command->kind = OP_READ;
-    command->left_bytes = c->request.length_bytes;
-    if (!read_piece_begin(command)) {
-        command->left_bytes = 0;
-        command_put(command);
-        return false;
-    }
-    while (command->left_bytes > 0 && command->pieces < NBD_READ_WINDOW && can_accept(c->server, OP_READ)) {
-        if (!read_piece_begin(command))
-            break;
-    }
+    struct nbd_command *command = command_get(c, OP_READ);
+    command->left_bytes = length;
+    do {
+        read_piece_begin(command, b);
+        bool more = command->left_bytes > 0 && command->pieces < NBD_READ_WINDOW && can_accept(c->server, OP_READ);
+        b = more ? read_buf(c, command->left_bytes) : NULL;
+    } while (b);
     return true;
 }
 
@@ -431,62 +465,35 @@ static void read_done(struct nbd_piece *p, int32_t result)
 
 /* Writes */
 
-uint32_t nbd_write_piece_bytes(const struct nbd_server *s, uint64_t left_bytes)
-{
-    return piece_bytes(left_bytes, writable_bytes(s));
-}
-
-struct buf *nbd_write_buf(struct nbd_conn *c, uint32_t bytes)
-{
-    struct nbd_server *s = c->server;
-    if (!nbd_share_allows(c->write_bytes, bytes, writable_bytes(s)))
-        return NULL;
-    struct buf *b = buf_get(s->pool, bytes, s->keep_free_bytes);
-    if (b)
-        c->write_bytes += b->size_bytes;
-    return b;
-}
-
+/* Not accounted for as the client's until it is adopted: guesses come out of what nobody is guaranteed. */
 struct buf *nbd_guess_buf(struct nbd_conn *c, uint32_t bytes)
 {
-    return nbd_share_allows(c->write_bytes, bytes, writable_bytes(c->server) / NBD_SCARCE_PART)
-               ? nbd_write_buf(c, bytes)
-               : NULL;
-}
-
-void nbd_write_buf_put(struct nbd_conn *c, struct buf *b)
-{
-    c->write_bytes -= b->size_bytes;
-    c->server->released = true;
-    buf_put(b);
+    struct nbd_server *s = c->server;
+    uint64_t rest = nbd_share_free(&s->shares[NBD_WRITE_BYTES], available(s, NBD_WRITE_BYTES));
+    return buf_bytes(bytes) <= rest / NBD_SCARCE_PART ? buf_get(s->pool, bytes, s->keep_free_bytes) : NULL;
 }
 
 static bool write_begin(struct nbd_conn *c)
 {
-    struct nbd_command *command = command_get(c);
-    if (!command)
+    if (!has_command(c))
         return false;
-    command->kind = OP_WRITE;
-    command->op_flags = c->request.flags & NBD_CMD_FLAG_FUA ? OP_FLAG_FUA : 0;
-    command->left_bytes = c->request.length_bytes;
-    c->command = command;
+    c->command = command_get(c, OP_WRITE);
+    c->command->op_flags = c->request.flags & NBD_CMD_FLAG_FUA ? OP_FLAG_FUA : 0;
+    c->command->left_bytes = c->request.length_bytes;
     return true;
 }
 
-struct nbd_piece *nbd_write_piece(struct nbd_conn *c, struct nbd_command *command, struct buf *adopt)
+struct nbd_piece *nbd_write_piece(struct nbd_conn *c, struct nbd_command *command)
 {
-    uint32_t bytes = nbd_write_piece_bytes(c->server, command->left_bytes);
-    struct nbd_piece *p = piece_get(c, command);
-    if (!p)
+    if (!has_piece(c))
         return NULL;
-    p->buf = adopt;
-    while (!p->buf && !(p->buf = nbd_write_buf(c, bytes)) && bytes > NBD_PIECE_BYTES_MIN)
-        bytes = (uint32_t)max_u64(NBD_PIECE_BYTES_MIN, align_down(bytes / 2, BUF_BYTES_MIN));
-    if (!p->buf) {
-        piece_put(p);
+    uint32_t bytes = (uint32_t)min_u64(command->left_bytes, IO_BYTES_MAX);
+    struct buf *b = nbd_guess_adopt(c, bytes);
+    if (!b)
+        b = payload_buf(c, NBD_WRITE_BYTES, command->left_bytes, false, &bytes);
+    if (!b)
         return NULL;
-    }
-    p->charged_bytes = p->buf->size_bytes;
+    struct nbd_piece *p = piece_get(c, command, b);
     p->offset_bytes = command->next_bytes;
     p->length_bytes = bytes;
     command->next_bytes += bytes;
@@ -521,18 +528,11 @@ void nbd_write_abandon(struct nbd_conn *c)
 
 static bool change_begin(struct nbd_conn *c, enum op_kind kind, uint32_t op_flags)
 {
-    if (!can_accept(c->server, kind))
+    if (!can_accept(c->server, kind) || !has_command(c) || !has_piece(c))
         return false;
-    struct nbd_command *command = command_get(c);
-    if (!command)
-        return false;
-    command->kind = kind;
+    struct nbd_command *command = command_get(c, kind);
     command->op_flags = op_flags;
-    struct nbd_piece *p = piece_get(c, command);
-    if (!p) {
-        command_put(command);
-        return false;
-    }
+    struct nbd_piece *p = piece_get(c, command, NULL);
     p->offset_bytes = c->request.offset_bytes;
     p->length_bytes = c->request.length_bytes;
     submit(p, 0);
@@ -611,25 +611,11 @@ static void map_done(struct disk_map *map)
 static bool map_begin(struct nbd_conn *c)
 {
     struct nbd_server *s = c->server;
-    if (list_empty(&s->maps_free) || !nbd_share_allows(c->read_bytes, MAP_REPLY_BYTES, readable_bytes(s)))
+    struct buf *b = has_command(c) && !list_empty(&s->maps_free) ? read_buf(c, MAP_REPLY_BYTES) : NULL;
+    if (!b)
         return false;
-    struct nbd_command *command = command_get(c);
-    if (!command)
-        return false;
-    command->kind = OP_READ;
-    struct nbd_piece *p = piece_get(c, command);
-    if (p)
-        p->buf = buf_get(s->pool, MAP_REPLY_BYTES, 0);
-    if (!p || !p->buf) {
-        if (p)
-            piece_put(p);
-        command_put(command);
-        return false;
-    }
-    p->charged_bytes = p->buf->size_bytes;
-    c->read_bytes += p->charged_bytes;
-    s->read_bytes += p->charged_bytes;
-
+    struct nbd_command *command = command_get(c, OP_READ);
+    struct nbd_piece *p = piece_get(c, command, b);
     struct nbd_map *job = container_of(list_pop(&s->maps_free), struct nbd_map, link);
     job->piece = p;
     job->map.offset_bytes = c->request.offset_bytes;
@@ -682,13 +668,11 @@ bool nbd_command_begin(struct nbd_conn *c)
 
 bool nbd_command_reject(struct nbd_conn *c)
 {
-    struct nbd_command *command = command_get(c);
-    if (!command) {
+    if (!has_command(c)) {
         nbd_wait_for_changes(c);
         return false;
     }
-    command->kind = OP_FLUSH; /* nothing to account for */
-    answer_with(command, c->request.error);
+    answer_with(command_get(c, OP_FLUSH), c->request.error);
     return true;
 }
 

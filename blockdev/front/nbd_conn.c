@@ -18,6 +18,12 @@ static bool is_open(const struct nbd_conn *c)
 
 /* Guesses */
 
+static void guess_put(struct nbd_conn *c, struct buf *b)
+{
+    c->server->released = true;
+    buf_put(b);
+}
+
 static void guesses_drop(struct nbd_conn *c, unsigned keep)
 {
     unsigned kept = 0;
@@ -25,10 +31,11 @@ static void guesses_drop(struct nbd_conn *c, unsigned keep)
         struct buf *b = c->guesses[i];
         if (!b)
             continue;
-        if (kept < keep && b->size_bytes >= c->guess_bytes && b->size_bytes < 2 * c->guess_bytes)
+        bool fits = b->size_bytes >= c->guess_bytes && b->size_bytes / 2 < max_u64(c->guess_bytes, BUF_BYTES_MIN);
+        if (kept < keep && fits)
             c->guesses[kept++] = b;
         else
-            nbd_write_buf_put(c, b);
+            guess_put(c, b);
     }
     c->guess_count = kept;
     c->guess_next = 0;
@@ -53,10 +60,10 @@ static void guesses_adapt(struct nbd_conn *c)
         c->guess_want = most;
 }
 
-/* The buffer that the next `bytes` of the stream lie in from its beginning, if a guess was right. */
-static struct buf *guess_adopt(struct nbd_conn *c, uint32_t bytes)
+struct buf *nbd_guess_adopt(struct nbd_conn *c, uint32_t bytes)
 {
-    if (bytes != c->guess_bytes)
+    /* A longer place would have more of the stream behind the payload. */
+    if (bytes != c->posted_bytes)
         return NULL;
     for (unsigned i = c->guess_next; i < c->guess_count; i++) {
         struct buf *b = c->guesses[i];
@@ -73,6 +80,7 @@ static void guesses_post(struct nbd_conn *c)
 {
     guesses_adapt(c);
     guesses_drop(c, c->guess_want);
+    c->posted_bytes = c->guess_bytes;
     while (c->guess_count < c->guess_want) {
         struct buf *b = nbd_guess_buf(c, c->guess_bytes);
         if (!b)
@@ -250,16 +258,14 @@ static bool parse_step(struct nbd_conn *c)
             return false;
         on_admitted(c);
         return true;
-    case NBD_RX_PIECE: {
-        uint32_t bytes = nbd_write_piece_bytes(c->server, c->command->left_bytes);
-        c->piece = nbd_write_piece(c, c->command, guess_adopt(c, bytes));
+    case NBD_RX_PIECE:
+        c->piece = nbd_write_piece(c, c->command);
         if (!c->piece) {
             nbd_wait_for_changes(c);
             return false;
         }
         rx_enter(c, NBD_RX_PAYLOAD);
         return true;
-    }
     case NBD_RX_PAYLOAD:
         if (!take(c, c->piece->buf->data, c->piece->length_bytes)) {
             receive(c);
@@ -374,7 +380,6 @@ void nbd_conn_begin(struct nbd_server *s, int fd, const char *name)
     c->guess_bytes = 0;
     c->writes_seen = 0;
     c->others_seen = 0;
-    assert(c->command_count == 0 && c->piece_count == 0 && c->read_bytes == 0 && c->write_bytes == 0);
     rx_enter(c, NBD_RX_HEADER);
     scatter_reset(&c->scatter);
     nbd_negotiation_begin(&c->negotiation, c->out);
@@ -393,7 +398,7 @@ void nbd_conn_init(struct nbd_server *s, struct nbd_conn *c)
     list_init(&c->resting);
     list_init(&c->answers);
     list_init(&c->sending);
-    list_init(&c->held);
+    list_init(&c->behind);
     list_init(&c->turns);
     list_init(&c->ready_link);
 }
@@ -432,10 +437,7 @@ void nbd_conn_check_free(struct nbd_conn *c)
     list_remove(&c->wait_change_link);
     ring_unregister_file(s->ring, c->file.slot);
     close(c->fd);
-    c->command_count = 0;
-    c->piece_count = 0;
-    c->read_bytes = 0;
-    c->write_bytes = 0;
+    nbd_shares_forget(c);
     c->state = NBD_CONN_FREE;
     s->connection_count--;
     s->released = true;

@@ -14,7 +14,7 @@ static void mark_ready(struct nbd_conn *c)
 
 void nbd_answer_queue(struct nbd_conn *c, struct nbd_answer *a)
 {
-    list_append(c->streaming ? &c->held : &c->answers, &a->link);
+    list_append(c->streaming ? &c->behind : &c->answers, &a->link);
     mark_ready(c);
 }
 
@@ -28,7 +28,7 @@ void nbd_answer_stream_end(struct nbd_conn *c)
 {
     c->streaming = NULL;
     struct list *node;
-    while ((node = list_pop(&c->held)))
+    while ((node = list_pop(&c->behind)))
         list_append(&c->answers, node);
 }
 
@@ -130,7 +130,7 @@ void nbd_send_plain(struct nbd_conn *c, const uint8_t *data, size_t bytes)
 
 void nbd_send_drop_all(struct nbd_conn *c)
 {
-    struct list *lists[] = { &c->sending, &c->answers, &c->held };
+    struct list *lists[] = { &c->sending, &c->answers, &c->behind };
     for (unsigned i = 0; i < ARRAY_LEN(lists); i++) {
         struct list *node;
         while ((node = list_pop(lists[i]))) {

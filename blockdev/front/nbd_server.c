@@ -391,10 +391,28 @@ static int check_config(const struct front_config *config, struct err *err)
 {
     if (strlen(config->volume) > NBD_EXPORT_NAME_BYTES_MAX)
         return err_set(err, -ENAMETOOLONG, "the volume name has more than %d characters", NBD_EXPORT_NAME_BYTES_MAX);
-    if (config->pool->arena_bytes < config->keep_free_bytes + 2 * NBD_PIECE_BYTES_MIN)
-        return err_set(err, -EINVAL, "the buffer pool of %zu bytes leaves no room for requests",
-                       config->pool->arena_bytes);
+    if (config->pool->arena_bytes < config->keep_free_bytes + NBD_POOL_BYTES_MIN)
+        return err_set(err, -EINVAL,
+                       "the buffer pool of %zu bytes is too small: %zu are to be kept free, and %zu needed",
+                       config->pool->arena_bytes, config->keep_free_bytes, (size_t)NBD_POOL_BYTES_MIN);
     return 0;
+}
+
+/* Half of the pool is for reads. Of each half, at most half is guaranteed; the rest is for those who need it. */
+static void shares_init(struct nbd_server *s)
+{
+    s->read_budget_bytes = (s->pool->arena_bytes - s->keep_free_bytes) / 2;
+    uint64_t each = NBD_BYTES_EACH_MAX;
+    while (each > BUF_BYTES_MIN && each * NBD_CONNECTIONS_MAX > s->read_budget_bytes / 2)
+        each /= 2;
+    uint64_t guaranteed[NBD_THINGS] = {
+        [NBD_COMMANDS] = NBD_COMMANDS_EACH,
+        [NBD_PIECES] = NBD_PIECES_EACH,
+        [NBD_READ_BYTES] = each,
+        [NBD_WRITE_BYTES] = each,
+    };
+    for (unsigned i = 0; i < NBD_THINGS; i++)
+        s->shares[i] = (struct nbd_share) { .clients = NBD_CONNECTIONS_MAX, .each = guaranteed[i] };
 }
 
 static void tables_init(struct nbd_server *s)
@@ -436,7 +454,7 @@ struct front *front_nbd_open(const struct front_config *config, struct err *err)
     s->pool = config->pool;
     s->disk = config->disk;
     s->keep_free_bytes = config->keep_free_bytes;
-    s->read_budget_bytes = max_u64((s->pool->arena_bytes - s->keep_free_bytes) / 2, NBD_PIECE_BYTES_MIN);
+    shares_init(s);
     snprintf(s->name, sizeof(s->name), "%s", config->volume);
     s->export.name = s->name;
     s->export.refusal = no_reason_yet;
