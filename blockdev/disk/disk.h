@@ -34,13 +34,13 @@ struct disk_io {
     int32_t result;
 
     /* The disk's own from here on. */
-    struct disk *disk;
-    struct ring_op op;
-    struct ring_timer timer;
-    uint64_t progress_bytes;
     uint32_t step;
     uint32_t retries;
     uint32_t depth; /* filters that the io went through */
+    uint64_t progress_bytes;
+    struct disk *disk;
+    struct ring_op op;
+    struct ring_timer timer;
     struct {
         struct disk *filter;
         disk_done_fn *done; /* of whoever is above that filter */

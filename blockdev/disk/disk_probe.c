@@ -212,6 +212,18 @@ static int probe(int fd, const char *path, const struct stat *st, bool memory_ba
     return 0;
 }
 
+static int examine(int fd, const char *path, struct stat *st, bool memory_backed, unsigned flags,
+                   struct disk_geometry *g, struct err *err)
+{
+    mode_t kind = st->st_mode & S_IFMT;
+    if (fstat(fd, st) < 0 || (st->st_mode & S_IFMT) != kind)
+        return err_set(err, -EAGAIN, "%s was replaced while it was opened: try again", path);
+    /* Newer kernels let a read-only device be opened for writing, and refuse the writes. */
+    if (S_ISBLK(kind) && !(flags & DISK_OPEN_READ_ONLY) && is_read_only_device(fd))
+        return explain(path, st, -EROFS, NULL, err);
+    return probe(fd, path, st, memory_backed, g, err);
+}
+
 int disk_open_fd(const char *path, unsigned flags, struct disk_geometry *geometry, struct err *err)
 {
     *geometry = (struct disk_geometry) { .direct = true };
@@ -236,21 +248,17 @@ int disk_open_fd(const char *path, unsigned flags, struct disk_geometry *geometr
     if (memory_backed)
         open_flags |= O_NONBLOCK;
     char who[256] = "another process";
-    CLEANUP_CLOSE int fd = open_patiently(path, open_flags | O_DIRECT, &st, who, sizeof(who));
+    int fd = open_patiently(path, open_flags | O_DIRECT, &st, who, sizeof(who));
     if (fd == -EINVAL) {
         geometry->direct = false;
         fd = open_patiently(path, open_flags, &st, who, sizeof(who));
     }
     if (fd < 0)
         return explain(path, &st, fd, who, err);
-    mode_t kind = st.st_mode & S_IFMT;
-    if (fstat(fd, &st) < 0 || (st.st_mode & S_IFMT) != kind)
-        return err_set(err, -EAGAIN, "%s was replaced while it was opened: try again", path);
-    /* Newer kernels let a read-only device be opened for writing, and refuse the writes. */
-    if (S_ISBLK(kind) && !(flags & DISK_OPEN_READ_ONLY) && is_read_only_device(fd))
-        return explain(path, &st, -EROFS, who, err);
-    int rc = probe(fd, path, &st, memory_backed, geometry, err);
-    if (rc < 0)
+    int rc = examine(fd, path, &st, memory_backed, flags, geometry, err);
+    if (rc < 0) {
+        close(fd);
         return rc;
-    return scoped_take_fd(&fd);
+    }
+    return fd;
 }

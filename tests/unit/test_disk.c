@@ -98,7 +98,7 @@ static int setup(void **state)
 {
     struct fixture *f = &fixture;
     make_file(place->dir, SIZE_BYTES, f->file, sizeof(f->file));
-    strcpy(f->path, f->file);
+    memcpy(f->path, f->file, sizeof(f->path));
     f->loop_fd = -1;
     if (place->loop_block_bytes) {
         f->loop_fd = loop_open(f->file, place->loop_block_bytes, 0, f->path, sizeof(f->path));
@@ -444,28 +444,25 @@ static void open_fails_with(const char *path, int code, const char *says)
 
 static void what_cannot_be_opened_is_explained(void **state)
 {
-    char path[128];
-    snprintf(path, sizeof(path), "%s/test_disk.d.XXXXXX", place->dir);
-    assert_non_null(mkdtemp(path));
-    size_t dir_length = strlen(path);
-    open_fails_with(path, -EISDIR, "directory");
-    strcat(path, "/x");
+    char dir[64], path[128], beyond[136];
+    snprintf(dir, sizeof(dir), "%s/test_disk.d.XXXXXX", place->dir);
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof(path), "%s/x", dir);
+    snprintf(beyond, sizeof(beyond), "%s/y", path);
+    open_fails_with(dir, -EISDIR, "directory");
     open_fails_with(path, -ENOENT, "does not exist");
     int fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
     open_fails_with(path, -ENOSPC, "empty");
     assert_int_equal(ftruncate(fd, 511), 0); /* less than a block */
     open_fails_with(path, -ENOSPC, "empty");
+    open_fails_with(beyond, -ENOTDIR, "cannot be reached");
     close(fd);
-    strcat(path, "/y");
-    open_fails_with(path, -ENOTDIR, "cannot be reached");
-    path[dir_length + 2] = 0;
     unlink(path);
     assert_int_equal(mkfifo(path, 0600), 0);
     open_fails_with(path, -ENOTBLK, "neither");
     unlink(path);
     open_fails_with("/dev/null", -ENOTBLK, "neither");
-    path[dir_length] = 0;
-    rmdir(path);
+    rmdir(dir);
 }
 
 static void no_permission_is_explained(void **state)
