@@ -253,6 +253,7 @@ void ring_close(struct ring *r)
 {
     if (!r)
         return;
+    assert(!r->running);
     r->closing = true;
     ring_timers_forget(r);
     list_for_each_safe (node, &r->backlog)

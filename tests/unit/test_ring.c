@@ -695,6 +695,27 @@ static void idle_once_a_turn_and_time_passes(void **state)
     assert_true(ring_now_ns(r) >= start + 2 * NS_PER_MS);
 }
 
+static void stop_idle(void *ctx) { ring_stop(ctx); }
+
+static void stopping_while_idle_submits_and_does_not_sleep(void **state)
+{
+    struct ring *r = *state;
+    int fd = temporary_file();
+    struct ring_file f = { ring_register_file(r, fd) };
+    struct noted_op op = noted_op(r, NULL);
+    ring_write(r, &op.op, f, "z", 1, 0, 0);
+    ring_run(r, stop_idle, r); /* would hang for ever if it slept with nothing to come */
+    ring_run(r, stop_idle, r);
+    if (op.op.busy) {
+        unsigned left = 1;
+        op.left = &left;
+        ring_run(r, NULL, NULL);
+    }
+    assert_int_equal(op.result, 1);
+    ring_unregister_file(r, f.slot);
+    close(fd);
+}
+
 /* --- what the system may refuse --- */
 
 /* Makes one system call fail in this process, as a container's profile does. */
@@ -809,6 +830,7 @@ int main(void)
         cmocka_unit_test(close_ends_all_that_is_in_flight),
         cmocka_unit_test_setup_teardown(accept_connect_send_receive, setup, teardown),
         cmocka_unit_test_setup_teardown(idle_once_a_turn_and_time_passes, setup, teardown),
+        cmocka_unit_test_setup_teardown(stopping_while_idle_submits_and_does_not_sleep, setup, teardown),
         cmocka_unit_test(refusals_say_what_is_wrong),
         cmocka_unit_test(without_locked_memory_it_goes_on_unregistered),
         cmocka_unit_test(an_older_way_is_logged_once_each),
