@@ -45,11 +45,13 @@ static bool name_is_valid(const char *name)
 }
 
 /* A file's name, relative names being relative to the configuration file. False: too long. */
-static bool join_path(const char *config_file, const char *name, char *out, size_t out_bytes)
+static bool join_path(const struct reading *r, const char *name, char *out, size_t out_bytes)
 {
-    const char *slash = strrchr(config_file, '/');
-    size_t dir_bytes = *name == '/' || !slash ? 0 : (size_t)(slash - config_file) + 1;
-    int n = snprintf(out, out_bytes, "%.*s%s", (int)dir_bytes, config_file, name);
+    const char *slash = strrchr(r->place.file, '/');
+    size_t dir_bytes = *name == '/' || !slash ? 0 : (size_t)(slash - r->place.file) + 1;
+    bool relative = *name != '/' && r->place.file[0] != '/' && r->options->directory;
+    int n = snprintf(out, out_bytes, "%s%s%.*s%s", relative ? r->options->directory : "", relative ? "/" : "",
+                     (int)dir_bytes, r->place.file, name);
     return n > 0 && (size_t)n < out_bytes;
 }
 
@@ -80,7 +82,7 @@ static int read_device(struct reading *r, const char *path, const char *value, c
         return unsupported(r, path, "ublk", "use nbd:unix:/PATH or auto");
     } else if (nbd && strncmp(nbd, "unix:", 5) == 0 && nbd[5]) {
         char file[CONFIG_SOCKET_BYTES];
-        if (!join_path(r->place.file, nbd + 5, file, sizeof(file)))
+        if (!join_path(r, nbd + 5, file, sizeof(file)))
             return config_unexpected(&r->place, path, r->err);
         snprintf(out, CONFIG_ADDRESS_BYTES, "unix:%s", file);
     } else if (nbd && quantity_address(nbd, NULL)) {
@@ -143,12 +145,12 @@ static int read_node(struct reading *r, unsigned index, bool *all_loopback)
     r->out->node_count = index + 1;
 
     snprintf(path, sizeof(path), "nodes[%u].backing", index);
-    if (!*raw->backing || !join_path(r->place.file, raw->backing, node->backing, sizeof(node->backing)))
+    if (!*raw->backing || !join_path(r, raw->backing, node->backing, sizeof(node->backing)))
         return config_unexpected(&r->place, path, r->err);
 
     snprintf(path, sizeof(path), "nodes[%u].metadata", index);
     if (raw->metadata && strcmp(raw->metadata, "internal") != 0) {
-        if (!*raw->metadata || !join_path(r->place.file, raw->metadata, node->metadata, sizeof(node->metadata)))
+        if (!*raw->metadata || !join_path(r, raw->metadata, node->metadata, sizeof(node->metadata)))
             return config_unexpected(&r->place, path, r->err);
         if (strcmp(node->metadata, node->backing) == 0)
             return config_wrong(&r->place, path, r->err,

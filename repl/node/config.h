@@ -36,7 +36,7 @@ enum when_alone {
 
 struct config_node {
     char name[NAME_BYTES_MAX];
-    char backing[CONFIG_PATH_BYTES];                    /* absolute, or relative to where the daemon was started */
+    char backing[CONFIG_PATH_BYTES];                    /* as seen from where the daemon was started */
     char metadata[CONFIG_PATH_BYTES];                   /* "": internal, at the end of the backing */
     char device[CONFIG_ADDRESS_BYTES];                  /* as the front takes it: "unix:/path" or "HOST:PORT" */
     unsigned path_count;                                /* 0 only where the volume has a single node */
@@ -78,6 +78,7 @@ static inline const struct config_node *config_peer(const struct volume_config *
 struct config_options {
     const char *node;       /* who we are; NULL: the host name, in full or up to its first dot */
     bool allow_test_faults; /* else a `test:` section is an error */
+    const char *directory;  /* put in front of names that are still relative; NULL: they stay so */
 };
 
 /* One file's text. `file` is its name, for messages and for what is relative to it. Returns 0 or -EINVAL with the one

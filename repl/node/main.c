@@ -209,7 +209,12 @@ int main(int argc, char **argv)
     struct arguments args;
     parse_arguments(argc, argv, &args);
 
-    struct config_options config_options = { .node = args.node, .allow_test_faults = args.allow_test_faults };
+    char here[CONFIG_PATH_BYTES];
+    struct config_options config_options = {
+        .node = args.node,
+        .allow_test_faults = args.allow_test_faults,
+        .directory = getcwd(here, sizeof(here)),
+    };
     struct config config;
     struct err err = { 0 };
     if (config_load(args.config, &config_options, &config, &err)) {

@@ -105,6 +105,20 @@ static void a_single_node_is_a_volume(void **state)
     assert_false(c.tls_missing);
 }
 
+static void relative_names_begin_where_they_are_told(void **state)
+{
+    struct config_options here = { .node = "a", .directory = "/srv" };
+    struct volume_config c;
+    struct err err = { 0 };
+    const char *text = "volume: g\nnodes: [{name: a, backing: x, metadata: /y, device: 'nbd:unix:z'}]\n";
+    assert_int_equal(config_parse((const uint8_t *)text, strlen(text), "dir/t.yaml", &here, &c, &err), 0);
+    assert_string_equal(config_self(&c)->backing, "/srv/dir/x");
+    assert_string_equal(config_self(&c)->metadata, "/y");
+    assert_string_equal(config_self(&c)->device, "unix:/srv/dir/z");
+    assert_int_equal(config_parse((const uint8_t *)text, strlen(text), "/etc/t.yaml", &here, &c, &err), 0);
+    assert_string_equal(config_self(&c)->backing, "/etc/x");
+}
+
 static void test_faults_are_read(void **state)
 {
     struct volume_config c;
@@ -580,6 +594,7 @@ int main(void)
         cmocka_unit_test(everything_is_read),
         cmocka_unit_test(what_is_left_out_has_defaults),
         cmocka_unit_test(a_single_node_is_a_volume),
+        cmocka_unit_test(relative_names_begin_where_they_are_told),
         cmocka_unit_test(test_faults_are_read),
         cmocka_unit_test(test_faults_need_permission),
         cmocka_unit_test(what_is_wrong_is_told_in_one_line),
