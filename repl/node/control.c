@@ -110,8 +110,6 @@ static bool client_flush(struct control_client *client)
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno == EAGAIN) {
-            if (client->deadline_ns == UINT64_MAX)
-                client->deadline_ns = now_ns() + c->config.unread_ns_max;
             client_watch(client, true);
             return true;
         }
@@ -120,10 +118,11 @@ static bool client_flush(struct control_client *client)
             return false;
         }
         client->out_sent += (size_t)n;
-        client->deadline_ns = UINT64_MAX;
+        client->deadline_ns = now_ns() + c->config.unread_ns_max; /* it reads: its patience begins anew */
     }
     client->out_sent = 0;
     client->out_used = 0;
+    client->deadline_ns = UINT64_MAX;
     if (client->state == CLIENT_ENDING) {
         client_free(client);
         return false;
@@ -141,6 +140,9 @@ bool control_send(struct control_client *client, const uint8_t *frame, size_t by
     }
     memcpy(client->out + client->out_used, frame, bytes);
     client->out_used += bytes;
+    /* From now on, not from the first EAGAIN: epoll calls a socket writable only when most of its buffer is free. */
+    if (client->deadline_ns == UINT64_MAX)
+        client->deadline_ns = now_ns() + client->control->config.unread_ns_max;
     /* Sent by the next control_step(), so that nothing is called back from here. */
     client_watch(client, true);
     return true;
