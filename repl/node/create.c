@@ -109,28 +109,42 @@ static int refuse_foreign_metadata(const struct volume_config *config, const str
                    path, sb.volume, sb.node);
 }
 
-/* A file system or partition table at the beginning: somebody's data. */
+/* A file system or partition table at the beginning: somebody's data. What cannot be examined may be that, too. */
 static int refuse_foreign_data(const char *path, int fd, struct err *err)
 {
+    /* libblkid reads a few bytes here and there, which O_DIRECT would refuse. */
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_DIRECT) < 0)
+        return err_set(err, -errno, "%s: cannot be examined: %s", path, strerror(errno));
     blkid_probe probe = blkid_new_probe();
     if (!probe)
         return err_set(err, -ENOMEM, "out of memory");
     int r = 0;
-    if (blkid_probe_set_device(probe, fd, 0, 0) < 0) {
-        r = err_set(err, -EIO, "%s: cannot be examined: %s", path, strerror(errno));
-    } else {
+    errno = 0;
+    int found = blkid_probe_set_device(probe, fd, 0, 0);
+    if (found == 0) {
         blkid_probe_enable_superblocks(probe, 1);
         blkid_probe_set_superblocks_flags(probe, BLKID_SUBLKS_TYPE);
         blkid_probe_enable_partitions(probe, 1);
-        const char *type = NULL;
-        if (blkid_do_fullprobe(probe) == 0 && (blkid_probe_lookup_value(probe, "TYPE", &type, NULL) == 0 ||
-                                               blkid_probe_lookup_value(probe, "PTTYPE", &type, NULL) == 0))
-            r = err_set(err, -EEXIST,
-                        "%s: holds data (%s). To keep it as the volume's content: --adopt; to lose it: "
-                        "--force",
-                        path, type);
+        found = blkid_do_safeprobe(probe);
+    }
+    const char *type = "something";
+    switch (found) {
+    case 1: break; /* nothing that is known */
+    case 0:
+    case -2: /* signs of more than one thing */
+        if (blkid_probe_lookup_value(probe, "TYPE", &type, NULL) < 0)
+            (void)blkid_probe_lookup_value(probe, "PTTYPE", &type, NULL);
+        r = err_set(err, -EEXIST,
+                    "%s: holds data (%s). To keep it as the volume's content: --adopt; to lose it: "
+                    "--force",
+                    path, type);
+        break;
+    default: r = err_set(err, -EIO, "%s: cannot be examined: %s", path, errno ? strerror(errno) : "libblkid failed");
     }
     blkid_free_probe(probe);
+    if (fcntl(fd, F_SETFL, flags) < 0 && !r)
+        r = err_set(err, -errno, "%s: %s", path, strerror(errno));
     return r;
 }
 

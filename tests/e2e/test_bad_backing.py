@@ -4,10 +4,9 @@ written to it."""
 
 import hashlib
 import os
-import subprocess
 
 from lib import fs, proc, run
-from lib.cluster import DONE, FAILED, GIB, KIB, METADATA_BYTES, MIB, NO_DAEMON, REFUSED, Cluster
+from lib.cluster import DONE, FAILED, KIB, METADATA_BYTES, MIB, NO_DAEMON, REFUSED, Cluster
 
 
 def digest(path):
@@ -40,7 +39,7 @@ def image(t, name, size=64 * MIB + METADATA_BYTES):
 def test(t):
     t.step("missing")
     c = single(t, "missing", t.dir / "nowhere.img")
-    refused(t, c.a, "no such file", ["nowhere.img", "no such file"])
+    refused(t, c.a, "no such file", ["nowhere.img", "does not exist"])
     t.check(not (t.dir / "nowhere.img").exists(), "and none was made")
     c.stop()
 
@@ -94,10 +93,6 @@ def test(t):
         c = single(t, f"small{size}", path)
         refused(t, c.a, f"{size // KIB} KiB", [path.name, "small"])
         c.stop()
-    path = image(t, "smaller.img", 64 * MIB)
-    c = single(t, "smaller", path, size=1 * GIB)
-    refused(t, c.a, "64 MiB for a volume of 1 GiB", ["smaller.img"])
-    c.stop()
 
     t.step("shrunk after it was made")
     path = image(t, "shrunk.img")
@@ -151,14 +146,12 @@ def make_ext4(path):
 
 
 def mbr(path):
-    p = subprocess.run([run.find_program("sfdisk") or "sfdisk", "-q", str(path)], input=b"label: dos\n,,L\n", check=False,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    if p.returncode != 0:
-        with open(path, "r+b") as f:
-            f.seek(446)
-            f.write(bytes([0, 32, 33, 0, 0x83, 130, 170, 2, 0, 8, 0, 0, 0, 160, 0, 0]))
-            f.seek(510)
-            f.write(b"\x55\xaa")
+    """One partition, as sfdisk would make it."""
+    with open(path, "r+b") as f:
+        f.seek(440)
+        f.write(bytes([0x4C, 0x53, 0x4B, 0x31, 0, 0]) + bytes([0, 32, 33, 0, 0x83, 130, 170, 2, 0, 8, 0, 0, 0, 160, 0, 0]))
+        f.seek(510)
+        f.write(b"\x55\xaa")
 
 
 if __name__ == "__main__":
