@@ -22,6 +22,8 @@
 #define OUT_BYTES (64 * 1024)
 #define OUT_BYTES_FOR_RESULT CONTROL_FRAME_BYTES_MAX /* kept free, so that a result always fits */
 #define EVENTS_AT_ONCE 32
+/* So that the requests of those who were let in are read before more come. */
+#define ACCEPTS_AT_ONCE (EVENTS_AT_ONCE / 2)
 static_assert(OUT_BYTES >= 2 * CONTROL_FRAME_BYTES_MAX, "a message and a result fit");
 
 enum client_state {
@@ -219,9 +221,21 @@ static void client_readable(struct control_client *client)
     client_consider(client);
 }
 
+/* Who has not said what he wants makes room for who may: silence must not keep a command out. */
+static void make_room(struct control *c)
+{
+    list_for_each (link, &c->clients) {
+        struct control_client *client = container_of(link, struct control_client, link);
+        if (client->state != CLIENT_ASKING)
+            continue;
+        client_drop(client);
+        return;
+    }
+}
+
 static void accept_clients(struct control *c)
 {
-    for (;;) {
+    for (unsigned i = 0; i < ACCEPTS_AT_ONCE; i++) {
         int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0 && errno == EINTR)
             continue;
@@ -231,6 +245,8 @@ static void accept_clients(struct control *c)
                     "control socket: a client could not be accepted: out of descriptors or memory");
             return;
         }
+        if (c->client_count == CONTROL_CLIENTS_MAX)
+            make_room(c);
         struct control_client *client = c->client_count < CONTROL_CLIENTS_MAX ? calloc(1, sizeof(*client)) : NULL;
         uint8_t *in = client ? malloc(IN_BYTES) : NULL;
         struct epoll_event ev = { .events = EPOLLIN, .data.ptr = client };
@@ -288,7 +304,7 @@ void control_step(struct control *c)
 {
     struct epoll_event events[EVENTS_AT_ONCE];
     int n = epoll_wait(c->epoll_fd, events, EVENTS_AT_ONCE, 0);
-    /* A client is freed only by its own event or drop_late(), so the pointers of one batch stay valid. */
+    /* A client is freed only by its own event, or after the batch, so that its pointers stay valid. */
     bool newcomers = false;
     for (int i = 0; i < n; i++) {
         if (events[i].data.ptr)
