@@ -66,6 +66,8 @@ def test(t):
     refused(t, c, "bytes that are no text", "volume: \x00\x01\x02\n", None, "")
     refused(t, c, "nothing at all", "", None, "")
 
+    refused(t, c, "a size larger than the backing", swap("size: 64MiB", "size: 1GiB"), line_of(good, "size:"), "size")
+
     t.step("a node that the file does not know")
     c.a.config_file.write_text(good)
     p = proc.run([BUILD / "lockstepd", "--config", c.a.config_file, "--node", "rome-a", "--control", c.a.control], ok=None)

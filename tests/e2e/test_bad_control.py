@@ -18,8 +18,8 @@ RSS_SLACK_BYTES = 4 * MIB
 
 def connect(node):
     s = socket.socket(socket.AF_UNIX)
+    s.connect(str(node.control))  # waits while the daemon's queue of connections is full
     s.settimeout(10)
-    s.connect(str(node.control))
     return s
 
 
@@ -141,11 +141,11 @@ def test(t):
     followers[0].kill()
     followers[1].send_signal(signal.SIGSTOP)
     for _ in range(20 if t.long else 4):
-        a.cli("disconnect", c.volume)
+        c.b.cli("down", c.volume)
         a.wait("not to be protected", lambda s: not s["protected"])
-        a.cli("connect", c.volume)
+        c.b.cli("up", c.volume)
         a.wait("to be protected", lambda s: s["protected"])
-    wait_until("the good follower to have been told", lambda: "lost" in log.read_text(), 10, describe=log.read_text)
+    wait_until("the good follower to have been told", lambda: "not protected" in log.read_text(), 10, describe=log.read_text)
     fine("a follower that never reads")
     proc.kill(followers[1])
 

@@ -51,8 +51,8 @@ class Undisturbed:
         self.t.check(s["protected"] and s["peer"]["link"] == "connected", f"{self.what}: the peer stays, writes go on", s)
 
 
-def thrown_out(t, c, what, data, words=()):
-    """A connection that says `data` is closed, and the log of the listener tells why."""
+def thrown_out(t, c, what, data, word=None):
+    """A connection that says `data` is closed. Of the reasons only the first in a while goes to the log: `word`."""
     before = len(c.b.log_text())
     with Undisturbed(t, c, what):
         s = Stranger(c.b.port)
@@ -60,17 +60,17 @@ def thrown_out(t, c, what, data, words=()):
         if not s.closed_within(PATIENCE_S):
             raise run.Failure(f"{what}: not thrown out within {PATIENCE_S} s")
         s.close()
-    for word in words:
+    if word:
         c.b.wait_log(word, 5, before)
 
 
 def garbage(t, c):
     t.step("garbage, half frames and silence on the listening path, while the real peer is connected and busy")
     rng = random.Random(t.seed)
-    thrown_out(t, c, "noise", rng.randbytes(1 * MIB), ["magic"])
-    thrown_out(t, c, "a web browser", b"GET / HTTP/1.1\r\nHost: gold42\r\n\r\n" + bytes(64), ["magic"])
-    thrown_out(t, c, "nothing but zeroes", bytes(4096), ["magic"])
-    thrown_out(t, c, "a header whose check is wrong", wire.frame(wire.HELLO, b"x")[:-9] + bytes(9), ["header_check"])
+    thrown_out(t, c, "noise", rng.randbytes(1 * MIB), "magic")
+    thrown_out(t, c, "a web browser", b"GET / HTTP/1.1\r\nHost: gold42\r\n\r\n" + bytes(64))
+    thrown_out(t, c, "nothing but zeroes", bytes(4096))
+    thrown_out(t, c, "a header whose check is wrong", wire.frame(wire.HELLO, b"x")[:-9] + bytes(9))
     thrown_out(t, c, "half a header, then silence", wire.frame(wire.HEARTBEAT)[:31])
     thrown_out(t, c, "a hello that stops in the middle, then silence", wire.frame(wire.HELLO, good(c))[:-5])
     thrown_out(t, c, "nothing at all", b"")
@@ -78,6 +78,7 @@ def garbage(t, c):
     thrown_out(t, c, "a hello without names", wire.frame(wire.HELLO, wire.hello(version=1)))
     thrown_out(t, c, "a hello of a megabyte", wire.frame(wire.HELLO, bytes(MIB)))
     thrown_out(t, c, "a hello whose payload is damaged", wire.frame(wire.HELLO, good(c), check=1))
+    thrown_out(t, c, "a hello with a window in which no write fits", wire.frame(wire.HELLO, good(c, window_frames=0)))
     thrown_out(t, c, "a write before any hello",
                wire.frame(wire.WRITE, b"evil" * 1024, epoch=1, lsn=1, offset=0, blocks=8))
     thrown_out(t, c, "a flush before any hello", wire.frame(wire.FLUSH, epoch=1, lsn=1))
@@ -87,23 +88,37 @@ def good(c, **other):
     return wire.good_hello(c, c.a, c.b, **other)
 
 
+def refused(t, c, what, other, word):
+    """A hello with something wrong is answered with the reason, and closed."""
+    s = Stranger(c.b.port)
+    s.send(wire.frame(wire.HELLO, good(c, **other)))
+    reason = s.refusal()
+    closed = s.closed_within(PATIENCE_S)
+    s.close()
+    t.check(reason and word in reason, f"{what}: \"{reason}\"", f"the reason is {reason!r}; expected it to say '{word}'")
+    t.check(closed, "and closed")
+
+
 def wrong_peers(t, c):
-    t.step("peers that are not ours: refused, and told why")
-    cases = [("another volume", {"volume": "silver7"}, "silver7"), ("another node", {"node": "rome-x"}, "rome-x"),
-             ("one who looks for somebody else", {"peer": "rome-x"}, "rome-x"),
-             ("a version of the future", {"version": 99}, "99"),
-             ("a feature that we lack", {"features": 1 << 40}, "feature"),
-             ("another size", {"size_bytes": 2 * GIB, "capacity_bytes": 2 * GIB, "volume_id": bytes(16 * [7]), "pristine": 0}, ""),
-             ("another leg under our peer's name", {}, "")]
-    for what, other, word in cases:
+    t.step("peers of others: refused, and told why; ours stays")
+    for what, other, word in (("another volume", {"volume": "silver7"}, "silver7"), ("another node", {"node": "rome-x"}, "rome-x"),
+                              ("one who looks for somebody else", {"peer": "rome-x"}, "rome-x")):
         with Undisturbed(t, c, what):
-            s = Stranger(c.b.port)
-            s.send(wire.frame(wire.HELLO, good(c, **other)))
-            reason = s.refusal()
-            closed = s.closed_within(PATIENCE_S)
-            s.close()
-            t.check(reason and word in reason, f"{what}: \"{reason}\"", f"no refusal that says '{word}'")
-            t.check(closed, "and closed")
+            refused(t, c, what, other, word)
+
+    t.step("impostors, who have the right names: they may take the connection, as a peer that comes back does, but not more")
+    for what, other, word in (("a version of the future", {"version": 99}, "99"),
+                              ("another size", {"size_bytes": 2 * GIB, "capacity_bytes": 2 * GIB, "pristine": 0}, "bytes"),
+                              ("another leg", {}, "paired"), ("another volume of that name", {"volume_id": bytes([7] * 16)}, "different"),
+                              ("another primary", {"role": 1, "epoch": 1}, ""),
+                              ("a leg that is not up to date", {"leg": 4}, "failed"),
+                              ("one who ended uncleanly", {"unclean_primary": 1}, "ended")):
+        refused(t, c, what, other, word)
+        c.a.wait("to be protected again", lambda s: s["protected"], 20)
+        ops = nbdio.total_ops(c.load)
+        wait_until("the load to go on", lambda: nbdio.total_ops(c.load) > ops + 50, 20,
+                   describe=lambda: [(s.ops, s.errors, s.wrong) for s in c.load])
+    t.check(True, "after each of them the real peer was back, and the writes that had waited completed")
 
 
 def flood(t, c):
@@ -146,9 +161,9 @@ def reconnect_in_flood(t, c):
     knocker = threading.Thread(target=knock, daemon=True)
     knocker.start()
     try:
-        c.a.cli("disconnect", c.volume)
+        c.b.cli("down", c.volume)
         c.a.wait("not to be protected", lambda s: not s["protected"])
-        c.a.cli("connect", c.volume)
+        c.b.cli("up", c.volume)
         c.a.wait("to be protected again in the flood", lambda s: s["protected"], 20)
         t.check(True, "it got through")
     finally:

@@ -44,7 +44,7 @@ def a_failed_write(t, name, victim_index, errno, settings, in_range=True):
     c.ready()
 
     # Where nothing is wrong, everything goes on; the last connection is the one that meets the fault.
-    load = nbdio.scribblers(c.a.uri, SIZE, t.seed, CONNECTIONS, stop_on_error=False)
+    load = nbdio.scribblers(c.a.uri, SIZE, t.seed, CONNECTIONS)
     nbdio.start(load)
     offset = assert_event(t, victim, victim.backing, errno, "write")
     if in_range:
@@ -118,7 +118,7 @@ def a_failed_flush(t, victim_index):
     c.write_config()
     c.start()
     c.promote(c.a)
-    load = nbdio.start(nbdio.scribblers(c.a.uri, SIZE, t.seed, CONNECTIONS, flush_percent=20, stop_on_error=False))
+    load = nbdio.start(nbdio.scribblers(c.a.uri, SIZE, t.seed, CONNECTIONS, flush_percent=20))
     line = victim.wait_log(f"failed on {victim.backing}: {ERRNO_TEXT['EIO']}", 15)
     t.say(line.strip())
     c.a.wait("not to be protected", lambda s: not s["protected"])
@@ -183,7 +183,7 @@ def really_full(t, victim_index):
     for n in c.nodes:
         t.cleanup.callback(n.end)  # before the file system is unmounted
     c.ready()
-    load = nbdio.start(nbdio.scribblers(c.a.uri, SIZE, t.seed, CONNECTIONS, zero_percent=0, trim_percent=0, stop_on_error=False))
+    load = nbdio.start(nbdio.scribblers(c.a.uri, SIZE, t.seed, CONNECTIONS, zero_percent=0, trim_percent=0))
     assert_event(t, victim, victim.backing, "ENOSPC", "write")
     c.a.wait("not to be protected", lambda s: not s["protected"])
     before = [s.writes for s in load]

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """The secondary is lost: writes wait, reads go on, status tells the truth; it comes back: the waiting writes complete and
-both legs are equal. Killed, stalled beyond dead-after, cut off by the operator, and shut down in order."""
+both legs are equal. Killed, stalled beyond dead-after, shut down
+in order, and taken down by its operator."""
 
 import nbd
 
@@ -73,8 +74,12 @@ def stall(node):
     return node.pause, node.resume
 
 
-def cut_off(a, volume):
-    return lambda: a.cli("disconnect", volume), lambda: a.cli("connect", volume)
+def shut_down(node):
+    return node.stop, node.start
+
+
+def take_down(node, volume):
+    return lambda: node.cli("down", volume), lambda: node.cli("up", volume)
 
 
 def test(t):
@@ -87,7 +92,8 @@ def test(t):
     for _ in range(10 if t.long else 1):
         lose_and_return(t, c, "killed (SIGKILL)", *kill(b))
         lose_and_return(t, c, f"stopped for longer than dead-after ({DEAD_AFTER_S} s)", *stall(b))
-        lose_and_return(t, c, "cut off by `lockstep disconnect`", *cut_off(a, c.volume))
+        lose_and_return(t, c, "shut down (SIGTERM)", *shut_down(b))
+        lose_and_return(t, c, "taken down by `lockstep down`", *take_down(b, c.volume))
 
     t.step("everything acknowledged is on both legs")
     nbdio.stop(c.load)

@@ -99,7 +99,8 @@ class Node:
         def ready():
             if self.daemon.poll() is not None:
                 raise Failure(f"{self.name}: lockstepd ended with {self.daemon.returncode}: {self.log_tail()}")
-            return self.cli("status", "--json", ok=None).returncode == DONE
+            s = self.status()
+            return s is not None and s["state"] != "starting"
         wait_until(f"{self.name}'s daemon to answer", ready, seconds, describe=self.log_tail)
 
     @property
@@ -159,7 +160,7 @@ class Node:
         return proc.run([BUILD / "lockstep", *words, "--control", self.control], ok=ok, timeout_s=timeout_s)
 
     def status(self):
-        """The volume's entry of `lockstep status --json`; None when there is no daemon or no such volume."""
+        """The volume's entry of `lockstep status --json`; None when there is no daemon."""
         p = self.cli("status", "--json", ok=None)
         if p.returncode != DONE:
             return None

@@ -15,6 +15,7 @@ from lib.run import Failure
 
 ZEROES = 0  # the stamp of a block that was never written, trimmed or zeroed
 BAD_SHOWN = 5
+SECTOR_BYTES = 512  # what a disk writes whole or not at all
 
 
 def connect(uri):
@@ -73,6 +74,14 @@ class Scribbler:
             raise Failure(self.wrong)
         return self
 
+    def reconnect(self, uri):
+        """After the server went away in order: goes on with what it knows."""
+        assert not self.thread.is_alive()
+        self.stopping = False
+        self.errors = []
+        self.handle = connect(uri)
+        self.thread = threading.Thread(target=self.work, daemon=True)
+
     def alive(self):
         return self.thread.is_alive()
 
@@ -123,10 +132,18 @@ class Scribbler:
     def check_blocks(self, data, at, where):
         size = self.block_bytes
         for i in range(len(data) // size):
-            found = stamp_of(data[i * size:(i + 1) * size], at + i, size)
-            if found not in self.allowed(at + i):
+            block = data[i * size:(i + 1) * size]
+            found = stamp_of(block, at + i, size)
+            if found not in self.allowed(at + i) and not self.is_torn(block, at + i):
                 raise Failure(f"{where}: block {at + i} (offset {(at + i) * size}) holds {found}, may hold"
                               f" {sorted(self.allowed(at + i))}")
+
+    def is_torn(self, data, number):
+        """A write that failed, or was never answered, may be there in part: in whole sectors, each of them old or new."""
+        if number not in self.doubt:
+            return False
+        right = [pattern(stamp, number, SECTOR_BYTES) for stamp in self.allowed(number)]
+        return all(data[i:i + SECTOR_BYTES] in right for i in range(0, len(data), SECTOR_BYTES))
 
     def touched(self):
         return sorted(set(self.acked) | set(self.doubt))

@@ -25,6 +25,9 @@ import traceback
 
 SKIPPED = 77
 
+# losetup, mkfs and their like are not on everybody's.
+os.environ["PATH"] = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
+
 HERE = pathlib.Path(__file__).resolve().parent.parent
 TOP = HERE.parent.parent
 BUILD = pathlib.Path(os.environ.get("LOCKSTEP_BUILD", TOP / "build")).resolve()
@@ -89,7 +92,7 @@ class Test:
 
 
 def find_program(name):
-    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    return shutil.which(name)
 
 
 def wait_until(what, predicate, seconds, poll_s=0.02, describe=None):
@@ -112,6 +115,24 @@ def stays(what, predicate, seconds, poll_s=0.05):
         if not predicate():
             raise Failure(f"did not last: {what}")
         time.sleep(poll_s)
+
+
+def left_behind(folder):
+    """What still knows of a scratch directory that is gone: loop devices and processes."""
+    found = []
+    for loop in pathlib.Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            if str(folder) in loop.read_text():
+                found.append(f"/dev/{loop.parts[3]} on {loop.read_text().strip()}")
+        except OSError:
+            pass
+    for command in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if os.fsencode(folder) in command.read_bytes():
+                found.append(f"process {command.parts[2]}: {command.read_bytes().replace(bytes(1), b' ').decode(errors='replace')}")
+        except OSError:
+            pass
+    return found
 
 
 def _on_signal(number, _frame):
@@ -169,6 +190,9 @@ def main(function, limit_s, long_limit_s=None, teller=Test):
                     signal.signal(number, signal.SIG_IGN)
     except BaseException:
         traceback.print_exc()
+        status = status or 1
+    for thing in left_behind(t.dir):
+        print(f"LEFT BEHIND: {thing}", flush=True)
         status = status or 1
     if status == 0 and teller is Test:
         print(f"PASS {name} in {time.monotonic() - t.started:.1f} s", flush=True)
