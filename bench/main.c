@@ -11,6 +11,7 @@ static const struct {
     const char *does;
 } commands[] = {
     { "floor", floor_main, "round trip of an io_uring ping-pong over TCP: what no mirrored write can beat" },
+    { "link", link_main, "round trip of a write frame and its ack over two production links" },
 };
 
 static void usage(FILE *out)

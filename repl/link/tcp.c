@@ -184,6 +184,7 @@ static struct tcp_conn *take_free(struct tcp *t, conn_id id, unsigned path)
         c->bare_run = 0;
         c->expect_frames = 1;
         c->first_sent_bytes = 0;
+        c->send_error = 0;
         return c;
     }
     return NULL;
@@ -192,7 +193,9 @@ static struct tcp_conn *take_free(struct tcp *t, conn_id id, unsigned path)
 static int make_ready(struct tcp_conn *c)
 {
     int on = 1;
+    int unsent = TCP_UNSENT_BYTES;
     (void)setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    (void)setsockopt(c->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent));
     c->file.slot = ring_register_file(c->tcp->ring, c->fd);
     return c->file.slot < 0 ? c->file.slot : 0;
 }

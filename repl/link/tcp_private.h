@@ -19,6 +19,9 @@ static_assert(TCP_CONNS_MAX <= TRANSPORT_FILES_MAX, "each connection is a regist
 #define TCP_SEND_IOV_MAX 128
 #define TCP_SEND_BYTES_MAX (2 * MIB) /* of one call, so that buffers come back in time */
 
+/* What the kernel may hold beyond what the network has room for: more would only grow cold in its queue. */
+#define TCP_UNSENT_BYTES (256 * 1024)
+
 /* Frames that one receive expects at the most, and the payload room that this may bind. */
 #define TCP_RECV_FRAMES_MAX 16
 #define TCP_RECV_GUESS_BYTES_MAX (1 * MIB)
@@ -95,6 +98,7 @@ struct tcp_conn {
     /* Sending: the queue's first slots are with the kernel while send_op is busy. */
     struct list queue;
     uint32_t first_sent_bytes; /* of the first slot */
+    int32_t send_error;        /* it is shut down for that; the receiver reports it */
     struct msghdr out_msg;
     struct iovec out_iov[TCP_SEND_IOV_MAX];
 };

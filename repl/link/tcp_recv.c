@@ -256,6 +256,8 @@ void tcp_recv_done(struct ring_op *op, int32_t result)
     case CONN_OPEN: break;
     }
     if (result <= 0) {
+        if (result == 0 && c->send_error)
+            result = c->send_error;
         tcp_fail(c, result == 0 ? "closed by the other side" : strerror(-result));
         return;
     }

@@ -19,6 +19,7 @@ static void free_first(struct tcp_conn *c)
 
 void tcp_send_queue(struct tcp_conn *c, const struct frame *frame, struct buf *payload)
 {
+    assert(frame->payload_bytes == 0 || (payload && payload->size_bytes >= frame->payload_bytes));
     if (c->state != CONN_OPEN || c->failed[0])
         return;
     struct list *node = list_pop(&c->tcp->free_slots);
@@ -84,10 +85,11 @@ void tcp_send_done(struct ring_op *op, int32_t result)
     if (result <= 0) {
         /* What the peer said last may still be there to be read, its reason for example: the receiver reports the end,
          * unless it waits for buffers itself. */
+        c->send_error = result < 0 ? result : -EPIPE;
         tcp_send_forget(c);
         shutdown(c->fd, SHUT_RDWR);
         if (c->state == CONN_OPEN && !c->recv_op.busy)
-            tcp_fail(c, strerror(-result));
+            tcp_fail(c, strerror(-c->send_error));
     }
     if (c->state == CONN_LINGERING && list_empty(&c->queue))
         tcp_last_word_sent(c);
