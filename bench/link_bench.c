@@ -128,7 +128,9 @@ static void on_event(void *ctx, const struct event *ev)
 static void on_hello(void *ctx, struct hello *h)
 {
     const struct node *n = ctx;
-    *h = (struct hello) { .version = PROTOCOL_VERSION, .volume = "bench", .window_frames = 1, .window_bytes = 1 };
+    *h = (struct hello) {
+        .version = PROTOCOL_VERSION, .volume = "bench", .window_frames = DEPTH_MAX, .window_bytes = DEPTH_MAX * MIB
+    };
     strcpy(h->node, n->server ? "server" : "client");
     strcpy(h->peer, n->server ? "client" : "server");
 }

@@ -93,8 +93,8 @@ static int take_state(const Lockstep__Hello *m, struct hello *h, const char **wh
         return wrong(why, "unknown role (role)");
     if ((unsigned)m->leg > LEG_FAILED)
         return wrong(why, "unknown leg state (leg)");
-    if (m->window_frames == 0 || m->window_bytes == 0)
-        return wrong(why, "window that lets nothing through (window_frames, window_bytes)");
+    if (m->window_frames == 0 || m->window_bytes < FRAME_PAYLOAD_BYTES_MAX)
+        return wrong(why, "window that not every frame fits through (window_frames, window_bytes)");
     h->size_bytes = m->size_bytes;
     h->capacity_bytes = m->capacity_bytes;
     h->epoch = m->epoch;

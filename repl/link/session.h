@@ -18,7 +18,9 @@
  *   EV_HELLO  [EV_SESSION_UP  EV_FRAME...]  EV_SESSION_DOWN
  *
  * and nothing else: exactly one EV_SESSION_DOWN for each EV_HELLO, also after the engine's own refusal or drop, and
- * nothing of the old session after it. docs/PROTOCOL.md has the rules as the wire sees them. */
+ * nothing of the old session after it. A shell that gathers the engine's actions over several events forgets those
+ * for the session (send, ready, refuse, drop) when it gives EV_SESSION_DOWN: the next EV_HELLO may follow at once, and
+ * must not get the answer to an earlier one. docs/PROTOCOL.md has the rules as the wire sees them. */
 #pragma once
 
 #include "repl/core/action.h"

@@ -164,9 +164,24 @@ static void set_serving(struct volume *v, bool on)
 
 /* ---- link ---- */
 
+/* What the engine wanted of a session that has ended since is void: the next one, whose hello may come in the same
+ * turn, must not be taken for accepted. */
+static void forget_session_actions(struct actions *actions)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < actions->count; i++) {
+        enum action_kind kind = actions->list[i].kind;
+        if (kind != ACT_SEND && kind != ACT_SESSION_READY && kind != ACT_SESSION_REFUSE && kind != ACT_SESSION_DROP)
+            actions->list[kept++] = actions->list[i];
+    }
+    actions->count = kept;
+}
+
 static void link_event(void *ctx, const struct event *ev)
 {
     struct event copy = *ev;
+    if (ev->kind == EV_SESSION_DOWN)
+        forget_session_actions(&((struct volume *)ctx)->actions);
     step(ctx, &copy);
 }
 

@@ -46,7 +46,7 @@ static Lockstep__Hello valid_message(void)
     m.node = (char *)"a";
     m.peer = (char *)"b";
     m.window_frames = 1;
-    m.window_bytes = 1;
+    m.window_bytes = FRAME_PAYLOAD_BYTES_MAX;
     return m;
 }
 
@@ -134,6 +134,9 @@ static void test_bad_fields(void **state)
     m = valid_message();
     m.window_frames = 0;
     refused(&m, "window_frames");
+    m = valid_message();
+    m.window_bytes--;
+    refused(&m, "window_bytes");
 }
 
 static void test_other_version_keeps_names(void **state)
