@@ -412,16 +412,36 @@ static void one_that_reads_nothing_is_closed(void **state)
 static void many_clients_are_served_and_too_many_are_told(void **state)
 {
     int fds[CONTROL_CLIENTS_MAX];
-    for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++)
-        fds[i] = connect_client();
-    expect_result(connect_client(), CONTROL_FAILED, "too many clients");
+    struct control_client *asking[CONTROL_CLIENTS_MAX];
     for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+        fds[i] = connect_client();
         ask_up(fds[i]);
         assert_int_equal(requests, i + 1);
-        control_end(asked, CONTROL_DONE, "");
+        asking[i] = asked;
+    }
+    expect_result(connect_client(), CONTROL_FAILED, "too many clients");
+    for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+        control_end(asking[i], CONTROL_DONE, "");
         expect_result(fds[i], CONTROL_DONE, "");
     }
     expect_alive();
+}
+
+static void the_silent_make_room_for_who_speaks(void **state)
+{
+    int fds[CONTROL_CLIENTS_MAX];
+    for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++)
+        fds[i] = connect_client();
+    expect_alive(); /* in the place of the first that came */
+    assert_null(next(fds[0]));
+    close(fds[0]);
+    for (unsigned i = 1; i < CONTROL_CLIENTS_MAX; i++) {
+        ask_up(fds[i]);
+        control_end(asked, CONTROL_DONE, "");
+        expect_result(fds[i], CONTROL_DONE, "");
+    }
+    assert_int_equal(requests, CONTROL_CLIENTS_MAX);
+    assert_int_equal(gone, 0);
 }
 
 static void the_socket_is_the_owners_only(void **state)
@@ -495,6 +515,7 @@ int main(void)
         TEST(one_that_reads_slowly_gets_everything),
         TEST(one_that_reads_nothing_is_closed),
         TEST(many_clients_are_served_and_too_many_are_told),
+        TEST(the_silent_make_room_for_who_speaks),
         TEST(the_socket_is_the_owners_only),
         TEST(a_living_socket_is_not_taken_over),
         TEST(impossible_places_are_errors),
