@@ -1,0 +1,631 @@
+/* The daemon around volumes: commands over the real control socket, with volumes that do as a test wants. */
+#include "repl/node/node.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "repl/cli/client.h"
+#include "repl/node/control_codec.h"
+#include "repl/node/create.h"
+#include "repl/node/notify.h"
+#include "repl/node/volume.h"
+#include "tests/unit/unit.h"
+
+/* ---- volumes that do as a test wants ---- */
+
+struct fake_order {
+    struct volume *volume;
+    pthread_t thread;
+    enum volume_order order;
+    bool force;
+    void (*done)(void *ctx, int result, const char *text);
+    void *ctx;
+};
+
+struct volume {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool stopping;
+    struct fake_order orders[8];
+    unsigned order_count;
+};
+
+enum answer_kind {
+    ANSWER_DONE,
+    ANSWER_REFUSED, /* -EPERM */
+    ANSWER_NOT_NOW, /* -EBUSY */
+    ANSWER_NEVER,   /* until the volume is stopped */
+};
+
+static _Atomic enum answer_kind answer_kind;
+static atomic_bool leg_exists;
+static atomic_int create_result;
+static atomic_bool create_waits;
+static atomic_uint detached, stopped, forced;
+static struct volume_status shown;
+
+struct volume *volume_start(const struct volume_config *config, const struct volume_host *host, struct err *err)
+{
+    if (!atomic_load(&leg_exists)) {
+        err_set(err, -ENOENT, "%s: holds no leg yet", config_self(config)->backing);
+        return NULL;
+    }
+    struct volume *v = calloc(1, sizeof(*v));
+    assert_non_null(v);
+    pthread_mutex_init(&v->lock, NULL);
+    pthread_cond_init(&v->changed, NULL);
+    host->note(host->ctx, config->volume, NOTE_INFO, "link", "hello from the volume");
+    return v;
+}
+
+static void *run_order(void *arg)
+{
+    struct fake_order *o = arg;
+    struct volume *v = o->volume;
+    if (atomic_load(&answer_kind) == ANSWER_NEVER) {
+        pthread_mutex_lock(&v->lock);
+        while (!v->stopping)
+            pthread_cond_wait(&v->changed, &v->lock);
+        pthread_mutex_unlock(&v->lock);
+        o->done(o->ctx, -ECANCELED, "the volume was stopped");
+    } else if (atomic_load(&answer_kind) == ANSWER_REFUSED) {
+        o->done(o->ctx, -EPERM, "promise 4 forbids it");
+    } else if (atomic_load(&answer_kind) == ANSWER_NOT_NOW) {
+        o->done(o->ctx, -EBUSY, "5 writes wait for b");
+    } else {
+        if (o->order == VOLUME_DETACH)
+            atomic_fetch_add(&detached, 1);
+        if (o->force)
+            atomic_fetch_add(&forced, 1);
+        o->done(o->ctx, 0, NULL);
+    }
+    return NULL;
+}
+
+void volume_order(struct volume *v, enum volume_order order, bool force,
+                  void (*done)(void *ctx, int result, const char *text), void *ctx)
+{
+    if (v->order_count == ARRAY_LEN(v->orders)) { /* a test that orders in a loop */
+        done(ctx, -EBUSY, "enough");
+        return;
+    }
+    struct fake_order *o = &v->orders[v->order_count++];
+    *o = (struct fake_order) { .volume = v, .order = order, .force = force, .done = done, .ctx = ctx };
+    assert_int_equal(pthread_create(&o->thread, NULL, run_order, o), 0);
+}
+
+void volume_status(struct volume *v, struct volume_status *out) { *out = shown; }
+
+void volume_stop(struct volume *v)
+{
+    pthread_mutex_lock(&v->lock);
+    v->stopping = true;
+    pthread_cond_broadcast(&v->changed);
+    pthread_mutex_unlock(&v->lock);
+    for (unsigned i = 0; i < v->order_count; i++)
+        pthread_join(v->orders[i].thread, NULL);
+    pthread_cond_destroy(&v->changed);
+    pthread_mutex_destroy(&v->lock);
+    free(v);
+    atomic_fetch_add(&stopped, 1);
+}
+
+int volume_create(const struct volume_config *config, bool adopt, bool force,
+                  void (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes), void *ctx, struct err *err)
+{
+    progress(ctx, 1, 4);
+    while (atomic_load(&create_waits))
+        usleep(1000); /* stands for a disk at work */
+    int rc = force ? 0 : atomic_load(&create_result);
+    if (rc)
+        return err_set(err, rc, "%s: holds data (ext4)", config_self(config)->backing);
+    atomic_store(&leg_exists, true);
+    return 0;
+}
+
+/* ---- the node under test ---- */
+
+static char dir[64];
+static char socket_path[96];
+static struct config config;
+static struct log *quiet_log;
+static struct node *node;
+static pthread_t node_thread;
+static int signals[2];
+static atomic_uint readies, stoppings;
+
+static void count(void *counter) { atomic_fetch_add((atomic_uint *)counter, 1); }
+static void on_ready(void *ctx) { count(&readies); }
+static void on_stopping(void *ctx) { count(&stoppings); }
+
+static void *run_node(void *arg) { return (void *)(uintptr_t)node_run(arg); }
+
+static void open_node(uint64_t drain_ns)
+{
+    struct node_options options = {
+        .config = &config,
+        .name = "a",
+        .control_path = socket_path,
+        .log = quiet_log,
+        .drain_ns_max = drain_ns,
+        .signal_fd = signals[0],
+        .ready = on_ready,
+        .stopping = on_stopping,
+    };
+    struct err err = { 0 };
+    node = node_open(&options, &err);
+    if (!node)
+        fail_msg("%s", err.text);
+    assert_int_equal(pthread_create(&node_thread, NULL, run_node, node), 0);
+}
+
+static void signal_node(void)
+{
+    struct signalfd_siginfo info = { .ssi_signo = SIGTERM };
+    assert_int_equal(write(signals[1], &info, sizeof(info)), sizeof(info));
+}
+
+static void expect_end(enum node_end expected)
+{
+    void *end;
+    pthread_join(node_thread, &end);
+    assert_int_equal((enum node_end)(uintptr_t)end, expected);
+    node_close(node);
+    node = NULL;
+}
+
+static int setup(void **state)
+{
+    snprintf(dir, sizeof(dir), "/tmp/test_node.XXXXXX");
+    if (!mkdtemp(dir) || pipe2(signals, O_CLOEXEC | O_NONBLOCK) < 0)
+        return -1;
+    snprintf(socket_path, sizeof(socket_path), "%s/control.sock", dir);
+    char path[128];
+    snprintf(path, sizeof(path), "%s/g.yaml", dir);
+    FILE *f = fopen(path, "we");
+    fputs("volume: g\nnodes:\n  - {name: a, backing: g.img, paths: ['127.0.0.1:1']}\n"
+          "  - {name: b, backing: g.img, paths: ['127.0.0.1:2']}\n",
+          f);
+    fclose(f);
+    snprintf(path, sizeof(path), "%s/g.img", dir);
+    close(open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+    struct config_options options = { .node = "a" };
+    struct err err;
+    if (config_load(dir, &options, &config, &err))
+        return -1;
+    struct log_config log_config = { .fd = open("/dev/null", O_WRONLY | O_CLOEXEC), .level = LOG_LEVEL_DEBUG };
+    quiet_log = log_open(&log_config, &err);
+    atomic_store(&answer_kind, ANSWER_DONE);
+    atomic_store(&leg_exists, true);
+    atomic_store(&create_result, 0);
+    atomic_store(&create_waits, false);
+    atomic_store(&detached, 0);
+    atomic_store(&stopped, 0);
+    atomic_store(&forced, 0);
+    atomic_store(&readies, 0);
+    atomic_store(&stoppings, 0);
+    shown = (struct volume_status) { .is_protected = true,
+                                     .role = ROLE_PRIMARY,
+                                     .leg = LEG_UP_TO_DATE,
+                                     .peer_leg = LEG_UP_TO_DATE,
+                                     .link = LINK_CONNECTED,
+                                     .serving = true,
+                                     .epoch = 7,
+                                     .lsn = 123456,
+                                     .size_bytes = GIB,
+                                     .transport = "tcp",
+                                     .rtt_us = 412 };
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    if (node)
+        return -1; /* a test failed; its thread is still running */
+    log_close(quiet_log);
+    config_free(&config);
+    close(signals[0]);
+    close(signals[1]);
+    char command[128];
+    snprintf(command, sizeof(command), "rm -rf '%s'", dir);
+    return system(command);
+}
+
+/* ---- asking ---- */
+
+static struct client client;
+static char result_text[CONTROL_TEXT_BYTES];
+
+/* Reads to the result; `each` sees what comes before. */
+static unsigned read_result(void (*each)(const Lockstep__Control__Response *r))
+{
+    for (;;) {
+        enum control_exit code;
+        struct err err = { 0 };
+        Lockstep__Control__Response *r = client_next(&client, &code, &err);
+        if (!r) {
+            client_close(&client);
+            snprintf(result_text, sizeof(result_text), "%s", err.text);
+            return 100 + (unsigned)code;
+        }
+        bool last = r->message_case == LOCKSTEP__CONTROL__RESPONSE__MESSAGE_RESULT;
+        unsigned exit_code = last ? r->result->exit_code : 0;
+        if (last)
+            snprintf(result_text, sizeof(result_text), "%s", r->result->text);
+        else if (each)
+            each(r);
+        lockstep__control__response__free_unpacked(r, NULL);
+        if (last) {
+            client_close(&client);
+            return exit_code;
+        }
+    }
+}
+
+static void send_request(const Lockstep__Control__Request *r)
+{
+    struct err err = { 0 };
+    if (client_ask(&client, socket_path, r, 60 * NS_PER_S, &err))
+        fail_msg("%s", err.text);
+}
+
+#define SEND(CASE, member, type, TYPE, ...)                                                                            \
+    do {                                                                                                               \
+        Lockstep__Control__##type body_ = { PROTOBUF_C_MESSAGE_INIT(&lockstep__control__##TYPE##__descriptor),         \
+                                            __VA_ARGS__ };                                                             \
+        Lockstep__Control__Request r_ = LOCKSTEP__CONTROL__REQUEST__INIT;                                              \
+        r_.version = CONTROL_VERSION;                                                                                  \
+        r_.command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_##CASE;                                                  \
+        r_.member = &body_;                                                                                            \
+        send_request(&r_);                                                                                             \
+    } while (0)
+
+static char g[] = "g";
+
+static unsigned ask_create(bool force)
+{
+    SEND(CREATE, create, Create, create, .volume = g, .force = force);
+    return read_result(NULL);
+}
+
+static unsigned ask_up(void)
+{
+    SEND(UP, up, Up, up, .volume = g);
+    return read_result(NULL);
+}
+
+static unsigned ask_down(bool force)
+{
+    SEND(DOWN, down, Down, down, .volume = g, .force = force);
+    return read_result(NULL);
+}
+
+static unsigned ask_promote(bool force)
+{
+    SEND(PROMOTE, promote, Promote, promote, .volume = g, .force = force);
+    return read_result(NULL);
+}
+
+static unsigned ask_demote(void)
+{
+    SEND(DEMOTE, demote, Demote, demote, .volume = g);
+    return read_result(NULL);
+}
+
+static Lockstep__Control__VolumeStatus last;
+static char last_state[32], last_why[STATUS_TEXT_BYTES], last_role[32], last_path[64];
+
+static void keep_status(const Lockstep__Control__Response *r)
+{
+    if (r->message_case != LOCKSTEP__CONTROL__RESPONSE__MESSAGE_VOLUME)
+        return;
+    last = *r->volume;
+    snprintf(last_state, sizeof(last_state), "%s", r->volume->state);
+    snprintf(last_why, sizeof(last_why), "%s", r->volume->why_not);
+    snprintf(last_role, sizeof(last_role), "%s", r->volume->role);
+    snprintf(last_path, sizeof(last_path), "%s", r->volume->peer->path);
+}
+
+static const char *state_of_volume(void)
+{
+    char all[] = "";
+    SEND(STATUS, status, StatusQuery, status_query, .volume = all);
+    assert_int_equal(read_result(keep_status), CONTROL_DONE);
+    return last_state;
+}
+
+/* Until the start-up is over. */
+static void wait_ready(void)
+{
+    for (unsigned i = 0; !atomic_load(&readies); i++) {
+        assert_true(i < 10000);
+        usleep(1000);
+    }
+}
+
+static void end_cleanly(void)
+{
+    signal_node();
+    expect_end(NODE_CLEAN);
+    assert_int_equal(atomic_load(&stoppings), 1);
+    assert_int_equal(atomic_load(&readies), 1);
+}
+
+/* ---- tests ---- */
+
+static void volumes_come_up_and_are_drained(void **state)
+{
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    assert_string_equal(state_of_volume(), "up");
+    assert_true(last.protected_);
+    assert_string_equal(last_why, "");
+    assert_string_equal(last_role, "primary");
+    assert_string_equal(last_path, "127.0.0.1:2");
+    assert_int_equal(last.lsn, 123456);
+    assert_int_equal(ask_up(), CONTROL_DONE); /* it is already */
+    end_cleanly();
+    assert_int_equal(atomic_load(&detached), 1);
+    assert_int_equal(atomic_load(&stopped), 1);
+}
+
+static void a_volume_is_created_and_brought_up(void **state)
+{
+    atomic_store(&leg_exists, false);
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    assert_string_equal(state_of_volume(), "not-created");
+    assert_non_null(strstr(last_why, "holds no leg yet"));
+    assert_string_equal(last_role, "");
+    assert_false(last.protected_);
+    assert_int_equal(ask_promote(false), CONTROL_FAILED);
+    assert_non_null(strstr(result_text, "holds no leg yet"));
+
+    atomic_store(&create_result, -EEXIST);
+    assert_int_equal(ask_create(false), CONTROL_REFUSED);
+    assert_string_equal(state_of_volume(), "not-created"); /* nothing was touched */
+    assert_int_equal(ask_create(true), CONTROL_DONE);
+    assert_string_equal(state_of_volume(), "down");
+    assert_int_equal(ask_up(), CONTROL_DONE);
+    assert_string_equal(state_of_volume(), "up");
+    assert_int_equal(ask_create(true), CONTROL_REFUSED);
+    assert_int_equal(ask_down(false), CONTROL_DONE);
+    assert_string_equal(state_of_volume(), "down");
+    assert_int_equal(ask_down(false), CONTROL_DONE); /* it is already */
+    end_cleanly();
+}
+
+static void a_missing_backing_is_a_failure(void **state)
+{
+    atomic_store(&leg_exists, false);
+    char path[128];
+    snprintf(path, sizeof(path), "%s/g.img", dir);
+    unlink(path);
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    assert_string_equal(state_of_volume(), "failed");
+    end_cleanly();
+}
+
+static void orders_are_answered_with_their_exit_code(void **state)
+{
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    assert_int_equal(ask_promote(false), CONTROL_DONE);
+    assert_string_equal(result_text, "volume g: a is primary");
+    assert_int_equal(atomic_load(&forced), 0);
+    assert_int_equal(ask_promote(true), CONTROL_DONE);
+    assert_int_equal(atomic_load(&forced), 1);
+    assert_int_equal(ask_demote(), CONTROL_DONE);
+    assert_string_equal(result_text, "volume g: a is secondary");
+    atomic_store(&answer_kind, ANSWER_REFUSED);
+    assert_int_equal(ask_promote(false), CONTROL_REFUSED);
+    assert_string_equal(result_text, "volume g: promise 4 forbids it");
+    atomic_store(&answer_kind, ANSWER_NOT_NOW);
+    assert_int_equal(ask_down(false), CONTROL_FAILED);
+    assert_string_equal(state_of_volume(), "up");
+    atomic_store(&answer_kind, ANSWER_DONE);
+    end_cleanly();
+}
+
+static void the_only_good_leg_stays_up(void **state)
+{
+    shown.peer_leg = LEG_FAILED;
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    assert_int_equal(ask_down(false), CONTROL_REFUSED);
+    assert_non_null(strstr(result_text, "only up-to-date leg"));
+    assert_int_equal(ask_down(true), CONTROL_DONE);
+    assert_int_equal(atomic_load(&forced), 1);
+    end_cleanly();
+}
+
+static void unknown_volumes_are_told_apart(void **state)
+{
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    char other[] = "other";
+    SEND(UP, up, Up, up, .volume = other);
+    assert_int_equal(read_result(NULL), CONTROL_USED_WRONGLY);
+    assert_string_equal(result_text, "there is no volume other in this node's configuration; there are: g");
+    end_cleanly();
+}
+
+static unsigned events_seen, hellos;
+
+static void count_events(const Lockstep__Control__Response *r)
+{
+    assert_int_equal(r->message_case, LOCKSTEP__CONTROL__RESPONSE__MESSAGE_EVENT);
+    assert_int_equal(r->event->sequence, events_seen + 1);
+    events_seen++;
+    hellos += strcmp(r->event->text, "hello from the volume") == 0;
+}
+
+static void events_are_shown_and_followed(void **state)
+{
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    char all[] = "";
+    events_seen = hellos = 0;
+    SEND(EVENTS, events, EventsQuery, events_query, .volume = all, .follow = false);
+    assert_int_equal(read_result(count_events), CONTROL_DONE);
+    assert_true(events_seen >= 3); /* tls, the volume's own, up */
+    assert_int_equal(hellos, 1);
+
+    events_seen = 0;
+    SEND(EVENTS, events, EventsQuery, events_query, .volume = all, .follow = true);
+    static struct client follower;
+    follower = client;
+    assert_int_equal(ask_down(false), CONTROL_DONE);
+    assert_int_equal(ask_up(), CONTROL_DONE);
+    client = follower;
+    hellos = 0;
+    while (hellos < 2) { /* the second came while following */
+        enum control_exit code;
+        struct err err;
+        Lockstep__Control__Response *r = client_next(&client, &code, &err);
+        assert_non_null(r);
+        count_events(r);
+        lockstep__control__response__free_unpacked(r, NULL);
+    }
+    client_close(&client);
+    end_cleanly();
+}
+
+static void status_answers_while_a_job_runs(void **state)
+{
+    atomic_store(&leg_exists, false);
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    atomic_store(&create_waits, true);
+    SEND(CREATE, create, Create, create, .volume = g);
+    static struct client creator;
+    creator = client;
+    while (strcmp(state_of_volume(), "creating") != 0) {}
+    assert_int_equal(ask_up(), CONTROL_FAILED);
+    assert_int_equal(ask_create(false), CONTROL_FAILED);
+    assert_int_equal(ask_down(false), CONTROL_FAILED);
+    client = creator;
+    enum control_exit code;
+    struct err err;
+    Lockstep__Control__Response *r = client_next(&client, &code, &err); /* progress comes by itself */
+    assert_non_null(r);
+    assert_int_equal(r->message_case, LOCKSTEP__CONTROL__RESPONSE__MESSAGE_PROGRESS);
+    assert_int_equal(r->progress->done, 1);
+    assert_int_equal(r->progress->total, 4);
+    lockstep__control__response__free_unpacked(r, NULL);
+    atomic_store(&create_waits, false);
+    assert_int_equal(read_result(NULL), CONTROL_DONE);
+    end_cleanly();
+}
+
+static void clients_may_go_while_their_command_runs(void **state)
+{
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    atomic_store(&answer_kind, ANSWER_NEVER);
+    SEND(PROMOTE, promote, Promote, promote, .volume = g);
+    client_close(&client);
+    SEND(DEMOTE, demote, Demote, demote, .volume = g);
+    client_close(&client);
+    assert_string_equal(state_of_volume(), "up");
+    atomic_store(&answer_kind, ANSWER_DONE);
+    assert_int_equal(ask_down(false), CONTROL_DONE); /* answers what nobody waits for any more, too */
+    end_cleanly();
+}
+
+static void what_cannot_drain_does_not_hang_the_shutdown(void **state)
+{
+    open_node(300 * NS_PER_MS);
+    wait_ready();
+    atomic_store(&answer_kind, ANSWER_NOT_NOW);
+    signal_node();
+    expect_end(NODE_UNCLEAN);
+    assert_int_equal(atomic_load(&detached), 0);
+    assert_int_equal(atomic_load(&stopped), 1);
+}
+
+static void a_second_signal_ends_at_once(void **state)
+{
+    open_node(3600 * NS_PER_S);
+    wait_ready();
+    atomic_store(&answer_kind, ANSWER_NEVER);
+    signal_node();
+    while (!atomic_load(&stoppings))
+        usleep(1000);
+    signal_node();
+    expect_end(NODE_UNCLEAN);
+    assert_int_equal(atomic_load(&stopped), 1);
+}
+
+static void draining_goes_on_when_the_peer_is_back(void **state)
+{
+    open_node(3600 * NS_PER_S);
+    wait_ready();
+    atomic_store(&answer_kind, ANSWER_NOT_NOW);
+    signal_node();
+    while (!atomic_load(&stoppings))
+        usleep(1000);
+    assert_int_equal(ask_up(), CONTROL_FAILED); /* no commands any more, but status */
+    assert_string_equal(result_text, "lockstepd is shutting down");
+    assert_string_equal(state_of_volume(), "up");
+    atomic_store(&answer_kind, ANSWER_DONE);
+    expect_end(NODE_CLEAN);
+    assert_int_equal(atomic_load(&detached), 1);
+}
+
+static void systemd_is_told(void **state)
+{
+    unsetenv("NOTIFY_SOCKET");
+    assert_int_equal(notify_systemd("READY=1"), 0);
+    for (unsigned abstract = 0; abstract < 2; abstract++) {
+        char name[128];
+        snprintf(name, sizeof(name), "%s%s/notify", abstract ? "@" : "", dir);
+        struct sockaddr_un addr = { .sun_family = AF_UNIX };
+        memcpy(addr.sun_path, name, strlen(name));
+        if (abstract)
+            addr.sun_path[0] = 0;
+        int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        socklen_t bytes = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(name));
+        assert_int_equal(bind(fd, (struct sockaddr *)&addr, bytes), 0);
+        setenv("NOTIFY_SOCKET", name, 1);
+        assert_int_equal(notify_systemd("READY=1"), 0);
+        char got[16] = "";
+        assert_int_equal(recv(fd, got, sizeof(got) - 1, MSG_DONTWAIT), 7);
+        assert_string_equal(got, "READY=1");
+        close(fd);
+    }
+    setenv("NOTIFY_SOCKET", "relative", 1);
+    assert_int_equal(notify_systemd("READY=1"), -EINVAL);
+    unsetenv("NOTIFY_SOCKET");
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(volumes_come_up_and_are_drained),
+        TEST(a_volume_is_created_and_brought_up),
+        TEST(a_missing_backing_is_a_failure),
+        TEST(orders_are_answered_with_their_exit_code),
+        TEST(the_only_good_leg_stays_up),
+        TEST(unknown_volumes_are_told_apart),
+        TEST(events_are_shown_and_followed),
+        TEST(status_answers_while_a_job_runs),
+        TEST(clients_may_go_while_their_command_runs),
+        TEST(what_cannot_drain_does_not_hang_the_shutdown),
+        TEST(a_second_signal_ends_at_once),
+        TEST(draining_goes_on_when_the_peer_is_back),
+        TEST(systemd_is_told),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
