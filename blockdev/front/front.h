@@ -58,10 +58,13 @@ static inline void front_serve(struct front *f, uint64_t size_bytes) { f->ops->s
  * during negotiation with `why` (copied), for example "volume gold42 is served by paris-a". */
 static inline void front_refuse(struct front *f, const char *why) { f->ops->refuse(f, why); }
 
-/* Room may have come back: goes on with what waited. */
+/* Room may have come back in the sink or in the pool: goes on with what waited, so that it may call sink.submit().
+ * Cheap when nothing waits: call it in every turn of the loop in which something has completed, before
+ * front_flush_answers().
+ */
 static inline void front_resume(struct front *f) { f->ops->resume(f); }
 
-/* Sends the answers gathered since the last call; called once per turn of the loop. */
+/* Sends the answers gathered since the last call; called once per turn of the loop. Never calls sink.submit(). */
 static inline void front_flush_answers(struct front *f) { f->ops->flush_answers(f); }
 
 /* True when no request is with the sink. */
@@ -70,5 +73,6 @@ static inline bool front_is_quiet(const struct front *f) { return f->ops->is_qui
 /* Ends all connections and frees the front; `closed` is called from the loop when nothing is in flight any more. */
 static inline void front_close(struct front *f, void (*closed)(void *ctx), void *ctx) { f->ops->close(f, closed, ctx); }
 
-/* Ends a request: `cookie` as in struct request, `result` 0 or a negative errno. */
+/* Ends a request: `cookie` as in struct request, `result` 0 or a negative errno. Never calls sink.submit(), so that it
+ * may be called while the engine's actions are carried out; but not from within sink.submit(). */
 void front_complete(void *cookie, int32_t result);

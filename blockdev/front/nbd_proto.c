@@ -38,6 +38,7 @@ enum nbd_option {
 #define NBD_REP_META_CONTEXT 4u
 #define NBD_REP_ERR(n) ((1u << 31) + (n))
 #define NBD_REP_ERR_UNSUP NBD_REP_ERR(1u)
+#define NBD_REP_ERR_POLICY NBD_REP_ERR(2u)
 #define NBD_REP_ERR_INVALID NBD_REP_ERR(3u)
 #define NBD_REP_ERR_UNKNOWN NBD_REP_ERR(6u)
 #define NBD_REP_ERR_TOO_BIG NBD_REP_ERR(9u)
@@ -300,7 +301,8 @@ static void on_info_or_go(struct nbd_negotiation *n, const struct nbd_export *e,
         return;
     }
     if (e->refusal) {
-        put_error(a, NBD_REP_ERR_UNKNOWN, e->refusal);
+        /* Not "unknown": some clients would say that there is no such export, and keep the reason to themselves. */
+        put_error(a, NBD_REP_ERR_POLICY, e->refusal);
         return;
     }
     struct wire_info_export export = { to_be16(NBD_INFO_EXPORT), to_be64(e->size_bytes),

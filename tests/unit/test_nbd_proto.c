@@ -24,6 +24,7 @@
 #define REP_INFO 3u
 #define REP_META 4u
 #define ERR_UNSUP 0x80000001u
+#define ERR_POLICY 0x80000002u
 #define ERR_INVALID 0x80000003u
 #define ERR_UNKNOWN 0x80000006u
 #define ERR_TOO_BIG 0x80000009u
@@ -227,7 +228,7 @@ static void test_refusal(void **state)
     c.export.refusal = "volume gold42 is served by paris-a";
     for (uint32_t option = OPT_INFO; option <= OPT_GO; option++) {
         go(&c, option, "gold42", 0, NULL);
-        expect_text(&c, expect(&c, option, ERR_UNKNOWN), "volume gold42 is served by paris-a");
+        expect_text(&c, expect(&c, option, ERR_POLICY), "volume gold42 is served by paris-a");
         expect_end(&c);
         assert_int_equal(c.n.phase, NBD_PHASE_OPTION);
     }

@@ -814,7 +814,7 @@ static void expect_refusal(const char *text)
     assert_memory_equal(in + 24, "gold42", 6);
     raw_send(fd, "IHAVEOPT\0\0\0\7\0\0\0\xc\0\0\0\6gold42\0\0", 16 + 12);
     raw_recv(fd, in, 20);
-    assert_memory_equal(in + 12, "\x80\0\0\6", 4);
+    assert_memory_equal(in + 12, "\x80\0\0\2", 4);
     assert_int_equal(in[19], strlen(text));
     char told[256];
     raw_recv(fd, told, strlen(text));
