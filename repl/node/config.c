@@ -497,6 +497,7 @@ static int read_volume(struct reading *r)
         if (!quantity_size(r->raw->size, bytes) || *bytes == 0 || *bytes > CONFIG_SIZE_BYTES_MAX ||
             *bytes % SIZE_STEP_BYTES)
             return config_unexpected(&r->place, "size", r->err);
+        r->out->size_line = yaml_doc_line(&r->place.doc, "size");
     }
     bool all_loopback = false;
     int rc = read_nodes(r, &all_loopback);

@@ -58,6 +58,7 @@ struct volume_config {
     unsigned line;                /* of `volume:` in it */
     char volume[NAME_BYTES_MAX];
     uint64_t size_bytes; /* a multiple of BLOCK_BYTES; 0: the smallest backing decides */
+    unsigned size_line;  /* of `size:` in `file`; 0: there is none */
     unsigned node_count; /* 1 ... CONFIG_NODES_MAX; of two, both have the same path_count, at least 1 */
     struct config_node nodes[CONFIG_NODES_MAX];
     unsigned self; /* this node's index in nodes */

@@ -3,7 +3,11 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
+
+#include "repl/base/scoped.h"
 
 static bool metadata_is_internal(const struct volume_config *config) { return config_self(config)->metadata[0] == 0; }
 
@@ -15,6 +19,29 @@ int leg_layout(const struct volume_config *config, uint64_t backing_bytes, uint6
     if (r)
         err_prefix(err, "%s", config_self(config)->backing);
     return r;
+}
+
+/* Of a file or block device; 0: it cannot be told. */
+static uint64_t bytes_of(const char *path)
+{
+    CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+    return end < 0 ? 0 : (uint64_t)end;
+}
+
+int leg_check_size(const struct volume_config *config, struct err *err)
+{
+    const struct config_node *self = config_self(config);
+    uint64_t backing_bytes = bytes_of(self->backing);
+    uint64_t holder_bytes = metadata_is_internal(config) ? 0 : bytes_of(self->metadata);
+    struct meta_layout layout;
+    struct err ignored = { 0 };
+    if (!config->size_bytes || !backing_bytes || leg_layout(config, backing_bytes, holder_bytes, &layout, &ignored) ||
+        config->size_bytes <= layout.data_bytes)
+        return 0;
+    return err_set(err, -EINVAL, "%s:%u: size: expected at most %llu bytes, for which %s has room%s, found %llu",
+                   config->file, config->size_line, (unsigned long long)layout.data_bytes, self->backing,
+                   metadata_is_internal(config) ? " beside its metadata" : "", (unsigned long long)config->size_bytes);
 }
 
 /* The configured faults and delays, stacked on the backing. */

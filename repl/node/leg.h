@@ -27,6 +27,11 @@ struct leg {
     } store;
 };
 
+/* Before anything is opened for good: -EINVAL with one line "FILE:LINE: size: ..." when the configuration wants a
+ * larger volume than the backing has room for. 0 when it fits, or the backing cannot be looked at: what opens it will
+ * tell. */
+int leg_check_size(const struct volume_config *config, struct err *err);
+
 /* Opens backing and metadata for exclusive use and finds the layout. On the ring's thread, before the loop runs. On an
  * error nothing is left open. */
 int leg_open(struct leg *leg, struct ring *ring, struct buf_pool *pool, const struct volume_config *config,

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "proto/control_wire.h"
+#include "repl/node/leg.h"
 #include "repl/node/node.h"
 #include "repl/node/notify.h"
 #include "repl/node/quantity.h"
@@ -220,6 +221,13 @@ int main(int argc, char **argv)
     if (config_load(args.config, &config_options, &config, &err)) {
         fprintf(stderr, "%s\n", err.text);
         return CONTROL_USED_WRONGLY;
+    }
+    for (unsigned i = 0; i < config.count; i++) {
+        if (leg_check_size(&config.volumes[i], &err)) {
+            fprintf(stderr, "%s\n", err.text);
+            config_free(&config);
+            return CONTROL_USED_WRONGLY;
+        }
     }
     if (args.check) {
         printf("%s: %u volumes, nothing wrong\n", args.config, config.count);

@@ -96,12 +96,16 @@ def test(t):
 
     t.step("shrunk after it was made")
     path = image(t, "shrunk.img")
-    c = single(t, "shrunk", path)
+    c = Cluster(t, size=None, name="shrunk", names=("paris-a",), backings=(path,))
+    c.a.extra = {"metadata": t.dir / "shrunk.meta"}  # else it would be gone with the end of the backing
+    c.write_config()
+    c.a.start()
     c.create()
+    c.promote(c.a, protected=False)
     c.stop()
     os.truncate(path, 32 * MIB)
     c.a.start()
-    refused(t, c.a, "half of it is gone", ["shrunk.img"], command="up")
+    refused(t, c.a, "half of it is gone", ["shrunk.img", "shrunk"], command="up")
     c.stop()
 
     t.step("metadata that is damaged")

@@ -226,7 +226,10 @@ class Cluster:
     def config(self, node):
         """What `node`'s configuration file says, as a dict: the same on every node, but for `node.settings`."""
         # Every daemon would try to own an NBD socket of that path, so each node names its own.
-        c = {"volume": self.volume, "size": f"{self.size // MIB}MiB", "nodes": []}
+        c = {"volume": self.volume}
+        if self.size:
+            c["size"] = f"{self.size // MIB}MiB"
+        c["nodes"] = []
         for n in self.nodes:
             c["nodes"].append({"name": n.name, "backing": n.backing, "metadata": "internal",
                                "device": f"nbd:unix:{n.socket}", **n.extra})
