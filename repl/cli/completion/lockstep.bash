@@ -1,0 +1,46 @@
+# Completion for lockstep(1). Volumes' names come from the daemon, if it is in reach.
+
+_lockstep_volumes() {
+    local -a reach=()
+    [[ -z $1 ]] || reach=(--control "$1")
+    lockstep status --json --timeout 1s "${reach[@]}" 2>/dev/null |
+        grep -o '{"name":"[^"]*","state"' | cut -d '"' -f 4
+}
+
+_lockstep() {
+    local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
+    local command='' volume='' control='' options='--json --control --help' i
+    COMPREPLY=()
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        case ${COMP_WORDS[i]} in
+            --control) control=${COMP_WORDS[++i]} ;;
+            --timeout) ((++i)) ;;
+            -*) ;;
+            *) if [[ -z $command ]]; then command=${COMP_WORDS[i]}; else volume=${COMP_WORDS[i]}; fi ;;
+        esac
+    done
+    case $previous in
+        --control)
+            mapfile -t COMPREPLY < <(compgen -f -- "$word")
+            return
+            ;;
+        --timeout) return ;;
+    esac
+    case $command in
+        create) options+=' --adopt --force --timeout' ;;
+        down | promote | demote) options+=' --force --timeout' ;;
+        up) options+=' --timeout' ;;
+        status) options+=' --watch --timeout' ;;
+        events) options+=' --no-follow' ;;
+        '') options+=' --version' ;;
+    esac
+    if [[ $word == -* ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
+    elif [[ -z $command ]]; then
+        mapfile -t COMPREPLY < <(compgen -W 'create up down status events promote demote' -- "$word")
+    elif [[ -z $volume ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "$(_lockstep_volumes "$control")" -- "$word")
+    fi
+}
+
+complete -F _lockstep lockstep

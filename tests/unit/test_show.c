@@ -1,0 +1,216 @@
+/* What `lockstep` prints: the JSON that INTERFACE promises, to the byte, and the same for eyes. */
+#include "repl/cli/show.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/unit/unit.h"
+
+static char *text;
+static size_t text_bytes;
+
+static struct show begin(bool json, bool colour)
+{
+    return (struct show) { .out = open_memstream(&text, &text_bytes), .json = json, .colour = colour };
+}
+
+static void expect(struct show *s, const char *expected)
+{
+    fclose(s->out);
+    assert_string_equal(text, expected);
+    free(text);
+}
+
+static Lockstep__Control__Peer peer_b(void)
+{
+    Lockstep__Control__Peer p = LOCKSTEP__CONTROL__PEER__INIT;
+    p.name = (char *)"paris-b";
+    p.link = (char *)"connected";
+    p.transport = (char *)"tcp";
+    p.path = (char *)"10.0.0.2:7789";
+    p.rtt_us = 412;
+    p.leg = (char *)"up-to-date";
+    return p;
+}
+
+static Lockstep__Control__VolumeStatus gold42(Lockstep__Control__Peer *peer)
+{
+    Lockstep__Control__VolumeStatus v = LOCKSTEP__CONTROL__VOLUME_STATUS__INIT;
+    v.name = (char *)"gold42";
+    v.state = (char *)"up";
+    v.protected_ = true;
+    v.role = (char *)"primary";
+    v.epoch = 7;
+    v.lsn = 123456;
+    v.size_bytes = 42949672960;
+    v.serving = true;
+    v.leg = (char *)"up-to-date";
+    v.device = (char *)"nbd:unix:/run/lockstep/gold42.sock";
+    v.backing = (char *)"/dev/vg0/gold42";
+    v.peer = peer;
+    return v;
+}
+
+static void status_is_json(void **state)
+{
+    Lockstep__Control__Peer peer = peer_b();
+    Lockstep__Control__VolumeStatus v = gold42(&peer);
+    Lockstep__Control__VolumeStatus *const list[] = { &v };
+    struct show s = begin(true, false);
+    show_status(&s, "paris-a", list, 1);
+    expect(&s, "{\"version\":1,\"node\":\"paris-a\",\"volumes\":[{\"name\":\"gold42\",\"state\":\"up\","
+               "\"role\":\"primary\",\"protected\":true,\"why_not\":null,\"epoch\":7,\"lsn\":123456,"
+               "\"size_bytes\":42949672960,\"device\":\"nbd:unix:/run/lockstep/gold42.sock\",\"serving\":true,"
+               "\"leg\":\"up-to-date\",\"backing\":\"/dev/vg0/gold42\",\"writes_waiting\":0,\"oldest_waiting_us\":0,"
+               "\"peer\":{\"name\":\"paris-b\",\"link\":\"connected\",\"reason\":null,\"transport\":\"tcp\","
+               "\"path\":\"10.0.0.2:7789\",\"tls\":false,\"rtt_us\":412,\"leg\":\"up-to-date\","
+               "\"out_of_sync_bytes\":0,\"resync\":null},\"witness\":null,\"offsite\":null}]}\n");
+}
+
+static void what_is_not_known_is_null(void **state)
+{
+    Lockstep__Control__VolumeStatus v = LOCKSTEP__CONTROL__VOLUME_STATUS__INIT;
+    v.name = (char *)"h";
+    v.state = (char *)"down";
+    v.why_not = (char *)"a \"quoted\\\" reason";
+    v.device = (char *)"nbd:h:1";
+    v.backing = (char *)"x";
+    v.lsn = UINT64_MAX;
+    Lockstep__Control__VolumeStatus *const list[] = { &v };
+    struct show s = begin(true, false);
+    show_status(&s, "a", list, 1);
+    expect(&s, "{\"version\":1,\"node\":\"a\",\"volumes\":[{\"name\":\"h\",\"state\":\"down\",\"role\":null,"
+               "\"protected\":false,\"why_not\":\"a \\\"quoted\\\\\\\" reason\",\"epoch\":0,"
+               "\"lsn\":18446744073709551615,\"size_bytes\":0,\"device\":\"nbd:h:1\",\"serving\":false,"
+               "\"leg\":\"none\",\"backing\":\"x\",\"writes_waiting\":0,\"oldest_waiting_us\":0,\"peer\":null,"
+               "\"witness\":null,\"offsite\":null}]}\n");
+}
+
+static void status_is_for_eyes(void **state)
+{
+    Lockstep__Control__Peer peer = peer_b();
+    Lockstep__Control__VolumeStatus v = gold42(&peer);
+    Lockstep__Control__VolumeStatus *const list[] = { &v };
+    struct show s = begin(false, false);
+    show_status(&s, "paris-a", list, 1);
+    expect(&s, "node paris-a, 1 volume\n"
+               "\n"
+               "gold42  protected\n"
+               "  role    primary, serving nbd:unix:/run/lockstep/gold42.sock\n"
+               "  leg     up-to-date, /dev/vg0/gold42, 40 GiB\n"
+               "  peer    paris-b: up-to-date, connected by tcp to 10.0.0.2:7789, round trip 412 us\n"
+               "  writes  epoch 7, LSN 123456\n");
+}
+
+static void what_waits_is_told(void **state)
+{
+    Lockstep__Control__Peer peer = peer_b();
+    peer.link = (char *)"connecting";
+    peer.reason = (char *)"Connection refused";
+    peer.out_of_sync_bytes = 1536 * 1024;
+    Lockstep__Control__VolumeStatus v = gold42(&peer);
+    v.protected_ = false;
+    v.why_not = (char *)"no connection to paris-b";
+    v.writes_waiting = 48;
+    v.oldest_waiting_us = 978600;
+    Lockstep__Control__VolumeStatus *const list[] = { &v, &v };
+    struct show s = begin(false, false);
+    show_status(&s, "paris-a", list, 2);
+    static const char one[] = "\n"
+                              "gold42  not protected: no connection to paris-b\n"
+                              "  role    primary, serving nbd:unix:/run/lockstep/gold42.sock\n"
+                              "  leg     up-to-date, /dev/vg0/gold42, 40 GiB\n"
+                              "  peer    paris-b: up-to-date, connecting (Connection refused), 1.5 MiB out of sync\n"
+                              "  writes  epoch 7, LSN 123456, 48 wait for the peer, the oldest for 978.6 ms\n";
+    char both[2048];
+    snprintf(both, sizeof(both), "node paris-a, 2 volumes\n%s%s", one, one);
+    expect(&s, both);
+}
+
+/* Red is for what needs a person, and for nothing else. */
+static void colours_mean_something(void **state)
+{
+    static const char red[] = "\033[1;31m";
+    static const struct {
+        const char *state;
+        const char *leg;
+        const char *link;
+        const char *peer_leg;
+        bool is_protected;
+        bool needs_a_person;
+    } cases[] = {
+        { "up", "up-to-date", "connected", "up-to-date", true, false },
+        { "up", "up-to-date", "connecting", "up-to-date", false, false },
+        { "up", "up-to-date", "refused", "none", false, true },
+        { "up", "failed", "connected", "up-to-date", false, true },
+        { "up", "up-to-date", "connected", "failed", false, true },
+        { "down", "", "down", "none", false, false },
+        { "not-created", "", "down", "none", false, false },
+        { "failed", "", "down", "none", false, true },
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        Lockstep__Control__Peer peer = peer_b();
+        peer.link = (char *)cases[i].link;
+        peer.leg = (char *)cases[i].peer_leg;
+        Lockstep__Control__VolumeStatus v = gold42(&peer);
+        v.state = (char *)cases[i].state;
+        v.leg = (char *)cases[i].leg;
+        v.protected_ = cases[i].is_protected;
+        Lockstep__Control__VolumeStatus *const list[] = { &v };
+        struct show s = begin(false, true);
+        show_status(&s, "a", list, 1);
+        fclose(s.out);
+        if ((strstr(text, red) != NULL) != cases[i].needs_a_person)
+            fail_msg("case %zu:\n%s", i, text);
+        free(text);
+    }
+}
+
+static Lockstep__Control__Event link_lost(void)
+{
+    Lockstep__Control__Event e = LOCKSTEP__CONTROL__EVENT__INIT;
+    e.sequence = 9;
+    e.time_us = 1795400000123456;
+    e.volume = (char *)"gold42";
+    e.level = (char *)"warning";
+    e.topic = (char *)"link";
+    e.text = (char *)"lost paris-b";
+    return e;
+}
+
+static void events_are_lines(void **state)
+{
+    Lockstep__Control__Event e = link_lost();
+    struct show s = begin(true, false);
+    show_event(&s, &e);
+    expect(&s, "{\"version\":1,\"sequence\":9,\"time\":\"2026-11-23T02:13:20.123Z\",\"volume\":\"gold42\","
+               "\"level\":\"warning\",\"topic\":\"link\",\"text\":\"lost paris-b\"}\n");
+    s = begin(false, false);
+    show_event(&s, &e);
+    expect(&s, "2026-11-23T02:13:20.123Z  gold42       warning link     lost paris-b\n");
+    e.volume = (char *)"";
+    s = begin(false, false);
+    show_event(&s, &e);
+    expect(&s, "2026-11-23T02:13:20.123Z  -            warning link     lost paris-b\n");
+}
+
+static void results_are_told(void **state)
+{
+    struct show s = begin(false, false);
+    show_result(&s, CONTROL_DONE, "volume g is up");
+    expect(&s, "volume g is up\n");
+    s = begin(true, false);
+    show_result(&s, CONTROL_REFUSED, "no");
+    expect(&s, "{\"version\":1,\"exit_code\":3,\"text\":\"no\"}\n");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(status_is_json),         cmocka_unit_test(what_is_not_known_is_null),
+        cmocka_unit_test(status_is_for_eyes),     cmocka_unit_test(what_waits_is_told),
+        cmocka_unit_test(colours_mean_something), cmocka_unit_test(events_are_lines),
+        cmocka_unit_test(results_are_told),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
