@@ -34,7 +34,7 @@ struct front_config {
 };
 
 struct front_ops {
-    void (*serve)(struct front *f, uint64_t size_bytes);
+    void (*serve)(struct front *f, uint64_t size_bytes, uint32_t block_bytes);
     void (*refuse)(struct front *f, const char *why);
     void (*resume)(struct front *f);
     void (*flush_answers)(struct front *f);
@@ -51,8 +51,12 @@ struct front {
  * listens on is replaced; a living one is an error. */
 struct front *front_nbd_open(const struct front_config *config, struct err *err);
 
-/* Opens for business with a volume of this size. */
-static inline void front_serve(struct front *f, uint64_t size_bytes) { f->ops->serve(f, size_bytes); }
+/* Opens for business with a volume of this size, whose clients must keep to multiples of `block_bytes`, a power of two.
+ */
+static inline void front_serve(struct front *f, uint64_t size_bytes, uint32_t block_bytes)
+{
+    f->ops->serve(f, size_bytes, block_bytes);
+}
 
 /* Stops taking requests: clients are disconnected once what they have in flight is answered, and new ones are refused
  * during negotiation with `why` (copied), for example "volume gold42 is served by paris-a". */

@@ -186,10 +186,11 @@ static void flush_answers(struct front *f)
 
 /* Opening and closing the shop */
 
-static void serve(struct front *f, uint64_t size_bytes)
+static void serve(struct front *f, uint64_t size_bytes, uint32_t block_bytes)
 {
     struct nbd_server *s = server_of(f);
-    s->export.size_bytes = align_down(size_bytes, s->export.block_min_bytes);
+    s->export.block_min_bytes = block_bytes;
+    s->export.size_bytes = align_down(size_bytes, block_bytes);
     s->export.refusal = NULL;
     s->serving = true;
 }
@@ -460,11 +461,7 @@ struct front *front_nbd_open(const struct front_config *config, struct err *err)
     s->export.refusal = no_reason_yet;
     s->export.block_min_bytes = NBD_BLOCK_BYTES_MIN;
     s->export.block_preferred_bytes = NBD_BLOCK_BYTES_PREFERRED;
-    if (s->disk) {
-        uint32_t logical = s->disk->geometry.logical_block_bytes;
-        s->export.block_min_bytes = (uint32_t)max_u64(NBD_BLOCK_BYTES_MIN, logical);
-        s->export.rotational = s->disk->geometry.rotational;
-    }
+    s->export.rotational = s->disk && s->disk->geometry.rotational;
     s->tick.fired = tick;
     s->resume_task.run = resume_run;
     s->close_task.run = close_run;

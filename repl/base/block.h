@@ -2,3 +2,6 @@
 #pragma once
 
 #define BLOCK_BYTES 512
+
+/* Some disks need more; the volume then shows the larger of its two legs' blocks. */
+#define BLOCK_BYTES_MAX 4096

@@ -42,10 +42,12 @@ struct engine {
     bool peer_ready;  /* the mirror may send */
     bool decree_owed; /* the peer waits for our acknowledgement of its decree */
     uint64_t decree_epoch;
-    enum leg_state peer_leg; /* as last known */
-    uint64_t asked_epoch;    /* PHASE_ASKING: that the peer is to agree to */
-    bool promote_force;      /* the promotion under way is to overcome what stands against it */
-    char refused[256];       /* the last refusal, so that each is told once */
+    enum leg_state peer_leg;     /* as last known */
+    uint32_t peer_block_bytes;   /* likewise */
+    uint32_t served_block_bytes; /* what clients are told while we serve */
+    uint64_t asked_epoch;        /* PHASE_ASKING: that the peer is to agree to */
+    bool promote_force;          /* the promotion under way is to overcome what stands against it */
+    char refused[256];           /* the last refusal, so that each is told once */
 
     bool untouched;  /* the leg was zeroes when it was attached */
     bool leg_failed; /* in this attachment */
@@ -105,6 +107,11 @@ void engine_close(struct engine *e)
 }
 
 static enum leg_state own_leg(const struct engine *e) { return e->leg_failed ? LEG_FAILED : e->sb.leg; }
+
+static uint32_t own_block_bytes(const struct engine *e)
+{
+    return e->config.block_bytes ? e->config.block_bytes : BLOCK_BYTES;
+}
 
 /* ---- the superblock ---- */
 
@@ -221,6 +228,7 @@ static void on_hello(struct engine *e, const struct hello *peer, struct actions 
     struct sync_judgement j;
     sync_judge(&own, peer, &j);
     e->peer_leg = peer->leg;
+    e->peer_block_bytes = peer->block_bytes;
     if (j.verdict == SYNC_REFUSE) {
         if (j.own_deposed)
             step_down(e, out);
@@ -615,6 +623,7 @@ static void carry_out_role(struct engine *e, struct actions *out)
             send_control(FRAME_DECREE, e->role.phase == PHASE_ASKING ? e->asked_epoch : e->sb.epoch, 0, out);
             break;
         case ROLE_NEED_SERVE:
+            e->served_block_bytes = (uint32_t)max_u64(own_block_bytes(e), e->peer_block_bytes);
             actions_add(out, ACT_SERVE)->serve.on = true;
             actions_note(out, NOTE_INFO, "role", "%s is primary at epoch %llu", e->config.node,
                          (unsigned long long)e->sb.epoch);
@@ -769,6 +778,8 @@ void engine_hello(struct engine *e, struct hello *out)
         .unclean_primary = e->sb.unclean,
         .window_frames = e->config.window_frames,
         .window_bytes = e->config.window_bytes,
+        .block_bytes = own_block_bytes(e),
+        .served_block_bytes = is_leading(e) ? e->served_block_bytes : 0,
     };
     snprintf(out->volume, sizeof(out->volume), "%s", e->config.volume);
     snprintf(out->node, sizeof(out->node), "%s", e->config.node);
@@ -785,6 +796,7 @@ void engine_view(struct engine *e, struct engine_view *out)
         .epoch = e->sb.epoch,
         .lsn = mirror.lsn,
         .size_bytes = e->sb.size_bytes,
+        .block_bytes = e->served_block_bytes,
         .leg = own_leg(e),
         .session_up = e->session == SESSION_UP,
         .peer_leg = e->peer_leg,

@@ -20,6 +20,7 @@ struct engine_config {
     uint64_t capacity_bytes;      /* the largest volume the backing can hold, or the configured size */
     uint32_t window_frames;       /* what this node lets the peer have on its way to it; at least 1 */
     uint64_t window_bytes;        /* at least IO_BYTES_MAX */
+    uint32_t block_bytes;         /* what the backing needs changes aligned to; 0: BLOCK_BYTES */
     struct superblock superblock; /* as engine_attach() left it and as it lies on disk now */
 };
 
@@ -34,6 +35,7 @@ struct engine_view {
     uint64_t epoch;
     uint64_t lsn; /* last one given (primary) or applied (secondary) */
     uint64_t size_bytes;
+    uint32_t block_bytes; /* that clients' requests are to be multiples of */
     enum leg_state leg;
     bool session_up;
     enum leg_state peer_leg;    /* as last known */

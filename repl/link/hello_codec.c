@@ -46,6 +46,8 @@ size_t hello_encode(const struct hello *hello, uint8_t *out)
     m.unclean_primary = hello->unclean_primary;
     m.window_frames = hello->window_frames;
     m.window_bytes = hello->window_bytes;
+    m.block_bytes = hello->block_bytes;
+    m.served_block_bytes = hello->served_block_bytes;
     size_t bytes = lockstep__hello__pack(&m, out);
     assert(bytes <= FRAME_HELLO_BYTES_MAX);
     return bytes;
@@ -80,6 +82,11 @@ static bool take_id(ProtobufCBinaryData from, struct id *to)
     return true;
 }
 
+static bool is_block_size(uint32_t bytes)
+{
+    return bytes >= BLOCK_BYTES && bytes <= BLOCK_BYTES_MAX && (bytes & (bytes - 1)) == 0;
+}
+
 static int take_state(const Lockstep__Hello *m, struct hello *h, const char **why)
 {
     if (m->size_bytes % BLOCK_BYTES)
@@ -95,6 +102,9 @@ static int take_state(const Lockstep__Hello *m, struct hello *h, const char **wh
         return wrong(why, "unknown leg state (leg)");
     if (m->window_frames == 0 || m->window_bytes < FRAME_PAYLOAD_BYTES_MAX)
         return wrong(why, "window that not every frame fits through (window_frames, window_bytes)");
+    if ((m->block_bytes && !is_block_size(m->block_bytes)) ||
+        (m->served_block_bytes && !is_block_size(m->served_block_bytes)))
+        return wrong(why, "impossible block size (block_bytes, served_block_bytes)");
     h->size_bytes = m->size_bytes;
     h->capacity_bytes = m->capacity_bytes;
     h->epoch = m->epoch;
@@ -105,6 +115,8 @@ static int take_state(const Lockstep__Hello *m, struct hello *h, const char **wh
     h->unclean_primary = m->unclean_primary;
     h->window_frames = m->window_frames;
     h->window_bytes = m->window_bytes;
+    h->block_bytes = m->block_bytes ? m->block_bytes : BLOCK_BYTES;
+    h->served_block_bytes = m->served_block_bytes;
     return 0;
 }
 

@@ -159,7 +159,7 @@ static void set_serving(struct volume *v, bool on)
     }
     struct engine_view view;
     engine_view(v->engine, &view);
-    front_serve(v->front, view.size_bytes);
+    front_serve(v->front, view.size_bytes, view.block_bytes);
 }
 
 /* ---- link ---- */
@@ -411,6 +411,7 @@ static int open_engine(struct volume *v, struct err *err)
         .node_index = v->config.self,
         .window_frames = WINDOW_FRAMES,
         .window_bytes = WINDOW_BYTES,
+        .block_bytes = v->leg.bare->geometry.logical_block_bytes,
     };
     int r = leg_capacity(&v->leg, &v->config, &config.capacity_bytes, err);
     if (!r)

@@ -83,6 +83,25 @@ static void explain_same_leg(const struct hello *own, const struct hello *peer, 
         own->node, peer->node);
 }
 
+/* Clients of a serving primary send changes as small as they were told they may. */
+static bool serves_too_small(const struct hello *a, const struct hello *b)
+{
+    return a->served_block_bytes && a->served_block_bytes < b->block_bytes;
+}
+
+static bool block_too_large(const struct hello *own, const struct hello *peer)
+{
+    return serves_too_small(own, peer) || serves_too_small(peer, own);
+}
+
+static void explain_block(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    const struct hello *serving = serves_too_small(own, peer) ? own : peer;
+    const struct hello *other = serving == own ? peer : own;
+    say(j, "the disk of %s needs blocks of %u bytes, and %s serves the volume with %u: demote and promote %s once",
+        other->node, other->block_bytes, serving->node, serving->served_block_bytes, serving->node);
+}
+
 static bool knows(const struct hello *a, const struct hello *b) { return id_equal(a->peer_leg_id, b->leg_id); }
 
 static bool paired(const struct hello *own, const struct hello *peer) { return knows(own, peer) && knows(peer, own); }
@@ -218,6 +237,7 @@ static const struct rule rules[] = {
     { "lost-power", lost_power, SYNC_REFUSE, explain_lost_power },
     { "unclean-primary", unclean, SYNC_REFUSE, explain_unclean },
     { "other-size", other_size, SYNC_REFUSE, explain_size },
+    { "block-too-large", block_too_large, SYNC_REFUSE, explain_block },
     { "paired", paired, SYNC_CONNECT, NULL },
     { "both-fresh", both_fresh, SYNC_PAIR, NULL },
     { "strangers", always, SYNC_REFUSE, explain_strangers },

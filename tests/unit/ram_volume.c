@@ -192,7 +192,7 @@ static void *run(void *arg)
     if (!v->front)
         die("front_nbd_open", err.text);
     if (v->config.serve)
-        front_serve(v->front, v->config.size_bytes);
+        front_serve(v->front, v->config.size_bytes, v->disk.geometry.logical_block_bytes);
     sem_post(&v->ready);
     ring_run(v->ring, idle, v);
     ring_close(v->ring);

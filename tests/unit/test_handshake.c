@@ -104,6 +104,12 @@ static void each_rule_has_its_case(void **state)
     x.unclean_primary = false;
     y.size_bytes = 2 * GIB;
     expect(&x, &y, "other-size", SYNC_REFUSE);
+    y.size_bytes = x.size_bytes;
+    x.served_block_bytes = 512;
+    y.block_bytes = 4096;
+    expect(&x, &y, "block-too-large", SYNC_REFUSE);
+    x.served_block_bytes = 4096;
+    expect(&x, &y, "paired", SYNC_CONNECT);
 
     /* A leg made anew beside one that has been written to. */
     x = a(), y = b();

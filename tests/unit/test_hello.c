@@ -25,6 +25,8 @@ static struct hello sample(void)
         .unclean_primary = true,
         .window_frames = 1024,
         .window_bytes = 32 * MIB,
+        .block_bytes = 4096,
+        .served_block_bytes = 512,
     };
     memset(h.volume_id.bytes, 0xaa, sizeof(h.volume_id.bytes));
     memset(h.leg_id.bytes, 0xbb, sizeof(h.leg_id.bytes));

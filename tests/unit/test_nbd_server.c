@@ -797,7 +797,7 @@ static void test_connection_limit(void **state)
 
 static void do_refuse(struct ram_volume *v, void *why) { front_refuse(v->front, why); }
 
-static void do_serve(struct ram_volume *v, void *arg) { front_serve(v->front, VOLUME_BYTES); }
+static void do_serve(struct ram_volume *v, void *arg) { front_serve(v->front, VOLUME_BYTES, v->disk.geometry.logical_block_bytes); }
 
 static void expect_refusal(const char *text)
 {
