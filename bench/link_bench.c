@@ -131,8 +131,8 @@ static void on_hello(void *ctx, struct hello *h)
     *h = (struct hello) {
         .version = PROTOCOL_VERSION, .volume = "bench", .window_frames = DEPTH_MAX, .window_bytes = DEPTH_MAX * MIB
     };
-    strcpy(h->node, n->server ? "server" : "client");
-    strcpy(h->peer, n->server ? "client" : "server");
+    snprintf(h->node, sizeof(h->node), "%s", n->server ? "server" : "client");
+    snprintf(h->peer, sizeof(h->peer), "%s", n->server ? "client" : "server");
 }
 
 static void on_note(void *ctx, enum note_level level, const char *text)

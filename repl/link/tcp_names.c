@@ -73,7 +73,6 @@ struct tcp_lookup {
     int result;
     pthread_mutex_t lock;
     bool forgotten; /* by the connection */
-    bool posted;    /* the thread is through with it */
 };
 
 static void lookup_free(struct tcp_lookup *l)
@@ -85,7 +84,11 @@ static void lookup_free(struct tcp_lookup *l)
 static void lookup_ended(struct ring_task *task)
 {
     struct tcp_lookup *l = container_of(task, struct tcp_lookup, task);
-    if (!l->forgotten)
+    /* The thread may still be about to leave the lock that it posted under. */
+    pthread_mutex_lock(&l->lock);
+    bool forgotten = l->forgotten;
+    pthread_mutex_unlock(&l->lock);
+    if (!forgotten)
         l->done(l->conn, l->result, &l->address, l->err.text);
     lookup_free(l);
 }
@@ -96,10 +99,8 @@ static void *lookup_thread(void *arg)
     l->result = tcp_resolve(l->text, &l->address, &l->err);
     pthread_mutex_lock(&l->lock);
     bool forgotten = l->forgotten;
-    if (!forgotten) {
-        l->posted = true;
+    if (!forgotten)
         ring_post(l->ring, &l->task);
-    }
     pthread_mutex_unlock(&l->lock);
     if (forgotten)
         lookup_free(l);

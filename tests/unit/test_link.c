@@ -497,21 +497,54 @@ static void test_drop_and_reconnect(void **state)
     lab_close(lab);
 }
 
-static bool a_is_closed(struct lab *lab) { return lab->a.closed; }
-static bool b_is_down(struct lab *lab) { return !lab->b.up; }
+static bool one_is_closed(struct lab *lab) { return lab->a.closed || lab->b.closed; }
+static bool one_is_down(struct lab *lab) { return !lab->a.up || !lab->b.up; }
+
+static void restart(struct lab *lab, struct node *n, struct node *other)
+{
+    link_close(n->link, closed, n);
+    n->link = NULL;
+    n->up = n->judging = false;
+    n->closed = false;
+    assert_true(run(lab, one_is_closed));
+    if (other->up) {
+        n->up = true; /* one_is_down() looks at the other */
+        assert_true(run(lab, one_is_down));
+        n->up = false;
+    }
+    assert_int_equal(session_state(link_session(other->link)), LINK_CONNECTING);
+    assert_non_null(strstr(other->last_down, "disconnected by its operator"));
+    n->closed = false;
+    start_link(lab, n);
+    RUN(lab, both_up);
+}
 
 static void test_restart_of_a_node(void **state)
 {
     struct lab *lab = lab_up(1, 16 * MIB);
-    link_close(lab->a.link, closed, &lab->a);
-    lab->a.link = NULL;
-    lab->a.up = lab->a.judging = false;
-    assert_true(run(lab, a_is_closed));
-    assert_true(run(lab, b_is_down));
-    assert_int_equal(session_state(link_session(lab->b.link)), LINK_CONNECTING);
-    start_link(lab, &lab->a);
-    RUN(lab, both_up);
+    restart(lab, &lab->a, &lab->b);
+    restart(lab, &lab->b, &lab->a);
+    lab->a.to_send = 10;
+    RUN(lab, all_acked);
     lab_close(lab);
+}
+
+static void test_close_at_any_time(void **state)
+{
+    for (unsigned ms = 0; ms < 12; ms++) {
+        struct lab *lab = lab_open(2, 16 * MIB);
+        start_link(lab, &lab->b);
+        /* Looked up, connecting to nobody, or on the way up. */
+        if (ms % 3 == 0)
+            snprintf(lab->address[0], sizeof(lab->address[0]), "nobody.invalid:1");
+        if (ms % 3 == 1)
+            snprintf(lab->address[0], sizeof(lab->address[0]), "127.0.0.1:1");
+        start_link(lab, &lab->a);
+        lab->a.to_send = 1000;
+        if (ms > 0)
+            run_for(lab, ms * NS_PER_MS / 2);
+        lab_close(lab);
+    }
 }
 
 static bool a_refused(struct lab *lab) { return lab->a.hellos >= 2 && lab->a.downs == lab->a.hellos; }
@@ -854,6 +887,7 @@ int main(void)
         cmocka_unit_test(test_verdict_may_take_long),
         cmocka_unit_test(test_drop_and_reconnect),
         cmocka_unit_test(test_restart_of_a_node),
+        cmocka_unit_test(test_close_at_any_time),
         cmocka_unit_test(test_refused_then_accepted),
         cmocka_unit_test(test_other_volume),
         cmocka_unit_test(test_corrupt_payload),
