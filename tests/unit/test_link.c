@@ -11,6 +11,7 @@
 
 #include "repl/base/checksum.h"
 #include "repl/base/prng.h"
+#include "repl/link/hello_codec.h"
 #include "repl/link/link.h"
 #include "tests/unit/unit.h"
 
@@ -653,6 +654,123 @@ static void test_stall(void **state)
     lab_close(lab);
 }
 
+/* A peer made by hand: frames of all kinds and sizes in one stream, cut up at random. */
+#define STREAM_BYTES (12 * MIB)
+
+static struct {
+    int fd;
+    uint8_t *bytes;
+    size_t length, sent;
+    uint64_t number, writes, flushes;
+    size_t chunk_max;
+    struct prng prng;
+} stream;
+
+static void stream_add(struct frame f, const void *payload)
+{
+    struct frame_wire wire;
+    f.number = ++stream.number;
+    frame_encode(&f, &wire);
+    assert_true(stream.length + sizeof(wire) + f.payload_bytes <= STREAM_BYTES);
+    memcpy(stream.bytes + stream.length, &wire, sizeof(wire));
+    stream.length += sizeof(wire);
+    if (f.payload_bytes)
+        memcpy(stream.bytes + stream.length, payload, f.payload_bytes);
+    stream.length += f.payload_bytes;
+}
+
+static void stream_add_write(uint32_t bytes)
+{
+    static uint8_t data[WRITE_BYTES_MAX];
+    fill(data, bytes, ++stream.writes);
+    struct frame f = { .kind = FRAME_WRITE, .lsn = stream.writes, .offset_bytes = 512 * stream.writes };
+    f.length_bytes = f.payload_bytes = bytes;
+    f.payload_check = checksum64(data, bytes);
+    stream_add(f, data);
+}
+
+static void stream_build(uint64_t seed)
+{
+    stream.prng = prng_seed(seed);
+    stream.length = stream.sent = 0;
+    stream.number = stream.writes = stream.flushes = 0;
+    stream.chunk_max = 1 + prng_below(&stream.prng, seed % 3 == 0 ? 200 : 30000);
+    struct hello hello = {
+        .version = PROTOCOL_VERSION,
+        .volume = "gold42",
+        .node = "paris-a",
+        .peer = "paris-b",
+        .window_frames = 1,
+        .window_bytes = FRAME_PAYLOAD_BYTES_MAX,
+    };
+    uint8_t bytes[FRAME_HELLO_BYTES_MAX];
+    struct frame f = { .kind = FRAME_HELLO };
+    f.payload_bytes = (uint32_t)hello_encode(&hello, bytes);
+    f.payload_check = checksum64(bytes, f.payload_bytes);
+    stream_add(f, bytes);
+    stream_add((struct frame) { .kind = FRAME_READY }, NULL);
+    size_t wanted = stream.chunk_max < 200 ? STREAM_BYTES / 40 : STREAM_BYTES / 4;
+    uint32_t size = 4096;
+    while (stream.length < wanted) {
+        /* Runs of equal sizes, as applications write, and changes between them. */
+        if (prng_chance(&stream.prng, 100000))
+            size = BLOCK_BYTES << prng_below(&stream.prng, 8);
+        if (prng_chance(&stream.prng, 20000))
+            size = (uint32_t)(BLOCK_BYTES * (1 + prng_below(&stream.prng, 600)));
+        if (prng_chance(&stream.prng, 200000)) {
+            stream.flushes++;
+            stream_add((struct frame) { .kind = FRAME_FLUSH, .tag = 1 }, NULL);
+        } else if (prng_chance(&stream.prng, 100000)) {
+            stream_add((struct frame) { .kind = FRAME_HEARTBEAT }, NULL);
+        } else {
+            stream_add_write(size);
+        }
+    }
+}
+
+static bool stream_is_through(struct lab *lab)
+{
+    uint8_t acks[4096];
+    while (recv(stream.fd, acks, sizeof(acks), MSG_DONTWAIT) > 0)
+        ;
+    size_t chunk = 1 + prng_below(&stream.prng, stream.chunk_max);
+    if (chunk > stream.length - stream.sent)
+        chunk = stream.length - stream.sent;
+    ssize_t n = chunk ? send(stream.fd, stream.bytes + stream.sent, chunk, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;
+    if (n > 0)
+        stream.sent += (size_t)n;
+    return lab->b.writes == stream.writes && lab->b.flushes == stream.flushes;
+}
+
+static void keep_turning(struct ring_timer *t);
+
+static struct ring_timer turner = { .fired = keep_turning };
+static struct ring *turned;
+
+static void keep_turning(struct ring_timer *t) { ring_timer_set(turned, t, ring_now_ns(turned)); }
+
+static void test_stream_cut_anywhere(void **state)
+{
+    stream.bytes = malloc(STREAM_BYTES);
+    for (uint64_t seed = 1; seed <= 30; seed++) {
+        struct lab *lab = lab_open(1, 8 * MIB);
+        start_link(lab, &lab->b);
+        stream_build(seed);
+        stream.fd = dial(lab, 0);
+        turned = lab->ring;
+        ring_timer_set(lab->ring, &turner, 0);
+        if (!run(lab, stream_is_through))
+            fail_msg("seed %llu: %llu of %llu writes came through: %s", (unsigned long long)seed,
+                     (unsigned long long)lab->b.writes, (unsigned long long)stream.writes, lab->b.notes);
+        assert_int_equal(lab->b.applied, stream.writes);
+        assert_int_equal(lab->b.downs, 0);
+        ring_timer_clear(lab->ring, &turner);
+        close(stream.fd);
+        lab_close(lab);
+    }
+    free(stream.bytes);
+}
+
 static int stranger_fds[256];
 static unsigned stranger_count;
 
@@ -894,6 +1012,7 @@ int main(void)
         cmocka_unit_test(test_bad_network),
         cmocka_unit_test(test_delay),
         cmocka_unit_test(test_stall),
+        cmocka_unit_test(test_stream_cut_anywhere),
         cmocka_unit_test(test_garbage),
         cmocka_unit_test(test_half_a_frame_then_silence),
         cmocka_unit_test(test_flood),
