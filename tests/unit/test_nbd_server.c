@@ -120,7 +120,7 @@ static void leave(struct nbd_handle *h)
 #define done(call)                                                                                                     \
     do {                                                                                                               \
         if ((call) < 0)                                                                                                \
-            fail_msg(#call ": %s", nbd_get_error());                                                                   \
+            fail_msg("%s: %s", #call, nbd_get_error());                                                                \
     } while (0)
 
 #define fails(call, error)                                                                                             \
@@ -797,7 +797,10 @@ static void test_connection_limit(void **state)
 
 static void do_refuse(struct ram_volume *v, void *why) { front_refuse(v->front, why); }
 
-static void do_serve(struct ram_volume *v, void *arg) { front_serve(v->front, VOLUME_BYTES, v->disk.geometry.logical_block_bytes); }
+static void do_serve(struct ram_volume *v, void *arg)
+{
+    front_serve(v->front, VOLUME_BYTES, v->disk.geometry.logical_block_bytes);
+}
 
 static void expect_refusal(const char *text)
 {
