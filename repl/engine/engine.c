@@ -135,6 +135,8 @@ static void write_superblock_if_wanted(struct engine *e, struct actions *out)
 
 /* ---- orders ---- */
 
+#define TEXT_BROKEN "the superblock could not be written; see the log"
+
 static void finish_orders(struct engine *e, int32_t result, const char *text, struct actions *out)
 {
     for (unsigned i = 0; i < e->order_count; i++) {
@@ -197,7 +199,7 @@ static void step_down(struct engine *e, struct actions *out)
     mirror_view(e->mirror, &mirror);
     e->sb.unclean |= mirror.waiting > 0;
     want_persisted(e);
-    mirror_abandon_waiting(e->mirror, -EIO, out);
+    mirror_fail_all(e->mirror, -EIO, out);
     if (e->role.phase == PHASE_SECONDARY)
         finish_orders(e, -EPERM, "this node was deposed", out);
     actions_note(out, NOTE_ERROR, "role", "deposed: another epoch has begun; this node is secondary");
@@ -232,6 +234,12 @@ static void on_hello(struct engine *e, const struct hello *peer, struct actions 
     if (j.verdict == SYNC_REFUSE) {
         if (j.own_deposed)
             step_down(e, out);
+        /* Refused or not, the epoch is seen: this node must not take it a second time. */
+        bool same_volume = !id_is_none(own.volume_id) && id_equal(own.volume_id, peer->volume_id);
+        if (same_volume && !is_leading(e) && e->role.phase != PHASE_PROMOTING && peer->epoch > e->sb.epoch) {
+            e->sb.epoch = peer->epoch;
+            want_persisted(e);
+        }
         refuse(e, j.text, out);
         return;
     }
@@ -446,7 +454,7 @@ static void on_faults(struct engine *e, struct mirror_faults faults, struct acti
         /* On the secondary a failed write was not acknowledged and will be sent again, so that the leg is good once its
          * disk is; a failed flush may have lost what was acknowledged before. The primary's application was told of an
          * error, and the legs may differ there. Both last until a resync. */
-        bool lasting = e->config.peer && (faults.flush || role_of(&e->role) == ROLE_PRIMARY);
+        bool lasting = e->config.peer && (faults.flush || is_leading(e));
         if (lasting) {
             e->sb.leg = LEG_FAILED;
             want_persisted(e);
@@ -481,13 +489,11 @@ static void on_meta_done(struct engine *e, int32_t result, struct actions *out)
     actions_note(out, NOTE_ERROR, "leg", "the superblock on %s could not be written: %s. The leg has failed",
                  e->config.backing, strerror(-result));
     drop_session(e, "the leg's metadata could not be written", out);
-    if (e->role.phase == PHASE_ASKING || e->role.phase == PHASE_PROMOTING)
+    /* A demotion or detach goes on to its end, which is not reached before nothing is in flight. */
+    if (e->role.phase == PHASE_ASKING || e->role.phase == PHASE_PROMOTING) {
         role_yield(&e->role);
-    else if (e->role.phase == PHASE_DEMOTING)
-        e->role.phase = PHASE_SECONDARY;
-    else if (e->role.phase == PHASE_DETACHING)
-        e->role.phase = PHASE_DETACHED;
-    finish_orders(e, -EIO, "the superblock could not be written; see the log", out);
+        finish_orders(e, -EIO, TEXT_BROKEN, out);
+    }
 }
 
 /* ---- roles ---- */
@@ -650,7 +656,7 @@ static void carry_out_role(struct engine *e, struct actions *out)
                          e->config.node);
             if (e->role.phase == PHASE_DETACHED)
                 drop_session(e, "the volume is taken down", out);
-            finish_orders(e, 0, NULL, out);
+            finish_orders(e, e->sb_broken ? -EIO : 0, e->sb_broken ? TEXT_BROKEN : NULL, out);
             break;
         }
     }
@@ -693,6 +699,9 @@ static void engine_advance(struct engine *e, struct actions *out)
         send_control(FRAME_ACK, e->decree_epoch, 0, out);
         mirror_peer_ready(e->mirror, e->sb.epoch, e->peer.window_frames, e->peer.window_bytes, out);
     }
+    /* With its leg failed this node acknowledges nothing any more: what waits for the peer ends, with an error. */
+    if (e->leg_failed && e->session == SESSION_NONE && is_leading(e))
+        mirror_abandon_waiting(e->mirror, -EIO, out);
     carry_out_role(e, out);
     if (e->session == SESSION_UP && is_leading(e) && !e->peer_ready && e->peer_epoch == e->sb.epoch && persisted(e)) {
         e->peer_ready = true;

@@ -60,6 +60,10 @@ static void change_send(struct mirror *m, struct change *c, struct actions *out)
     m->sent_bytes += payload_bytes(c);
 }
 
+/* Zeroes that may be refused because they would not be fast: only the local disk is asked, and it first. The peer's
+ * does them in any way, so that no leg ever refuses what the other has done. */
+static bool is_refusable(const struct change *c) { return c->request.flags & OP_FLAG_FAST_ONLY; }
+
 /* Sends what waits, as far as the peer's window reaches. */
 static void send_what_fits(struct mirror *m, struct actions *out)
 {
@@ -73,12 +77,21 @@ static void send_what_fits(struct mirror *m, struct actions *out)
     }
 }
 
+static void change_queue(struct mirror *m, struct change *c, struct actions *out)
+{
+    c->remote = REMOTE_QUEUED;
+    list_append(&m->send_queue, &c->queue);
+    send_what_fits(m, out);
+}
+
 static void change_complete(struct mirror *m, struct change *c, struct actions *out)
 {
     /* After a failure of the leg nothing is acknowledged on it, whatever this one request met. */
     if (m->leg_failed && c->result == 0)
         c->result = -EIO;
-    m->completed_any = true;
+    /* Refused, it has left no trace. */
+    if (c->result != -EOPNOTSUPP || !is_refusable(c))
+        m->completed_any = true;
     struct action *a = actions_add(out, ACT_COMPLETE);
     a->complete.cookie = c->request.cookie;
     a->complete.result = c->result;
@@ -107,6 +120,7 @@ enum change_event {
     CHANGE_ACKED,      /* by the peer, with `result` */
     CHANGE_PEER_LOST,
     CHANGE_ABANDONED, /* with `result`: it will not wait for the peer any longer */
+    CHANGE_FAILED,    /* with `result`, whoever has it */
 };
 
 /* Everything that happens to a change passes here. */
@@ -122,24 +136,25 @@ static void change_step(struct mirror *m, struct change *c, enum change_event ev
             break;
         }
         /* The peer first: its way is longer. */
-        if (m->peer) {
-            c->remote = REMOTE_QUEUED;
-            list_append(&m->send_queue, &c->queue);
-            send_what_fits(m, out);
-        }
+        if (m->peer && !is_refusable(c))
+            change_queue(m, c, out);
         c->local = LOCAL_PENDING;
         change_start_disk(m, c, out);
         break;
     case CHANGE_LOCAL_DONE:
         assert(c->local == LOCAL_PENDING);
         c->local = result ? LOCAL_FAILED : LOCAL_DONE;
-        if (result) {
+        if (result == -EOPNOTSUPP && is_refusable(c)) {
+            c->result = c->result ? c->result : result;
+        } else if (result) {
             actions_note(out, NOTE_ERROR, "disk", "%s failed on %s: %s, offset %llu, length %llu, LSN %llu",
                          op_name(c->request.kind), m->backing, strerror(-result),
                          (unsigned long long)c->request.offset_bytes, (unsigned long long)c->request.length_bytes,
                          (unsigned long long)c->lsn);
             mirror_local_failure(m, is_durable(c));
             c->result = result;
+        } else if (m->peer && is_refusable(c) && c->result == 0) {
+            change_queue(m, c, out);
         }
         break;
     case CHANGE_ACKED:
@@ -163,6 +178,11 @@ static void change_step(struct mirror *m, struct change *c, enum change_event ev
     case CHANGE_ABANDONED:
         assert(c->remote != REMOTE_SENT);
         if (c->remote != REMOTE_DONE && c->result == 0)
+            c->result = result;
+        break;
+    case CHANGE_FAILED:
+        assert(c->remote != REMOTE_SENT);
+        if (c->result == 0)
             c->result = result;
         break;
     }
@@ -253,10 +273,20 @@ void mirror_peer_lost(struct mirror *m, struct actions *out)
     peer_changes_forget_unstarted(m, out);
 }
 
-void mirror_abandon_waiting(struct mirror *m, int32_t result, struct actions *out)
+static void change_fail_all(struct mirror *m, enum change_event event, int32_t result, struct actions *out)
 {
     assert(result < 0 && !m->sending);
     /* First the reads that wait behind these changes: they would see what the peer, who goes on alone, may not have. */
     reads_fail_waiting(m, result, out);
-    change_step_all(m, CHANGE_ABANDONED, result, out);
+    change_step_all(m, event, result, out);
+}
+
+void mirror_abandon_waiting(struct mirror *m, int32_t result, struct actions *out)
+{
+    change_fail_all(m, CHANGE_ABANDONED, result, out);
+}
+
+void mirror_fail_all(struct mirror *m, int32_t result, struct actions *out)
+{
+    change_fail_all(m, CHANGE_FAILED, result, out);
 }

@@ -50,6 +50,9 @@ const char *mirror_ack(struct mirror *m, const struct frame *ack, struct actions
  * wait for such changes. Only without a session. */
 void mirror_abandon_waiting(struct mirror *m, int32_t result, struct actions *out);
 
+/* The same for all changes in flight, also those that only the local disk is still busy with. */
+void mirror_fail_all(struct mirror *m, int32_t result, struct actions *out);
+
 /* ---- secondary ---- */
 
 /* FRAME_WRITE, _DISCARD, _WRITE_ZEROES, _FLUSH; takes over the payload's reference. NULL, or what is wrong with it. */

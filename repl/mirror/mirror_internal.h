@@ -12,7 +12,7 @@ enum local_progress {
 };
 
 enum remote_progress {
-    REMOTE_NONE,   /* no peer is configured, or the change has not got its range yet */
+    REMOTE_NONE,   /* no peer is configured, the change has not got its range yet, or the local disk may refuse it */
     REMOTE_QUEUED, /* to be sent, when there is a session and room in its window */
     REMOTE_SENT,
     REMOTE_DONE,

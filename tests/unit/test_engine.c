@@ -16,6 +16,7 @@ struct node {
     struct actions actions;
     bool serving;
     bool meta_pending;
+    struct superblock meta; /* the last one given to the disk */
     struct action disk[64]; /* started, not answered */
     unsigned disk_count;
     struct action sent[64];
@@ -79,6 +80,7 @@ static void step(struct node *n, struct event ev)
         case ACT_META_WRITE:
             assert_false(n->meta_pending);
             n->meta_pending = true;
+            n->meta = *a->meta.superblock;
             break;
         case ACT_SEND: n->sent[n->sent_count++] = *a; break;
         case ACT_COMPLETE:
@@ -343,6 +345,36 @@ static void a_secondary_obeys_one_primary_only(void **state)
     node_close(&b);
 }
 
+/* Zeroes that are refused because they would not be fast are refused before the peer hears of them; no leg fails. */
+static void fast_zeroes_ask_the_local_disk_first(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    struct event zeroes = { .kind = EV_REQUEST,
+                            .request = { .kind = OP_WRITE_ZEROES, .flags = OP_FLAG_FAST_ONLY, .length_bytes = 4096 } };
+    step(&a, zeroes);
+    assert_int_equal(a.sent_count, 0);
+    disk_done(&a, -EOPNOTSUPP);
+    assert_int_equal(a.completed, 1);
+    assert_int_equal(a.complete_result, -EOPNOTSUPP);
+    assert_int_equal(a.sent_count, 0);
+
+    step(&a, zeroes);
+    disk_done(&a, 0);
+    assert_int_equal(a.completed, 1);
+    deliver(&a, &b);
+    assert_int_equal(b.disk[0].disk.flags & OP_FLAG_FAST_ONLY, 0);
+    disk_done(&b, 0);
+    deliver(&b, &a);
+    assert_int_equal(a.completed, 2);
+    assert_int_equal(a.complete_result, 0);
+    node_close(&a);
+    node_close(&b);
+}
+
 /* While the peer asks to be primary itself, it goes on as secondary; and a session outlives the terms of its primaries.
  */
 static void a_refused_promotion_and_a_new_term_disturb_no_session(void **state)
@@ -414,6 +446,25 @@ static void of_two_that_drain_one_is_deposed(void **state)
     assert_int_equal(a.completed, 1);
     assert_int_equal(a.complete_result, -EIO);
     assert_int_equal(b.completed, 0);
+    node_close(&a);
+    node_close(&b);
+}
+
+/* The application was told of an error, and the legs may differ there: that must outlive the daemon. */
+static void a_leg_that_fails_while_it_drains_stays_failed(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    request(&a, OP_DISCARD, 0);
+    step(&a, (struct event) { .kind = EV_DETACH });
+    deliver(&a, &b);
+    disk_done(&b, 0);
+    disk_done(&a, -EIO);
+    assert_true(a.meta_pending);
+    assert_int_equal(a.meta.leg, LEG_FAILED);
     node_close(&a);
     node_close(&b);
 }
@@ -675,9 +726,11 @@ int main(void)
         cmocka_unit_test(an_epoch_is_persisted_before_it_is_acted_on),
         cmocka_unit_test(of_two_promoted_at_once_one_wins),
         cmocka_unit_test(a_secondary_obeys_one_primary_only),
+        cmocka_unit_test(fast_zeroes_ask_the_local_disk_first),
         cmocka_unit_test(a_refused_promotion_and_a_new_term_disturb_no_session),
         cmocka_unit_test(a_promotion_is_called_off_when_the_peer_cannot_be_asked),
         cmocka_unit_test(of_two_that_drain_one_is_deposed),
+        cmocka_unit_test(a_leg_that_fails_while_it_drains_stays_failed),
         cmocka_unit_test(a_detach_drains_over_a_session_of_its_own),
         cmocka_unit_test(a_deposed_primary_fails_the_reads_that_wait),
         cmocka_unit_test(two_primaries_are_refused),
