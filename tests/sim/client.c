@@ -21,7 +21,7 @@ void sim_clients_reset(struct sim *s)
     c->hot_count = (uint32_t)sim_between(s, CHANCE_CLIENT, 1, 12);
     c->hot_first = (uint32_t)sim_below(s, CHANCE_CLIENT, s->block_count - c->hot_count + 1);
     c->left = (uint32_t)sim_between(s, CHANCE_CLIENT, 50, 500);
-    bool has_many = sim_chance(s, CHANCE_CLIENT, 20000); /* enough to fill the engine */
+    bool has_many = sim_chance(s, CHANCE_CLIENT, 10000); /* enough to fill the engine */
     for (unsigned i = 0; i < c->client_count; i++) {
         c->client[i] = (struct sim_client) {
             .queue_depth = (unsigned)sim_between(s, CHANCE_CLIENT, 1, 32),
@@ -37,8 +37,8 @@ void sim_clients_reset(struct sim *s)
             continue;
         /* Most of these need no buffer, which would run out first. */
         c->client[i].queue_depth = SIM_OPS_MAX;
-        c->client[i].flush_per_million = 500000;
-        c->client[i].zero_per_million = 800000;
+        c->client[i].flush_per_million = 400000;
+        c->client[i].zero_per_million = 600000;
         c->client[i].think_max_ns = 2 * NS_PER_US;
     }
     if (has_many)
@@ -314,7 +314,7 @@ static bool submit_random(struct sim *s, uint32_t client, unsigned node)
         if (sim_chance(s, CHANCE_CLIENT, 500000)) {
             kind = OP_WRITE_ZEROES;
             flags |= sim_chance(s, CHANCE_CLIENT, 500000) ? OP_FLAG_KEEP_ALLOCATED : 0;
-            flags |= sim_chance(s, CHANCE_CLIENT, 300000) && s->fast_zeroes ? OP_FLAG_FAST_ONLY : 0;
+            flags |= sim_chance(s, CHANCE_CLIENT, 300000) ? OP_FLAG_FAST_ONLY : 0;
         }
         if (sim_chance(s, CHANCE_CLIENT, 100000)) { /* a long one, without a payload */
             first = 0;

@@ -15,7 +15,7 @@
 #include "repl/base/block.h"
 
 #define MODEL_BLOCKS_MAX 256
-#define MODEL_SPANS_MAX 1024
+#define MODEL_SPANS_MAX 2048
 #define MODEL_NEVER UINT64_MAX
 
 struct model_write {

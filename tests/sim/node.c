@@ -121,6 +121,11 @@ void sim_node_start(struct sim *s, unsigned node)
     n->session = session_open(&session);
     if (!n->engine || !n->session)
         abort();
+    if (sim_chance(s, CHANCE_NODE, 200000)) {
+        n->ballast[0] = buf_get(&n->pool, SIM_POOL_BYTES / 2, 0);
+        n->ballast[1] = buf_get(&n->pool, SIM_POOL_BYTES / 4, 0);
+        n->ballast[2] = buf_get(&n->pool, SIM_POOL_BYTES / 8, 0);
+    }
     sim_trace(s, "%c node    starts: %s, leg %s, epoch %" PRIu64 "%s", 'A' + node, role_name(sb.role),
               leg_state_name(sb.leg), sb.epoch, sb.attached ? ", after an unclean end" : "");
     sim_node_session(s, node, (struct session_event) { .kind = SV_START });
@@ -133,6 +138,15 @@ static void end(struct sim *s, struct sim_node *n)
     n->engine = NULL;
     n->session = NULL;
     n->up = n->serving = false;
+}
+
+static void drop_ballast(struct sim_node *n)
+{
+    for (unsigned i = 0; i < ARRAY_LEN(n->ballast); i++) {
+        if (n->ballast[i])
+            buf_put(n->ballast[i]);
+        n->ballast[i] = NULL;
+    }
 }
 
 static void meta_crash(struct sim *s, struct sim_node *n)
@@ -162,6 +176,7 @@ void sim_node_crash(struct sim *s, unsigned node)
     sim_net_crash(s, node, sim_chance(s, CHANCE_NET, 300000));
     sim_clients_daemon_died(s, node);
     end(s, n);
+    n->ballast[0] = n->ballast[1] = NULL;
     /* Its memory goes as it is; only an orderly end has to have given everything back. */
     n->pool.free_bytes = n->pool.arena_bytes;
     buf_pool_close(&n->pool);
@@ -182,6 +197,7 @@ static void finish_detach(struct sim *s, struct sim_node *n)
     if (s->disk[n->index].busy)
         sim_fail(s, "detach", "node %u is detached with %u disk requests in flight", n->index, s->disk[n->index].busy);
     sim_net_crash(s, n->index, false);
+    drop_ballast(n);
     if (n->pool.free_bytes != n->pool.arena_bytes)
         sim_fail(s, "buffers", "node %u is detached and keeps %zu bytes of buffers", n->index,
                  n->pool.arena_bytes - n->pool.free_bytes);
@@ -198,6 +214,7 @@ static void meta_write(struct sim *s, struct sim_node *n, const struct superbloc
     sim_trace(s, "%c meta    %s, leg %s, peer leg %s, epoch %" PRIu64 ", sequence %" PRIu64 "%s%s", 'A' + n->index,
               role_name(sb->role), leg_state_name(sb->leg), leg_state_name(sb->peer_leg), sb->epoch, sb->sequence,
               sb->attached ? ", attached" : "", sb->pristine ? ", pristine" : "");
+    sim_plan_writes_meta(s, n->index, sb);
     for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
         superblock_encode(sb, i, n->meta_pending[i]);
         n->meta_copy_busy[i] = true;
@@ -312,8 +329,10 @@ static void step_session(struct sim *s, struct sim_node *n, struct session_event
 static void serve(struct sim *s, struct sim_node *n, bool on)
 {
     sim_trace(s, "%c front   %s", 'A' + n->index, on ? "opens" : "closes");
-    if (on)
+    if (on) {
         sim_plan_serves(s, n->index);
+        drop_ballast(n);
+    }
     n->serving = on;
 }
 
@@ -345,7 +364,7 @@ static void carry_out(struct sim *s, struct sim_node *n, const struct action *a)
         o->busy = false;
         sim_trace(s, "%c engine  order to %s ends: %d %s", 'A' + node, order_names[o->what], a->order.result,
                   a->order.text ? a->order.text : "");
-        n->detached |= o->what == ORDER_DETACH && a->order.result == 0;
+        n->detached |= (o->what == ORDER_DETACH || o->what == ORDER_DETACH_FORCE) && a->order.result == 0;
         sim_plan_order_done(s, node, o->what, a->order.result, a->order.text);
         return;
     }
@@ -413,7 +432,7 @@ void sim_node_order(struct sim *s, unsigned node, enum order what)
 {
     static const enum event_kind kinds[] = {
         [ORDER_PROMOTE] = EV_PROMOTE,     [ORDER_PROMOTE_FORCE] = EV_PROMOTE, [ORDER_DEMOTE] = EV_DEMOTE,
-        [ORDER_DEMOTE_FORCE] = EV_DEMOTE, [ORDER_DETACH] = EV_DETACH,
+        [ORDER_DEMOTE_FORCE] = EV_DEMOTE, [ORDER_DETACH] = EV_DETACH,         [ORDER_DETACH_FORCE] = EV_DETACH,
     };
     struct sim_order *o = s->node[node].orders;
     while (o->busy)
@@ -422,6 +441,6 @@ void sim_node_order(struct sim *s, unsigned node, enum order what)
         sim_fail(s, "simulator", "node %u gets too many orders at once", node);
     *o = (struct sim_order) { .busy = true, .what = what };
     sim_trace(s, "%c order   to %s", 'A' + node, order_names[what]);
-    bool force = what == ORDER_PROMOTE_FORCE || what == ORDER_DEMOTE_FORCE;
+    bool force = what == ORDER_PROMOTE_FORCE || what == ORDER_DEMOTE_FORCE || what == ORDER_DETACH_FORCE;
     sim_node_engine(s, node, (struct event) { .kind = kinds[what], .order = { .force = force, .cookie = o } });
 }

@@ -151,7 +151,7 @@ static bool order(struct sim *s, unsigned node, enum order what)
 {
     struct engine_view v;
     /* One at a time; but force may come to the help of one that waits. */
-    bool force = what == ORDER_PROMOTE_FORCE || what == ORDER_DEMOTE_FORCE;
+    bool force = what == ORDER_PROMOTE_FORCE || what == ORDER_DEMOTE_FORCE || what == ORDER_DETACH_FORCE;
     if (!view_of(s, node, &v) || sim_node_orders(s, node) > (force ? 1 : 0))
         return false;
     bool promotes = what == ORDER_PROMOTE || what == ORDER_PROMOTE_FORCE;
@@ -195,6 +195,7 @@ void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t 
             return;
         }
         COVER(promoted);
+        s->plan.detaches_primary[node] = false;
         if (node != s->plan.home) {
             COVER(role_swapped);
             s->plan.home = node;
@@ -217,6 +218,9 @@ void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t 
             COVER(demoted);
         return;
     case ORDER_DETACH:
+    case ORDER_DETACH_FORCE:
+        if (result == 0 && what == ORDER_DETACH && s->plan.detaches_primary[node])
+            COVER(primary_detach);
         if (result == 0 && s->plan.stage == STAGE_LOAD)
             sim_at(s, now_plus(s, draw(s, 1, 50) * NS_PER_MS), Q_START, node, 0);
         return;
@@ -229,6 +233,22 @@ static void crash(struct sim *s, unsigned node)
 {
     sim_node_crash(s, node);
     sim_at(s, now_plus(s, draw(s, 1, 2 * s->dead_after_ns / NS_PER_MS) * NS_PER_MS), Q_START, node, 0);
+}
+
+/* A daemon may die in the middle of a superblock. */
+void sim_plan_writes_meta(struct sim *s, unsigned node, const struct superblock *sb)
+{
+    bool is_secondary = !s->node[node].serving && sb->role == ROLE_SECONDARY && sb->attached;
+    if (s->plan.stage == STAGE_LOAD && has(s, STRIKE_SECONDARY_CRASH) && is_secondary && chance(s, 100000))
+        sim_at(s, now_plus(s, draw(s, 1, 3 * NS_PER_MS)), Q_CRASH, node, 0);
+}
+
+void sim_plan_crash(struct sim *s, unsigned node)
+{
+    struct engine_view v;
+    bool is_secondary = view_of(s, node, &v) && v.role == ROLE_SECONDARY && v.writes_waiting == 0;
+    if (s->plan.stage == STAGE_LOAD && is_secondary && sim_node_orders(s, node) == 0)
+        crash(s, node);
 }
 
 static void strike_primary_crash(struct sim *s, unsigned primary_node)
@@ -315,9 +335,8 @@ static void strike_at(struct sim *s, enum strike k, unsigned p)
         sim_at(s, at_ns + draw(s, 0, 3 * NS_PER_MS), Q_ORDER, 1, ORDER_PROMOTE);
         return;
     case STRIKE_PRIMARY_DETACH:
-        if (!healthy || !order(s, p, ORDER_DETACH))
-            return;
-        COVER(primary_detach);
+        if (healthy && order(s, p, ORDER_DETACH))
+            s->plan.detaches_primary[p] = true;
         return;
     case STRIKE_DISK_ERRORS: disk_errors(s); return;
     case STRIKE_META_ERRORS: s->node[draw(s, 0, 1)].meta_error_per_million = (unsigned)draw(s, 1, 400000); return;
@@ -458,7 +477,10 @@ static void heal_ended_service(struct sim *s)
     view_of(s, 1 - p->survivor, &other);
     if (!n->serving) {
         /* One that was being demoted when it lost its peer is to let go of what waits first. */
-        order(s, p->survivor, v.role == ROLE_PRIMARY ? ORDER_DEMOTE_FORCE : ORDER_PROMOTE_FORCE);
+        if (v.role == ROLE_PRIMARY)
+            order(s, p->survivor, chance(s, 500000) ? ORDER_DEMOTE_FORCE : ORDER_DETACH_FORCE);
+        else
+            order(s, p->survivor, ORDER_PROMOTE_FORCE);
         return;
     }
     if (s->node[1 - p->survivor].serving) {
@@ -475,11 +497,13 @@ static void heal_ended_service(struct sim *s)
  * attached again, a leg that only missed what was not acknowledged may be in sync once more. */
 static bool failed_for_good(const struct sim *s)
 {
+    /* Promoted apart, at one epoch: a person has to decide. */
+    struct engine_view a, b;
+    if (view_of(s, 0, &a) && view_of(s, 1, &b) && a.role == ROLE_PRIMARY && b.role == ROLE_PRIMARY)
+        return true;
     for (unsigned i = 0; i < SIM_NODES; i++) {
         struct engine_view v;
         if (view_of(s, i, &v) && (v.leg == LEG_FAILED || v.peer_leg == LEG_FAILED))
-            return true;
-        if (s->node[0].serving && s->node[1].serving)
             return true;
         struct superblock sb;
         sim_node_superblock((struct sim *)s, i, &sb);
@@ -512,12 +536,13 @@ static void heal(struct sim *s)
             return;
         }
     }
-    if (p->service_ended) {
+    int serving = primary(s);
+    struct engine_view v;
+    if (p->service_ended && !(serving >= 0 && view_of(s, (unsigned)serving, &v) && v.in_sync)) {
         heal_ended_service(s);
         return;
     }
-    int serving = primary(s);
-    struct engine_view v;
+    p->service_ended = false; /* the other was deposed, but had nothing that was not on both */
     if (serving >= 0 && view_of(s, (unsigned)serving, &v) && v.in_sync && s->clients.in_flight == 0) {
         enter(s, STAGE_READ_BACK, HEAL_MAX_NS);
         return;
@@ -571,6 +596,12 @@ static void read_back(struct sim *s)
     struct sim_plan *p = &s->plan;
     int node = primary(s);
     overdue(s, "the volume cannot be read back");
+    if (node < 0 && p->service_ended) {
+        /* It was deposed after all, by one that was promoted apart. */
+        p->survivor = 1 - p->survivor;
+        enter(s, STAGE_HEAL, HEAL_MAX_NS);
+        return;
+    }
     if (node < 0)
         return;
     if (p->service_ended) {

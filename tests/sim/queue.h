@@ -12,6 +12,7 @@ enum queue_kind {
     Q_TICK,   /* node: its session's deadline */
     Q_CLIENT, /* a: client */
     Q_PLAN,   /* the next fault or order */
+    Q_CRASH,  /* node: its daemon is killed */
     Q_START,  /* node: its daemon starts */
     Q_ORDER,  /* node; a: enum order */
 };

@@ -89,7 +89,9 @@ static void reset(struct sim *s, uint64_t seed)
     queue_clear(&s->queue);
     s->block_count = (uint32_t)sim_between(s, CHANCE_PLAN, 2, MODEL_BLOCKS_MAX / 32) * 32;
     s->dead_after_ns = sim_between(s, CHANCE_PLAN, 20, 200) * NS_PER_MS;
-    s->window_frames = sim_chance(s, CHANCE_PLAN, 300000) ? (uint32_t)sim_between(s, CHANCE_PLAN, 1, 8) : 64;
+    /* The largest lets more come than a node has buffers for. */
+    static const uint32_t windows[] = { 1, 4, 64, 64, 1024 };
+    s->window_frames = windows[sim_below(s, CHANCE_PLAN, ARRAY_LEN(windows))];
     s->window_bytes = IO_BYTES_MAX;
     s->acked_epoch = 0;
     s->acked_node = -1;
@@ -99,7 +101,6 @@ static void reset(struct sim *s, uint64_t seed)
         sim_disk_reset(s, i, s->block_count);
         sim_node_create(s, i);
     }
-    s->fast_zeroes = s->disk[0].zeroes_fast && s->disk[1].zeroes_fast;
     sim_net_reset(s);
     sim_clients_reset(s);
     sim_plan_reset(s);
@@ -128,6 +129,10 @@ static void dispatch(struct sim *s, const struct queue_event *ev)
     case Q_START:
         if (!s->node[ev->node].up)
             sim_node_start(s, ev->node);
+        return;
+    case Q_CRASH:
+        if (of_this_boot)
+            sim_plan_crash(s, ev->node);
         return;
     case Q_ORDER: sim_plan_late_order(s, ev->node, (enum order)ev->a); return;
     }

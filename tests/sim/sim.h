@@ -181,7 +181,7 @@ void sim_net_heal(struct sim *s);
 #define SIM_POOL_BYTES (1 * MIB)
 
 #define SIM_ORDERS_MAX 4
-enum order { ORDER_PROMOTE, ORDER_PROMOTE_FORCE, ORDER_DEMOTE, ORDER_DEMOTE_FORCE, ORDER_DETACH };
+enum order { ORDER_PROMOTE, ORDER_PROMOTE_FORCE, ORDER_DEMOTE, ORDER_DEMOTE_FORCE, ORDER_DETACH, ORDER_DETACH_FORCE };
 
 struct sim_node {
     unsigned index;
@@ -191,6 +191,7 @@ struct sim_node {
     struct engine *engine;
     struct session *session;
     struct buf_pool pool;
+    struct buf *ballast[3];  /* taken from the pool, so that buffers run out */
     uint64_t clock_ahead_ns; /* nodes don't agree on the time */
     bool serving;
     bool stepping; /* inside sim_node_run() */
@@ -236,7 +237,7 @@ uint64_t sim_node_now(const struct sim *s, unsigned node);
 /* ---- client.c ---- */
 
 #define SIM_CLIENTS_MAX 4
-#define SIM_OPS_MAX 1024
+#define SIM_OPS_MAX 2048
 
 struct sim_op {
     bool busy;
@@ -305,12 +306,15 @@ struct sim_plan {
     bool service_ended;   /* the primary died, or a promotion was forced: nothing is in sync again */
     bool settled;         /* ... and nothing it had begun is on its way any more */
     unsigned survivor;
-    bool may_differ;        /* an operator took a decision that may leave the legs different */
-    bool mended[SIM_NODES]; /* the failed leg was taken down and up */
+    bool may_differ;                  /* an operator took a decision that may leave the legs different */
+    bool detaches_primary[SIM_NODES]; /* it was told to, while it was primary */
+    bool mended[SIM_NODES];           /* the failed leg was taken down and up */
 };
 
 void sim_plan_reset(struct sim *s);
 void sim_plan_event(struct sim *s);
+void sim_plan_writes_meta(struct sim *s, unsigned node, const struct superblock *sb);
+void sim_plan_crash(struct sim *s, unsigned node);                        /* when its time comes */
 void sim_plan_serves(struct sim *s, unsigned node);                       /* its engine opens the front */
 void sim_plan_late_order(struct sim *s, unsigned node, enum order order); /* given when its time comes */
 void sim_plan_order_done(struct sim *s, unsigned node, enum order order, int32_t result, const char *text);
@@ -340,7 +344,6 @@ struct sim {
 
     struct actions actions; /* of one engine step */
     uint64_t dead_after_ns;
-    bool fast_zeroes; /* the fronts let fast zeroes through: the disks can */
     uint32_t window_frames;
     uint64_t window_bytes;
 
