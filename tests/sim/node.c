@@ -176,7 +176,7 @@ void sim_node_crash(struct sim *s, unsigned node)
     sim_net_crash(s, node, sim_chance(s, CHANCE_NET, 300000));
     sim_clients_daemon_died(s, node);
     end(s, n);
-    n->ballast[0] = n->ballast[1] = NULL;
+    memset(n->ballast, 0, sizeof(n->ballast));
     /* Its memory goes as it is; only an orderly end has to have given everything back. */
     n->pool.free_bytes = n->pool.arena_bytes;
     buf_pool_close(&n->pool);

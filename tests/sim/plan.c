@@ -604,9 +604,15 @@ static void read_back(struct sim *s)
     }
     if (node < 0)
         return;
-    if (p->service_ended) {
+    struct engine_view v;
+    view_of(s, (unsigned)node, &v);
+    if (p->service_ended && !v.in_sync) {
         read_back_alone(s, (unsigned)node);
         return;
+    }
+    if (p->service_ended) { /* the other was deposed, had nothing of its own, and is back */
+        p->service_ended = false;
+        p->step = 0;
     }
     while (p->step < s->block_count) {
         uint32_t count = (uint32_t)min_u64(READ_BACK_BLOCKS, s->block_count - p->step);
