@@ -49,7 +49,7 @@ static enum control_exit connect_to(struct client *c, const char *path, struct e
         err_set(err, -ENAMETOOLONG, "--control: expected a name of 1 to %zu bytes", sizeof(addr.sun_path) - 1);
         return CONTROL_USED_WRONGLY;
     }
-    strcpy(addr.sun_path, path);
+    memcpy(addr.sun_path, path, strlen(path) + 1);
     c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (c->fd < 0) {
         err_set(err, -errno, "no socket: %s", strerror(errno));

@@ -371,7 +371,7 @@ static int clear_the_place(const char *path, const struct sockaddr_un *addr, str
 static int make_socket(const char *path, struct err *err)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
-    strcpy(addr.sun_path, path); /* its length was checked */
+    memcpy(addr.sun_path, path, strlen(path) + 1); /* its length was checked */
     int rc = clear_the_place(path, &addr, err);
     if (rc)
         return rc;
@@ -405,7 +405,7 @@ struct control *control_open(const struct control_config *config, struct err *er
         c->config.request_ns_max = CONTROL_REQUEST_NS_MAX;
     if (!c->config.unread_ns_max)
         c->config.unread_ns_max = CONTROL_UNREAD_NS_MAX;
-    strcpy(c->path, config->path);
+    memcpy(c->path, config->path, strlen(config->path) + 1);
     list_init(&c->clients);
     c->epoll_fd = -1;
     c->listen_fd = -1;

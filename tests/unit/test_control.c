@@ -112,7 +112,7 @@ static void settle(void)
 static int connect_client(void)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
-    strcpy(addr.sun_path, path);
+    memcpy(addr.sun_path, path, strlen(path) + 1);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     assert_true(fd >= 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
@@ -259,7 +259,8 @@ static void an_oversized_request_is_refused(void **state)
     static uint8_t big[CONTROL_PREFIX_BYTES + CONTROL_MESSAGE_BYTES_MAX];
     prefix = to_le32(CONTROL_MESSAGE_BYTES_MAX);
     memcpy(big, &prefix, sizeof(prefix));
-    memcpy(big + 4, "\x9a\x06\xfb\xff\x03", 5); /* field 99: 65531 bytes */
+    static const uint8_t unknown_field[] = { 0x9a, 0x06, 0xfb, 0xff, 0x03 }; /* 99: 65531 bytes */
+    memcpy(big + CONTROL_PREFIX_BYTES, unknown_field, sizeof(unknown_field));
     for (size_t sent = 0; sent < sizeof(big);) {
         ssize_t n = send(fd, big + sent, sizeof(big) - sent, MSG_NOSIGNAL);
         if (n > 0)
