@@ -600,6 +600,9 @@ static void free_all(struct volume *v)
     for (struct list *pos; (pos = list_first(&v->orders));)
         order_done(container_of(pos, struct volume_order_task, pending), -ECANCELED, "the volume was stopped");
     leg_close(&v->leg);
+    /* Who posted the stop may still be inside ring_post(), about to wake a ring that is awake already. */
+    pthread_mutex_lock(&v->lock);
+    pthread_mutex_unlock(&v->lock);
     if (v->ring)
         ring_close(v->ring);
     engine_close(v->engine);
@@ -687,7 +690,9 @@ struct volume *volume_start(const struct volume_config *config, const struct vol
 void volume_stop(struct volume *v)
 {
     v->stop_task.run = run_stop;
+    pthread_mutex_lock(&v->lock);
     ring_post(v->ring, &v->stop_task);
+    pthread_mutex_unlock(&v->lock);
     pthread_join(v->thread, NULL);
     volume_free(v);
 }
