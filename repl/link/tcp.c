@@ -177,6 +177,7 @@ static struct tcp_conn *take_free(struct tcp *t, conn_id id, unsigned path)
         c->wire_have = 0;
         c->header_done = false;
         c->payload_have = 0;
+        c->low_water = 1; /* a new socket's */
         c->starved = false;
         c->deaf = false;
         c->frames_in = 0;
@@ -411,7 +412,7 @@ static uint64_t heard_ns(const struct transport *base, conn_id id)
     const struct tcp_conn *c = tcp_find(t, id);
     if (!c)
         return 0;
-    return c->starved ? ring_now_ns(t->ring) : c->heard_ns;
+    return c->starved ? ring_now_ns(t->ring) : tcp_heard_ns(c);
 }
 
 static void flush(struct transport *base)

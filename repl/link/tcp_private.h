@@ -28,6 +28,10 @@ static_assert(TCP_CONNS_MAX <= TRANSPORT_FILES_MAX, "each connection is a regist
 #define TCP_RECV_BARE_MAX 32 /* room, in headers, where no payload is expected */
 static_assert(2 * TCP_RECV_FRAMES_MAX + 2 <= SCATTER_PLACES_MAX, "the places fit");
 
+/* Of the rest of a payload, so much is waited for at once; shorter rests are taken as they come. */
+#define TCP_LOW_WATER_BYTES_MIN (64 * KIB)
+#define TCP_LOW_WATER_BYTES_MAX (256 * KIB)
+
 #define TCP_LINGER_NS (1 * NS_PER_S)
 #define TCP_ACCEPT_PAUSE_NS (100 * NS_PER_MS) /* after a failed accept, out of descriptors for example */
 
@@ -82,9 +86,10 @@ struct tcp_conn {
     struct frame frame;
     struct buf *payload;
     uint32_t payload_have;
-    bool starved; /* no buffer for the payload: waits for resume */
-    bool resume;  /* buffers may have come back: go on from the loop */
-    bool deaf;    /* what came was no frame: waits to be dropped */
+    int low_water; /* SO_RCVLOWAT as set */
+    bool starved;  /* no buffer for the payload: waits for resume */
+    bool resume;   /* buffers may have come back: go on from the loop */
+    bool deaf;     /* what came was no frame: waits to be dropped */
     uint64_t frames_in;
     uint32_t expect_payload_bytes; /* of the frames to come, by those that came; 0: none */
     uint32_t bare_run;             /* frames without payload since the last with one */
@@ -150,6 +155,8 @@ void tcp_last_word_sent(struct tcp_conn *c);
 void tcp_recv_start(struct tcp_conn *c);
 void tcp_recv_resume(struct tcp_conn *c);
 void tcp_recv_done(struct ring_op *op, int32_t result);
+/* When bytes last came in, also those that the kernel still gathers. */
+uint64_t tcp_heard_ns(const struct tcp_conn *c);
 void tcp_recv_forget(struct tcp_conn *c); /* gives back all buffers; nothing is in flight */
 
 void tcp_send_queue(struct tcp_conn *c, const struct frame *frame, struct buf *payload);

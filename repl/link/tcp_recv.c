@@ -4,6 +4,7 @@
  * like those that came: header, payload, header, payload... Where the guess is right nothing is copied; where it is
  * wrong, scatter_take() copies. */
 #include <errno.h>
+#include <netinet/tcp.h>
 #include <string.h>
 
 #include "repl/link/tcp_private.h"
@@ -83,10 +84,35 @@ static void post_guess(struct tcp_conn *c)
         scatter_post(&c->in, &c->headers[headers], FRAME_BYTES);
 }
 
+/* A large payload comes in many segments, and each would wake us: the kernel gathers a good part of it first. That
+ * nothing completes meanwhile is not silence: tcp_heard_ns(). */
+static void set_low_water(struct tcp_conn *c)
+{
+    uint32_t rest = c->header_done ? c->frame.payload_bytes - c->payload_have : 0;
+    int low_water = rest < TCP_LOW_WATER_BYTES_MIN ? 1 : (int)min_u64(rest, TCP_LOW_WATER_BYTES_MAX);
+    if (low_water == c->low_water)
+        return;
+    /* Where it does not help it does no harm: the kernel wakes us as often as before. */
+    (void)setsockopt(c->fd, SOL_SOCKET, SO_RCVLOWAT, &low_water, sizeof(low_water));
+    c->low_water = low_water;
+}
+
+uint64_t tcp_heard_ns(const struct tcp_conn *c)
+{
+    struct tcp_info info;
+    socklen_t bytes = sizeof(info);
+    if (c->low_water == 1 || getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &bytes) < 0)
+        return c->heard_ns;
+    uint64_t ago_ns = info.tcpi_last_data_recv * NS_PER_MS;
+    uint64_t now_ns = ring_now_ns(c->tcp->ring);
+    return max_u64(c->heard_ns, now_ns > ago_ns ? now_ns - ago_ns : 0);
+}
+
 static void receive(struct tcp_conn *c)
 {
     assert(c->in.available_bytes == 0 && !c->starved);
     scatter_reset(&c->in);
+    set_low_water(c);
     post_rest(c);
     /* A stranger gets no room before he has said hello. */
     if (c->frames_in > 0)

@@ -2,6 +2,8 @@
  * for it. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,6 +66,7 @@ struct lab {
     struct ring *ring;
     struct node a, b;
     char address[SESSION_PATHS_MAX][64];
+    const char *via; /* what A connects to on path 0 instead of B's address */
     unsigned paths;
     bool (*until)(struct lab *lab);
     struct ring_timer patience;
@@ -291,7 +294,7 @@ static void start_link(struct lab *lab, struct node *n)
     struct link_config lc = { .ring = lab->ring, .pool = &n->pool, .ctx = n };
     for (unsigned i = 0; i < lab->paths; i++) {
         tc.listen[i] = lab->address[i];
-        tc.connect[i] = lab->address[i];
+        tc.connect[i] = i == 0 && lab->via ? lab->via : lab->address[i];
         lc.session.path_names[i] = lab->address[i];
     }
     struct transport *tcp = transport_tcp_open(&tc, &err);
@@ -902,6 +905,71 @@ static void test_back_pressure(void **state)
 
 static bool a_on_second_path(struct lab *lab) { return both_up(lab) && session_path(link_session(lab->a.link)) == 1; }
 
+/* A slow line between A and B: so many bytes, so often. */
+#define SLOW_BYTES 8192
+#define SLOW_EVERY_MS 20
+
+struct slow_line {
+    int listen_fd;
+    int to_b; /* connected already */
+};
+
+static void *slow_line_run(void *arg)
+{
+    const struct slow_line *line = arg;
+    struct pollfd ends[2] = { { .fd = accept(line->listen_fd, NULL, NULL), .events = POLLIN },
+                              { .fd = line->to_b, .events = POLLIN } };
+    bool open = true;
+    while (open && poll(ends, 2, -1) > 0) {
+        for (unsigned i = 0; i < 2; i++) {
+            uint8_t data[SLOW_BYTES];
+            ssize_t n = ends[i].revents ? recv(ends[i].fd, data, sizeof(data), 0) : -1;
+            for (ssize_t sent = 0, part = 0; sent < n && part >= 0; sent += part)
+                part = send(ends[1 - i].fd, data + sent, (size_t)(n - sent), MSG_NOSIGNAL);
+            open = open && (n > 0 || !ends[i].revents);
+        }
+        usleep(SLOW_EVERY_MS * 1000); /* the line's slowness, which is what is tested */
+    }
+    close(ends[0].fd);
+    close(ends[1].fd);
+    return NULL;
+}
+
+/* A payload that takes much longer than dead_after to come in is not silence. */
+static void test_slow_line(void **state)
+{
+    struct lab *lab = lab_open(1, 16 * MIB);
+    char via[64];
+    snprintf(via, sizeof(via), "%.*s:%u", (int)strcspn(lab->address[0], ":"), lab->address[0], 19999);
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(19999) };
+    char host[64];
+    snprintf(host, sizeof(host), "%.*s", (int)strcspn(via, ":"), via);
+    assert_int_equal(inet_pton(AF_INET, host, &at.sin_addr), 1);
+    struct slow_line line = { .listen_fd = socket(AF_INET, SOCK_STREAM, 0) };
+    int on = 1;
+    setsockopt(line.listen_fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    assert_int_equal(bind(line.listen_fd, (struct sockaddr *)&at, sizeof(at)), 0);
+    assert_int_equal(listen(line.listen_fd, 1), 0);
+    lab->via = via;
+    start_link(lab, &lab->b);
+    line.to_b = dial(lab, 0);
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, slow_line_run, &line), 0);
+    start_link(lab, &lab->a);
+    RUN(lab, both_up);
+
+    lab->a.bytes[0] = WRITE_BYTES_MAX / 2;
+    lab->a.to_send = 1;
+    uint64_t before = clock_ns();
+    RUN(lab, all_acked);
+    assert_true(clock_ns() - before > 2 * DEAD_AFTER_NS);
+    assert_int_equal(lab->a.downs, 0);
+    assert_int_equal(lab->b.downs, 0);
+    lab_close(lab);
+    pthread_join(thread, NULL);
+    close(line.listen_fd);
+}
+
 static void test_path_failover(void **state)
 {
     struct lab *lab = lab_open(2, 16 * MIB);
@@ -1017,6 +1085,7 @@ int main(void)
         cmocka_unit_test(test_half_a_frame_then_silence),
         cmocka_unit_test(test_flood),
         cmocka_unit_test(test_back_pressure),
+        cmocka_unit_test(test_slow_line),
         cmocka_unit_test(test_path_failover),
         cmocka_unit_test(test_silent_path_is_left),
         cmocka_unit_test(test_stop_and_start),
