@@ -54,6 +54,7 @@
 #define NBD_CLOSE_NS (2 * NS_PER_S)        /* the same while the front closes */
 
 static_assert(NBD_DF_BYTES_MAX <= NBD_POOL_BYTES_MIN / 8, "an unfragmented read, which is one piece, finds room");
+#define NBD_WAIT_ALL_BYTES_MIN (128 * KIB) /* rest of a payload that is received by one completion */
 static_assert(2 * NBD_GUESSES_MAX + 2 <= SCATTER_PLACES_MAX, "all guesses fit into one receive");
 
 struct nbd_server;

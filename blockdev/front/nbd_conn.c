@@ -106,6 +106,7 @@ static void receive(struct nbd_conn *c)
 {
     assert(!c->recv_op.busy && c->scatter.available_bytes == 0);
     scatter_reset(&c->scatter);
+    int flags = 0;
     if (c->state == NBD_CONN_NEGOTIATING) {
         scatter_post(&c->scatter, c->in + c->in_bytes, sizeof(c->in) - c->in_bytes);
     } else {
@@ -115,6 +116,11 @@ static void receive(struct nbd_conn *c)
         } else if (c->rx == NBD_RX_PAYLOAD) {
             scatter_post(&c->scatter, c->piece->buf->data + c->have_bytes, c->piece->length_bytes - c->have_bytes);
             guess = c->command->left_bytes == 0;
+            if (c->piece->length_bytes - c->have_bytes >= NBD_WAIT_ALL_BYTES_MIN) {
+                /* A socket holds a part of it at a time: let the kernel gather them, and wake us once. */
+                flags = MSG_WAITALL;
+                guess = false;
+            }
         } else {
             assert(c->rx == NBD_RX_SKIP);
             scatter_post(&c->scatter, c->server->trash, min_u64(c->skip_bytes, NBD_TRASH_BYTES));
@@ -124,7 +130,7 @@ static void receive(struct nbd_conn *c)
             guesses_post(c);
     }
     c->recv_msg = (struct msghdr) { .msg_iov = scatter_iov(&c->scatter), .msg_iovlen = scatter_iov_count(&c->scatter) };
-    ring_recvmsg(c->server->ring, &c->recv_op, c->file, &c->recv_msg, 0);
+    ring_recvmsg(c->server->ring, &c->recv_op, c->file, &c->recv_msg, flags);
 }
 
 static void on_end_of_stream(struct nbd_conn *c, int32_t result)
