@@ -48,6 +48,7 @@ struct engine {
     uint64_t asked_epoch;        /* PHASE_ASKING: that the peer is to agree to */
     bool promote_force;          /* the promotion under way is to overcome what stands against it */
     char refused[256];           /* the last refusal, so that each is told once */
+    bool refused_a_primary;      /* the last hello was a primary's, and no session came of it */
 
     bool untouched;  /* the leg was zeroes when it was attached */
     bool leg_failed; /* in this attachment */
@@ -231,6 +232,7 @@ static void on_hello(struct engine *e, const struct hello *peer, struct actions 
     sync_judge(&own, peer, &j);
     e->peer_leg = peer->leg;
     e->peer_block_bytes = peer->block_bytes;
+    e->refused_a_primary = peer->role == ROLE_PRIMARY;
     if (j.verdict == SYNC_REFUSE) {
         if (j.own_deposed)
             step_down(e, out);
@@ -251,6 +253,7 @@ static void on_hello(struct engine *e, const struct hello *peer, struct actions 
         return;
     }
     e->refused[0] = 0;
+    e->refused_a_primary = false;
     e->session = SESSION_JUDGED;
     e->peer = *peer;
     e->peer_epoch = peer->epoch;
@@ -513,6 +516,15 @@ static void on_promote(struct engine *e, bool force, void *cookie, struct action
     }
     if (e->role.phase == PHASE_SECONDARY && e->session != SESSION_NONE && e->session != SESSION_UP) {
         answer_order(cookie, -EBUSY, "the connection to the peer is just being made or closed; try again", out);
+        return;
+    }
+    if (e->refused_a_primary && !force) {
+        answer_order(cookie, -EPERM,
+                     actions_text(out,
+                                  "%s was primary when it was last heard of (promise 3: one primary at a time). Demote "
+                                  "it, or use --force if it will never serve again. It is not connected: %s",
+                                  e->config.peer, e->refused),
+                     out);
         return;
     }
     if (e->decree_owed) {

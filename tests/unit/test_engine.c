@@ -532,6 +532,47 @@ static void two_primaries_are_refused(void **state)
     node_close(&b);
 }
 
+/* Found by killing a primary, promoting its peer, and promoting the restarted one: both served, both at one epoch. */
+static void a_refused_node_knows_who_is_primary(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    disconnect_nodes(&a, &b);
+    promote(&b, &a);
+    a.refused = false;
+    struct hello theirs;
+    engine_hello(b.engine, &theirs);
+    theirs.unclean_primary = true; /* any reason will do */
+    step(&a, (struct event) { .kind = EV_HELLO, .hello = theirs });
+    assert_true(a.refused);
+    metas_done(&a);
+    step(&a, (struct event) { .kind = EV_SESSION_DOWN });
+
+    int orders = a.orders_done;
+    step(&a, (struct event) { .kind = EV_PROMOTE, .order = { .cookie = &a } });
+    assert_int_equal(a.orders_done, orders + 1);
+    assert_int_equal(a.order_result, -EPERM);
+    assert_false(a.serving);
+
+    /* Forced, it takes an epoch that nobody has served at, which deposes the other one. */
+    step(&a, (struct event) { .kind = EV_PROMOTE, .order = { .cookie = &a, .force = true } });
+    metas_done(&a);
+    assert_true(a.serving);
+    struct engine_view ours, others;
+    engine_view(a.engine, &ours);
+    engine_view(b.engine, &others);
+    assert_true(ours.epoch > others.epoch);
+    step(&b, (struct event) { .kind = EV_SESSION_DOWN });
+    struct hello own;
+    engine_hello(a.engine, &own);
+    step(&b, (struct event) { .kind = EV_HELLO, .hello = own });
+    assert_false(b.serving);
+    node_close(&a);
+    node_close(&b);
+}
+
 static void a_deposed_primary_stops_serving(void **state)
 {
     struct node a, b;
@@ -734,6 +775,7 @@ int main(void)
         cmocka_unit_test(a_detach_drains_over_a_session_of_its_own),
         cmocka_unit_test(a_deposed_primary_fails_the_reads_that_wait),
         cmocka_unit_test(two_primaries_are_refused),
+        cmocka_unit_test(a_refused_node_knows_who_is_primary),
         cmocka_unit_test(a_deposed_primary_stops_serving),
         cmocka_unit_test(demotion_drains_flushes_and_records),
         cmocka_unit_test(writes_that_wait_hold_up_a_detach_unless_forced),
