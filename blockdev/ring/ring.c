@@ -276,6 +276,7 @@ void ring_close(struct ring *r)
         handle_ended(r);
     }
     ring_tasks_run(r);
+    ring_post_wait(r);
     /* The ring itself is torn down by the kernel some time later. Files and memory shall be free at once. */
     if (r->free_slots)
         io_uring_unregister_files(&r->uring);

@@ -61,7 +61,8 @@ struct ring *ring_open(const struct ring_config *config, struct err *err);
 
 /* Cancels what is still in flight, waits until the kernel has let go of it, and frees the ring. `done` is called with
  * -ECANCELED or the real result for each such op; what is submitted meanwhile ends with -ECANCELED at once. Tasks that
- * were posted are run, timers are not. Not from within ring_run(); no thread may post any more. NULL is allowed. */
+ * were posted are run, timers are not. A thread that is still within ring_post() is waited for; none may begin to. Not
+ * from within ring_run(). NULL is allowed. */
 void ring_close(struct ring *r);
 
 /* How the ring was set up, for people: "single issuer, deferred task work", ... */

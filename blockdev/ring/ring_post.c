@@ -1,6 +1,7 @@
 /* Tasks from other threads: a lock-free stack (R. K. Treiber, 1986) that is only ever taken whole, and an eventfd that
  * wakes the loop. */
 #include <errno.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -35,6 +36,7 @@ int ring_wake_open(struct ring *r)
 
 void ring_post(struct ring *r, struct ring_task *task)
 {
+    atomic_fetch_add_explicit(&r->posting, 1, memory_order_relaxed);
     struct ring_task *newest = atomic_load_explicit(&r->posted, memory_order_relaxed);
     do
         task->next = newest;
@@ -46,6 +48,15 @@ void ring_post(struct ring *r, struct ring_task *task)
         ssize_t n = write(r->wake_fd, &one, sizeof(one));
         assert(n == sizeof(one));
     }
+    atomic_fetch_sub_explicit(&r->posting, 1, memory_order_release);
+}
+
+void ring_post_wait(struct ring *r)
+{
+    /* The task may have run, and brought the ring to its end, before its poster came to wake the loop: a moment later
+     * it would write into a file that is closed by then, or is somebody else's. It is one system call from its end. */
+    while (atomic_load_explicit(&r->posting, memory_order_acquire) > 0)
+        sched_yield();
 }
 
 void ring_tasks_run(struct ring *r)

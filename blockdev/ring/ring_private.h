@@ -33,6 +33,7 @@ struct ring {
     struct __kernel_timespec alarm_at;
 
     _Atomic(struct ring_task *) posted; /* newest first */
+    atomic_uint posting;                /* threads within ring_post() */
     int wake_fd;                        /* eventfd; -1: none */
     uint64_t wake_count;
     struct ring_op wake;
@@ -64,4 +65,5 @@ void ring_timers_forget(struct ring *r);
 
 /* ring_post.c */
 int ring_wake_open(struct ring *r);
+void ring_post_wait(struct ring *r); /* until no thread is within ring_post() any more */
 void ring_tasks_run(struct ring *r);

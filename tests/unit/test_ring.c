@@ -321,6 +321,38 @@ static void close_runs_what_was_posted(void **state)
     assert_int_equal(late_runs, 1);
 }
 
+struct stopper {
+    struct ring_task task;
+    struct ring *ring;
+};
+
+static void timer_nothing(struct ring_timer *t) {}
+static void stopper_run(struct ring_task *task) { ring_stop(container_of(task, struct stopper, task)->ring); }
+
+static void *stopper_post(void *arg)
+{
+    struct stopper *s = arg;
+    ring_post(s->ring, &s->task);
+    return NULL;
+}
+
+/* The loop may be awake for another reason, and take the task before its poster has come to wake it. ASan sees the
+ * poster in a ring that is freed, TSan any order that would allow it. */
+static void close_lets_a_poster_leave_first(void **state)
+{
+    for (unsigned i = 0; i < 200; i++) {
+        struct ring *r = open_ring(NULL, 0);
+        struct ring_timer awake = { .fired = timer_nothing };
+        ring_timer_set(r, &awake, ring_now_ns(r));
+        struct stopper s = { .task.run = stopper_run, .ring = r };
+        pthread_t thread;
+        assert_int_equal(pthread_create(&thread, NULL, stopper_post, &s), 0);
+        ring_run(r, NULL, NULL);
+        ring_close(r);
+        pthread_join(thread, NULL);
+    }
+}
+
 /* --- operations --- */
 
 static void far_more_than_the_queue_holds(void **state)
@@ -820,6 +852,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_timer_that_is_always_due_does_not_hold_up_the_loop, setup, teardown),
         cmocka_unit_test_setup_teardown(tasks_of_many_threads_run_once_in_order_on_the_rings_thread, setup, teardown),
         cmocka_unit_test(close_runs_what_was_posted),
+        cmocka_unit_test(close_lets_a_poster_leave_first),
         cmocka_unit_test_setup_teardown(far_more_than_the_queue_holds, setup, teardown),
         cmocka_unit_test_setup_teardown(overflow_from_within_a_completion, setup, teardown),
         cmocka_unit_test(registered_memory_and_memory_outside_it),
