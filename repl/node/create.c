@@ -219,6 +219,20 @@ static int write_first_superblock(const struct volume_config *config, const stru
     return 0;
 }
 
+/* Before anything else changes: an old leg must not vouch for data that is not its own any more, should this be cut
+ * short. */
+static int wipe_superblocks(const struct target *t, uint8_t *block, struct err *err)
+{
+    memset(block, 0, SUPERBLOCK_BYTES);
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        ssize_t n = pwrite(t->meta_fd, block, SUPERBLOCK_BYTES, (off_t)superblock_copy_offset(&t->layout, i));
+        if (n != SUPERBLOCK_BYTES)
+            return err_set(err, n < 0 ? -errno : -EIO, "the old metadata cannot be removed: %s",
+                           n < 0 ? strerror(errno) : "the disk is full");
+    }
+    return fsync(t->meta_fd) < 0 ? err_set(err, -errno, "the old metadata cannot be removed: %s", strerror(errno)) : 0;
+}
+
 static int create_on(const struct volume_config *config, const struct target *t, bool adopt, bool force,
                      void (*progress)(void *, uint64_t, uint64_t), void *ctx, struct err *err)
 {
@@ -236,6 +250,8 @@ static int create_on(const struct volume_config *config, const struct target *t,
             "%s: its last %llu bytes would be written over by the metadata. Give `metadata:` a file of its own, or "
             "shrink what it holds to %llu bytes and use --force",
             self->backing, (unsigned long long)t->layout.meta_bytes, (unsigned long long)t->layout.data_bytes);
+    if (!r)
+        r = wipe_superblocks(t, blocks, err);
     if (!r && !adopt)
         r = zero_leg(self->backing, t->data_fd, internal ? t->geometry.size_bytes : t->layout.data_bytes, progress, ctx,
                      err);
