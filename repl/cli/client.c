@@ -42,6 +42,18 @@ static enum control_exit timed_out(struct err *err)
     return CONTROL_TIMED_OUT;
 }
 
+/* A daemon that is stopped, or hangs, accepts nobody: once its backlog is full, connect() waits. */
+static void limit_connect(const struct client *c)
+{
+    if (c->deadline_ns == UINT64_MAX)
+        return;
+    uint64_t now_ns = client_now_ns();
+    uint64_t left_us = (c->deadline_ns > now_ns ? c->deadline_ns - now_ns : 0) / NS_PER_US + 1; /* 0: for ever */
+    struct timeval limit = { .tv_sec = (time_t)(left_us * NS_PER_US / NS_PER_S),
+                             .tv_usec = (suseconds_t)(left_us % (NS_PER_S / NS_PER_US)) };
+    setsockopt(c->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)); /* if it fails, connect() has no limit */
+}
+
 static enum control_exit connect_to(struct client *c, const char *path, struct err *err)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
@@ -55,8 +67,11 @@ static enum control_exit connect_to(struct client *c, const char *path, struct e
         err_set(err, -errno, "no socket: %s", strerror(errno));
         return CONTROL_FAILED;
     }
+    limit_connect(c);
     if (connect(c->fd, (const struct sockaddr *)&addr, sizeof(addr)) == 0)
         return CONTROL_DONE;
+    if (errno == EAGAIN)
+        return timed_out(err);
     err_set(err, -errno, "no lockstepd in reach at %s (%s)%s", path, strerror(errno),
             errno == EACCES ? ": only its owner and root may command it" : ": is it running?");
     return CONTROL_UNREACHABLE;

@@ -327,6 +327,12 @@ static void begin_create(struct command *c)
     }
 }
 
+/* Of `create` alone -EEXIST is a refusal; else these are errors of system calls, which risk nothing. */
+static enum control_exit exit_code_of_job(enum job_kind kind, int result)
+{
+    return kind == JOB_CREATE && result == -EEXIST ? CONTROL_REFUSED : CONTROL_FAILED;
+}
+
 void command_job_ended(struct node_volume *nv, enum job_kind kind)
 {
     const char *volume = nv->config->volume;
@@ -335,7 +341,7 @@ void command_job_ended(struct node_volume *nv, enum job_kind kind)
         if (c->nv != nv || c->phase != PHASE_JOB)
             continue;
         if (nv->job.err.code)
-            finish(c, exit_code_of(nv->job.err.code), "volume %s: %s", volume, nv->job.err.text);
+            finish(c, exit_code_of_job(kind, nv->job.err.code), "volume %s: %s", volume, nv->job.err.text);
         else if (kind == JOB_CREATE)
             finish(c, CONTROL_DONE, "volume %s is created on %s; bring it up with `lockstep up %s`", volume,
                    config_self(nv->config)->name, volume);

@@ -210,6 +210,7 @@ static void tell_when_ready(struct node *n)
 enum node_end node_run(struct node *n)
 {
     for (;;) {
+        tell_when_ready(n); /* before waiting: there may be no volume to wait for */
         uint64_t due_ns = min_u64(control_deadline_ns(n->control), command_progress(n));
         if (n->ending) {
             if (go_on_ending(n))
@@ -228,7 +229,6 @@ enum node_end node_run(struct node *n)
         take_notes(n);
         take_signals(n);
         control_step(n->control);
-        tell_when_ready(n);
     }
     take_notes(n);
     control_step(n->control);

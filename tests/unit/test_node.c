@@ -49,12 +49,17 @@ enum answer_kind {
 static _Atomic enum answer_kind answer_kind;
 static atomic_bool leg_exists;
 static atomic_int create_result;
+static atomic_int start_result;
 static atomic_bool create_waits;
 static atomic_uint detached, stopped, forced;
 static struct volume_status shown;
 
 struct volume *volume_start(const struct volume_config *config, const struct volume_host *host, struct err *err)
 {
+    if (atomic_load(&start_result)) {
+        err_set(err, atomic_load(&start_result), "the kernel does not want to");
+        return NULL;
+    }
     if (!atomic_load(&leg_exists)) {
         err_set(err, -ENOENT, "%s: holds no leg yet", config_self(config)->backing);
         return NULL;
@@ -207,6 +212,7 @@ static int setup(void **state)
     atomic_store(&answer_kind, ANSWER_DONE);
     atomic_store(&leg_exists, true);
     atomic_store(&create_result, 0);
+    atomic_store(&start_result, 0);
     atomic_store(&create_waits, false);
     atomic_store(&detached, 0);
     atomic_store(&stopped, 0);
@@ -437,6 +443,51 @@ static void orders_are_answered_with_their_exit_code(void **state)
     end_cleanly();
 }
 
+/* EPERM of a system call is not the EPERM of a promise. */
+static void a_fault_while_coming_up_is_no_refusal(void **state)
+{
+    atomic_store(&start_result, -EPERM);
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    assert_int_equal(ask_up(), CONTROL_FAILED);
+    atomic_store(&start_result, -EEXIST);
+    assert_int_equal(ask_up(), CONTROL_FAILED);
+    end_cleanly();
+}
+
+/* On a new server, before its first volume: systemd would kill who never gets ready. */
+static void a_daemon_without_volumes_is_ready(void **state)
+{
+    unsigned count = config.count;
+    config.count = 0;
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    end_cleanly();
+    config.count = count;
+}
+
+static void a_daemon_that_accepts_nobody_is_timed_out(void **state)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", socket_path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+    assert_int_equal(listen(fd, 0), 0);
+    int before_us = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(before_us, (struct sockaddr *)&addr, sizeof(addr)), 0);
+
+    Lockstep__Control__StatusQuery query = LOCKSTEP__CONTROL__STATUS_QUERY__INIT;
+    Lockstep__Control__Request r = LOCKSTEP__CONTROL__REQUEST__INIT;
+    r.version = CONTROL_VERSION;
+    r.command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_STATUS;
+    r.status = &query;
+    struct err err = { 0 };
+    assert_int_equal(client_ask(&client, socket_path, &r, NS_PER_S / 10, &err), CONTROL_TIMED_OUT);
+    client_close(&client);
+    close(before_us);
+    close(fd);
+}
+
 static void the_only_good_leg_stays_up(void **state)
 {
     shown.peer_leg = LEG_FAILED;
@@ -617,6 +668,9 @@ int main(void)
         TEST(a_volume_is_created_and_brought_up),
         TEST(a_missing_backing_is_a_failure),
         TEST(orders_are_answered_with_their_exit_code),
+        TEST(a_fault_while_coming_up_is_no_refusal),
+        TEST(a_daemon_without_volumes_is_ready),
+        TEST(a_daemon_that_accepts_nobody_is_timed_out),
         TEST(the_only_good_leg_stays_up),
         TEST(unknown_volumes_are_told_apart),
         TEST(events_are_shown_and_followed),
