@@ -64,7 +64,9 @@ struct engine {
 
 void engine_attach(struct superblock *sb, struct id boot_id, bool has_peer)
 {
-    if (sb->attached && has_peer) {
+    /* A pair stays one while its configuration names one node only: what happened to it counts when they meet again. */
+    bool is_pair = has_peer || !id_is_none(sb->peer_leg_id);
+    if (sb->attached && is_pair) {
         sb->unclean |= sb->role == ROLE_PRIMARY;
         sb->lost_power |= !id_equal(sb->boot_id, boot_id) && !sb->pristine;
     }
@@ -226,8 +228,11 @@ static void on_hello(struct engine *e, const struct hello *peer, struct actions 
             actions_text(out, "volume %s is being taken down on %s", e->config.volume, e->config.node);
         return;
     }
+    /* As we are now, which is not always what we said: the peer has seen the epoch that was said. */
     struct hello own;
+    uint64_t said_epoch = e->said_epoch;
     engine_hello(e, &own);
+    e->said_epoch = said_epoch;
     struct sync_judgement j;
     sync_judge(&own, peer, &j);
     e->peer_leg = peer->leg;
@@ -366,6 +371,15 @@ static void take_epoch(struct engine *e, uint64_t epoch, struct actions *out)
         e->sb.unclean = e->config.peer != NULL;
         e->sb.lost_power = false;
     }
+    if (!e->config.peer && !id_is_none(e->sb.peer_leg_id)) {
+        /* From now on writes are acknowledged that the leg which it was paired with lacks. */
+        actions_note(
+            out, NOTE_WARNING, "leg",
+            "promoted with no peer in the configuration: the leg that this one was paired with is left behind, "
+            "and needs a full resync to come back");
+        e->sb.peer_leg_id = (struct id) { 0 };
+        e->sb.peer_leg = LEG_NONE;
+    }
     if (id_is_none(e->sb.volume_id))
         e->sb.volume_id = e->sb.leg_id;
     if (e->sb.size_bytes == 0) {
@@ -452,16 +466,17 @@ static void on_frame(struct engine *e, const struct frame *frame, struct buf *pa
 
 static void on_faults(struct engine *e, struct mirror_faults faults, struct actions *out)
 {
+    /* On the secondary a failed write was not acknowledged and will be sent again, so that the leg is good once its
+     * disk is; a failed flush may have lost what was acknowledged before. The application was told that a change of
+     * this node's own failed, and the legs may differ there. Both last until a resync, also when they are not the first
+     * to fail. */
+    bool lasting = faults.leg && e->config.peer && (faults.flush || faults.own);
+    if (lasting && e->sb.leg != LEG_FAILED) {
+        e->sb.leg = LEG_FAILED;
+        want_persisted(e);
+    }
     if (faults.leg && !e->leg_failed) {
         e->leg_failed = true;
-        /* On the secondary a failed write was not acknowledged and will be sent again, so that the leg is good once its
-         * disk is; a failed flush may have lost what was acknowledged before. The primary's application was told of an
-         * error, and the legs may differ there. Both last until a resync. */
-        bool lasting = e->config.peer && (faults.flush || is_leading(e));
-        if (lasting) {
-            e->sb.leg = LEG_FAILED;
-            want_persisted(e);
-        }
         actions_note(out, NOTE_ERROR, "leg",
                      "the leg on %s has failed (%s): no write is acknowledged until it is mended", e->config.backing,
                      faults.flush ? "a flush" : "a write");
@@ -560,6 +575,8 @@ static bool may_drain(struct engine *e, bool force, void *cookie, struct actions
                      out);
         return false;
     }
+    /* A session that is just being made was agreed to by a peer who does not know of this. */
+    drop_session(e, "writes that waited for the peer were given up", out);
     actions_note(out, NOTE_WARNING, "role", "%u waiting writes fail, as ordered", mirror.waiting);
     e->sb.unclean = true;
     want_persisted(e);

@@ -151,7 +151,7 @@ static void change_step(struct mirror *m, struct change *c, enum change_event ev
                          op_name(c->request.kind), m->backing, strerror(-result),
                          (unsigned long long)c->request.offset_bytes, (unsigned long long)c->request.length_bytes,
                          (unsigned long long)c->lsn);
-            mirror_local_failure(m, is_durable(c));
+            mirror_local_failure(m, is_durable(c), true);
             c->result = result;
         } else if (m->peer && is_refusable(c) && c->result == 0) {
             change_queue(m, c, out);

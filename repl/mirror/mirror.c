@@ -83,11 +83,12 @@ void mirror_unlock(struct mirror *m, struct range_lock *lock, struct actions *ou
         granted(m, container_of(node, struct range_lock, granted), out);
 }
 
-void mirror_local_failure(struct mirror *m, bool durable)
+void mirror_local_failure(struct mirror *m, bool durable, bool own)
 {
     m->leg_failed = true;
     m->faults.leg = true;
     m->faults.flush |= durable;
+    m->faults.own |= own;
 }
 
 void mirror_fail_leg(struct mirror *m) { m->leg_failed = true; }

@@ -68,7 +68,8 @@ bool mirror_is_idle(const struct mirror *m);
 /* What has failed since it was last asked. */
 struct mirror_faults {
     bool leg;      /* a change or flush failed on the local disk: from then on no change is acknowledged */
-    bool flush;    /* ... and it was a flush or FUA: earlier writes may be lost */
+    bool flush;    /* ... and one was a flush or FUA: earlier writes may be lost */
+    bool own;      /* ... and one was of this node's own, as primary: the peer's leg may have it */
     bool peer_leg; /* the peer reported the same of its disk */
     bool peer_flush;
 };

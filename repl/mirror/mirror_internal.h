@@ -101,5 +101,5 @@ void peer_changes_forget_unstarted(struct mirror *m, struct actions *out);
 /* Gives a range back and starts whatever it held up. */
 void mirror_unlock(struct mirror *m, struct range_lock *lock, struct actions *out);
 
-/* A change or flush failed on the local disk. */
-void mirror_local_failure(struct mirror *m, bool durable);
+/* A change or flush failed on the local disk: our own, or one of the peer's. */
+void mirror_local_failure(struct mirror *m, bool durable, bool own);

@@ -38,7 +38,7 @@ static struct id id_of(uint8_t fill)
     return id;
 }
 
-static void node_open(struct node *n, unsigned index, bool has_peer)
+static void node_attach(struct node *n, unsigned index, bool has_peer, const struct superblock *sb)
 {
     *n = (struct node) { 0 };
     struct engine_config config = {
@@ -52,9 +52,10 @@ static void node_open(struct node *n, unsigned index, bool has_peer)
         .capacity_bytes = VOLUME_BYTES,
         .window_frames = 8,
         .window_bytes = IO_BYTES_MAX,
-        .superblock = { .sequence = 1, .leg = LEG_UP_TO_DATE, .pristine = true, .leg_id = id_of((uint8_t)(index + 1)) },
+        .superblock = *sb,
     };
     engine_attach(&config.superblock, id_of(50), has_peer);
+    n->meta = config.superblock;
     n->engine = engine_open(&config);
     assert_non_null(n->engine);
     n->actions.max = ENGINE_ACTIONS_MAX;
@@ -63,11 +64,28 @@ static void node_open(struct node *n, unsigned index, bool has_peer)
     n->actions.text = calloc(1, n->actions.text_bytes);
 }
 
+static void node_open(struct node *n, unsigned index, bool has_peer)
+{
+    struct superblock fresh = {
+        .sequence = 1, .leg = LEG_UP_TO_DATE, .pristine = true, .leg_id = id_of((uint8_t)(index + 1))
+    };
+    node_attach(n, index, has_peer, &fresh);
+}
+
 static void node_close(struct node *n)
 {
     engine_close(n->engine);
     free(n->actions.list);
     free(n->actions.text);
+}
+
+/* The daemon's end, clean or not, and another one's beginning, whose configuration may have a peer or not. */
+static void node_restart(struct node *n, unsigned index, bool has_peer)
+{
+    struct superblock on_disk = n->meta;
+    assert_false(n->meta_pending);
+    node_close(n);
+    node_attach(n, index, has_peer, &on_disk);
 }
 
 static void step(struct node *n, struct event ev)
@@ -732,6 +750,185 @@ static void a_single_node_serves_alone(void **state)
     node_close(&a);
 }
 
+static void detach(struct node *n)
+{
+    step(n, (struct event) { .kind = EV_DETACH });
+    disk_done(n, 0); /* the flush */
+    metas_done(n);
+    assert_int_equal(n->order_result, 0);
+}
+
+/* A pair whose peer was taken out of the configuration for a while: what was written meanwhile, the peer lacks. */
+static void what_a_node_wrote_on_its_own_its_old_peer_is_known_to_lack(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    disconnect_nodes(&a, &b);
+    detach(&a);
+
+    node_restart(&a, 0, false);
+    promote(&a, &a);
+    request(&a, OP_DISCARD, 0);
+    disk_done(&a, 0);
+    assert_int_equal(a.completed, 1);
+    assert_int_equal(a.complete_result, 0);
+    detach(&a);
+
+    node_restart(&a, 0, true);
+    hellos(&a, &b);
+    assert_true(a.refused && b.refused);
+    node_close(&a);
+    node_close(&b);
+}
+
+/* An unclean end while there was a peer is not forgotten by a daemon that is configured without one. */
+static void an_unclean_end_outlives_a_time_without_a_peer(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    request(&a, OP_DISCARD, 0);
+    disk_done(&a, 0);
+
+    node_restart(&a, 0, false);
+    detach(&a);
+    node_restart(&a, 0, true);
+    disconnect_nodes(&b, &b);
+    hellos(&a, &b);
+    assert_true(a.refused && b.refused);
+    node_close(&a);
+    node_close(&b);
+}
+
+/* A failed write of the secondary is made good by sending it again; a failed flush is not, also when it comes second.
+ */
+static void a_flush_that_fails_after_a_write_is_not_forgotten(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    request(&a, OP_DISCARD, 0);
+    request(&a, OP_FLUSH, 0);
+    deliver(&a, &b);
+    deliver(&a, &b);
+    disk_done(&b, -EIO);
+    metas_done(&b);
+    assert_int_equal(b.meta.leg, LEG_UP_TO_DATE);
+    disk_done(&b, -EIO);
+    metas_done(&b);
+    assert_int_equal(b.meta.leg, LEG_FAILED);
+    node_close(&a);
+    node_close(&b);
+}
+
+/* What the peer has and this node's disk refused makes the legs differ, whatever role the node has got meanwhile. */
+static void a_change_of_its_own_that_fails_after_a_deposition_fails_the_leg_for_good(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    request(&a, OP_DISCARD, 0);
+    deliver(&a, &b);
+    disk_done(&b, 0);
+    deliver(&b, &a);
+    disconnect_nodes(&a, &b);
+    promote(&b, &a);
+    hellos(&a, &b);
+    metas_done(&a);
+    assert_false(a.serving);
+    disk_done(&a, -EIO);
+    metas_done(&a);
+    assert_int_equal(a.meta.leg, LEG_FAILED);
+    node_close(&a);
+    node_close(&b);
+}
+
+/* Fast zeroes are on the local disk before the peer hears of them: deposed in between, the legs may differ. */
+static void fast_zeroes_under_way_at_a_deposition_are_remembered(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    disconnect_nodes(&a, &b);
+    step(&a,
+         (struct event) { .kind = EV_REQUEST,
+                          .request = { .kind = OP_WRITE_ZEROES, .flags = OP_FLAG_FAST_ONLY, .length_bytes = 4096 } });
+    promote(&b, &a);
+    hellos(&a, &b);
+    metas_done(&a);
+    disk_done(&a, 0);
+    metas_done(&a);
+    assert_int_equal(a.complete_result, -EIO);
+    assert_true(a.meta.unclean);
+    node_close(&a);
+    node_close(&b);
+}
+
+/* The peer is just coming back, and has accepted a node that had lost nothing: it must hear that this is no longer so.
+ */
+static void writes_given_up_while_a_session_is_being_made_end_it(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    disconnect_nodes(&a, &b);
+    request(&a, OP_DISCARD, 0);
+    disk_done(&a, 0);
+    a.ready = b.ready = false;
+    hellos(&a, &b);
+    assert_true(a.ready && b.ready);
+    step(&a, (struct event) { .kind = EV_DEMOTE, .order = { .force = true } });
+    assert_int_equal(a.completed, 1);
+    assert_int_equal(a.complete_result, -EIO);
+    assert_true(a.dropped);
+    step(&a, (struct event) { .kind = EV_SESSION_UP });
+    struct engine_view view;
+    engine_view(a.engine, &view);
+    assert_false(view.in_sync);
+    node_close(&a);
+    node_close(&b);
+}
+
+/* A hello is on its way when its sender is promoted: the peer has not seen that epoch, and must be told. */
+static void an_epoch_that_the_hello_did_not_say_is_told_by_a_decree(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    struct event to_a = { .kind = EV_HELLO }, to_b = { .kind = EV_HELLO };
+    engine_hello(a.engine, &to_b.hello);
+    promote(&a, &b);
+    step(&b, to_b);
+    engine_hello(b.engine, &to_a.hello);
+    step(&a, to_a);
+    metas_done(&a);
+    metas_done(&b);
+    step(&a, (struct event) { .kind = EV_SESSION_UP });
+    step(&b, (struct event) { .kind = EV_SESSION_UP });
+    request(&a, OP_DISCARD, 0);
+    assert_int_equal(a.sent_count, 1);
+    assert_int_equal(deliver(&a, &b).kind, FRAME_DECREE);
+    metas_done(&b);
+    assert_int_equal(deliver(&b, &a).kind, FRAME_ACK);
+    assert_int_equal(deliver(&a, &b).kind, FRAME_DISCARD);
+    assert_false(b.dropped);
+    node_close(&a);
+    node_close(&b);
+}
+
 /* A frame that breaks the rules ends the session and changes nothing. */
 static void broken_rules_drop_the_session(void **state)
 {
@@ -783,6 +980,13 @@ int main(void)
         cmocka_unit_test(a_failed_leg_of_the_peer_is_like_a_lost_peer),
         cmocka_unit_test(a_superblock_that_cannot_be_written_fails_the_leg),
         cmocka_unit_test(a_single_node_serves_alone),
+        cmocka_unit_test(what_a_node_wrote_on_its_own_its_old_peer_is_known_to_lack),
+        cmocka_unit_test(an_unclean_end_outlives_a_time_without_a_peer),
+        cmocka_unit_test(a_flush_that_fails_after_a_write_is_not_forgotten),
+        cmocka_unit_test(a_change_of_its_own_that_fails_after_a_deposition_fails_the_leg_for_good),
+        cmocka_unit_test(fast_zeroes_under_way_at_a_deposition_are_remembered),
+        cmocka_unit_test(writes_given_up_while_a_session_is_being_made_end_it),
+        cmocka_unit_test(an_epoch_that_the_hello_did_not_say_is_told_by_a_decree),
         cmocka_unit_test(broken_rules_drop_the_session),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
