@@ -15,6 +15,7 @@ SIZE = 64 * MIB
 BAD_OFFSET = 40 * MIB  # what the injected fault covers
 BAD_LENGTH = 64 * KIB
 CONNECTIONS = 4
+SHARED = SIZE - 4 * MIB  # by the connections of the load; what is beyond is nobody's
 
 ERRNO_TEXT = {"EIO": "Input/output error", "ENOSPC": "No space left on device", "EROFS": "Read-only file system",
               "EREMOTEIO": "Remote I/O error"}
@@ -28,7 +29,7 @@ def fault(node, **settings):
 
 def assert_event(t, node, backing, errno, what):
     """Device, errno, offset and LSN, in one line."""
-    line = node.wait_log(f"failed on {backing}: {ERRNO_TEXT[errno]}", 10)
+    line = node.wait_log(f"disk: {what}{'' if node is node.cluster.a else ' of the primary'} failed on {backing}: {ERRNO_TEXT[errno]}", 10)
     t.say(line.strip())
     found = re.search(r"offset (\d+).*LSN (\d+)", line)
     t.check(found, f"{node.name}: the event of the failed {what} names device, errno, offset and LSN", line)
@@ -44,8 +45,8 @@ def a_failed_write(t, name, victim_index, errno, settings, in_range=True):
     c.ready()
 
     # Where nothing is wrong, everything goes on; the last connection is the one that meets the fault.
-    load = nbdio.scribblers(c.a.uri, SIZE, t.seed, CONNECTIONS)
-    nbdio.start(load)
+    # Only what can fail so as to tell of it: a read that fails tells its client.
+    load = nbdio.start(nbdio.scribblers(c.a.uri, SHARED, t.seed, CONNECTIONS, read_percent=0))
     offset = assert_event(t, victim, victim.backing, errno, "write")
     if in_range:
         t.check(offset < BAD_OFFSET + BAD_LENGTH and offset + MIB > BAD_OFFSET, f"the offset is where the fault was put: {offset}")
@@ -58,7 +59,7 @@ def a_failed_write(t, name, victim_index, errno, settings, in_range=True):
     before = [s.writes for s in load]
     h = nbdio.connect(c.a.uri)
     buffer = nbd.Buffer.from_bytearray(bytearray(b"x" * 4096))
-    cookie = h.aio_pwrite(buffer, 0)
+    cookie = h.aio_pwrite(buffer, SHARED)
     outcome = []
 
     def acknowledged():

@@ -181,7 +181,7 @@ def test(t):
     qemu(t, c)
     limits(t, c)
     overlapping(t, c, 5000 if t.long else 200)
-    load = random_ops(t, c, 1_000_000 if t.long else 10_000)
+    load = random_ops(t, c, 1_000_000 if t.long else 6_000)
     secondary(t, c)
     t.step("both legs")
     c.stop()
