@@ -155,6 +155,38 @@ static long writer_of(const struct stat *st)
     return found;
 }
 
+static bool is_loop_on(const char *device, const struct stat *st)
+{
+    char path[128], file[PATH_MAX];
+    snprintf(path, sizeof(path), "/sys/block/%.64s/loop/backing_file", device);
+    FILE *f = fopen(path, "re");
+    if (!f) /* not in use */
+        return false;
+    const char *got = fgets(file, sizeof(file), f);
+    fclose(f);
+    struct stat below;
+    if (!got)
+        return false;
+    file[strcspn(file, "\n")] = 0;
+    return stat(file, &below) == 0 && below.st_dev == st->st_dev && below.st_ino == st->st_ino;
+}
+
+bool disk_under_loop(const struct stat *st, char *who, size_t who_bytes)
+{
+    DIR *dir = opendir("/sys/block");
+    if (!dir)
+        return false;
+    bool found = false;
+    const struct dirent *e;
+    while (!found && (e = readdir(dir))) {
+        found = strncmp(e->d_name, "loop", 4) == 0 && is_loop_on(e->d_name, st);
+        if (found)
+            snprintf(who, who_bytes, "the loop device /dev/%.64s, which stands on it", e->d_name);
+    }
+    closedir(dir);
+    return found;
+}
+
 bool disk_busy_by(const char *path, const struct stat *st, char *who, size_t who_bytes)
 {
     bool device = S_ISBLK(st->st_mode);

@@ -26,6 +26,9 @@ int disk_filter_init(struct disk *d, const struct disk_ops *ops, struct disk *be
  * certain to last: then waiting is in vain. `st` is of the backing. */
 bool disk_busy_by(const char *path, const struct stat *st, char *who, size_t who_bytes);
 
+/* True when a loop device stands on the file: that takes no lock, and may be mounted. `who` as above. */
+bool disk_under_loop(const struct stat *st, char *who, size_t who_bytes);
+
 /* disk_map.c: asks the file system on a thread of its own. */
 struct disk_mapper {
     struct ring *ring;

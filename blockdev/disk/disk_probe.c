@@ -255,7 +255,9 @@ int disk_open_fd(const char *path, unsigned flags, struct disk_geometry *geometr
     }
     if (fd < 0)
         return explain(path, &st, fd, who, err);
-    int rc = examine(fd, path, &st, memory_backed, flags, geometry, err);
+    bool looped = S_ISREG(st.st_mode) && !(flags & DISK_OPEN_READ_ONLY) && disk_under_loop(&st, who, sizeof(who));
+    int rc =
+        looped ? explain(path, &st, -EBUSY, who, err) : examine(fd, path, &st, memory_backed, flags, geometry, err);
     if (rc < 0) {
         close(fd);
         return rc;

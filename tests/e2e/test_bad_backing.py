@@ -137,6 +137,15 @@ def test(t):
         c = single(t, "mounted-volume", mounted.loop)
         refused(t, c.a, "a mounted device", [mounted.loop, "in use"])
         c.stop()
+
+        t.step("the file under a mounted loop device: not even with --force")
+        before = digest(path)
+        c = single(t, "under-loop", path)
+        p = c.a.cli("create", c.volume, "--force", ok=None)
+        t.check(p.returncode == FAILED and f"{path} is in use by" in p.stderr and mounted.loop in p.stderr,
+                p.stderr.strip(), p.returncode)
+        t.check(digest(path) == before, "the file is untouched")
+        c.stop()
         mounted.unmount()
 
     t.step("no daemon at all")
