@@ -197,10 +197,11 @@ static void step_down(struct engine *e, struct actions *out)
     role_step_down(&e->role);
     e->draining_primary = false;
     e->sb.role = ROLE_SECONDARY;
-    /* What the peer has acknowledged is on both legs; only what it has not may be on one. */
+    /* What has been completed is on both legs. What has not may be on one: also on the peer's only, while our own disk
+     * is still busy with it, which we may not live to see. */
     struct mirror_view mirror;
     mirror_view(e->mirror, &mirror);
-    e->sb.unclean |= mirror.waiting > 0;
+    e->sb.unclean |= mirror.unsettled;
     want_persisted(e);
     mirror_fail_all(e->mirror, -EIO, out);
     if (e->role.phase == PHASE_SECONDARY)

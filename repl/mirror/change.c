@@ -119,8 +119,7 @@ enum change_event {
     CHANGE_LOCAL_DONE, /* with `result` */
     CHANGE_ACKED,      /* by the peer, with `result` */
     CHANGE_PEER_LOST,
-    CHANGE_ABANDONED, /* with `result`: it will not wait for the peer any longer */
-    CHANGE_FAILED,    /* with `result`, whoever has it */
+    CHANGE_ABANDONED, /* it has got its result, and will not wait for the peer any longer */
 };
 
 /* Everything that happens to a change passes here. */
@@ -175,16 +174,7 @@ static void change_step(struct mirror *m, struct change *c, enum change_event ev
         if (c->remote == REMOTE_SENT)
             c->remote = REMOTE_QUEUED;
         break;
-    case CHANGE_ABANDONED:
-        assert(c->remote != REMOTE_SENT);
-        if (c->remote != REMOTE_DONE && c->result == 0)
-            c->result = result;
-        break;
-    case CHANGE_FAILED:
-        assert(c->remote != REMOTE_SENT);
-        if (c->result == 0)
-            c->result = result;
-        break;
+    case CHANGE_ABANDONED: assert(c->remote != REMOTE_SENT); break;
     }
     change_complete_if_over(m, c, out);
 }
@@ -273,20 +263,23 @@ void mirror_peer_lost(struct mirror *m, struct actions *out)
     peer_changes_forget_unstarted(m, out);
 }
 
-static void change_fail_all(struct mirror *m, enum change_event event, int32_t result, struct actions *out)
+static void fail_changes(struct mirror *m, int32_t result, bool also_acked, struct actions *out)
 {
     assert(result < 0 && !m->sending);
-    /* First the reads that wait behind these changes: they would see what the peer, who goes on alone, may not have. */
+    /* All have their result before the first gives its range back: whom that lets go on must not reach the disk. */
+    list_for_each (pos, &m->changes_live) {
+        struct change *c = container_of(pos, struct change, live);
+        if (c->result == 0 && (also_acked || c->remote != REMOTE_DONE))
+            c->result = result;
+    }
+    /* Reads that wait behind these changes would see what the peer, who goes on alone, may not have. */
     reads_fail_waiting(m, result, out);
-    change_step_all(m, event, result, out);
+    change_step_all(m, CHANGE_ABANDONED, result, out);
 }
 
 void mirror_abandon_waiting(struct mirror *m, int32_t result, struct actions *out)
 {
-    change_fail_all(m, CHANGE_ABANDONED, result, out);
+    fail_changes(m, result, false, out);
 }
 
-void mirror_fail_all(struct mirror *m, int32_t result, struct actions *out)
-{
-    change_fail_all(m, CHANGE_FAILED, result, out);
-}
+void mirror_fail_all(struct mirror *m, int32_t result, struct actions *out) { fail_changes(m, result, true, out); }

@@ -112,6 +112,8 @@ void mirror_view(const struct mirror *m, struct mirror_view *view)
     *view = (struct mirror_view) { .lsn = m->lsn, .completed_any = m->completed_any };
     list_for_each (pos, &m->changes_live) {
         const struct change *c = container_of(pos, struct change, live);
+        if (c->request.kind != OP_FLUSH && c->local != LOCAL_LOCKING)
+            view->unsettled = true;
         bool not_sent_yet = m->peer && c->remote == REMOTE_NONE && c->local == LOCAL_PENDING;
         if (c->remote != REMOTE_QUEUED && c->remote != REMOTE_SENT && !not_sent_yet)
             continue;

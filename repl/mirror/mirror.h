@@ -82,6 +82,7 @@ void mirror_fail_leg(struct mirror *m);
 struct mirror_view {
     uint64_t lsn;               /* the last given, or applied for the peer */
     uint32_t waiting;           /* changes and flushes that the peer has not acknowledged */
+    bool unsettled;             /* a change was begun and is not on both legs yet, or not known to be */
     uint64_t oldest_waiting_ns; /* when the oldest of them came in; 0: none */
     bool completed_any;         /* a change was completed towards the front since open, with whatever result */
 };

@@ -393,6 +393,33 @@ static void fast_zeroes_ask_the_local_disk_first(void **state)
     node_close(&b);
 }
 
+/* A change that waits behind a read, which waits behind a change, which only the local disk is slow with: nothing waits
+ * for the peer, the leg stays clean, and so the last one must not reach the disk when the read lets go. */
+static void what_a_deposed_primary_lets_go_stays_off_the_disk(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    request(&a, OP_DISCARD, 0);
+    deliver(&a, &b);
+    disk_done(&b, 0);
+    deliver(&b, &a); /* the peer has it; our disk is slow */
+    step(&a, (struct event) { .kind = EV_REQUEST, .request = { .kind = OP_READ, .length_bytes = 8192 } });
+    request(&a, OP_DISCARD, 4096);
+    disconnect_nodes(&a, &b);
+    promote(&b, &a);
+    hellos(&a, &b);
+    assert_int_equal(a.disk_count, 1);
+    assert_int_equal(a.completed, 2);
+    disk_done(&a, 0);
+    assert_int_equal(a.completed, 3);
+    assert_int_equal(a.complete_result, -EIO); /* a deposed primary acknowledges nothing */
+    node_close(&a);
+    node_close(&b);
+}
+
 /* While the peer asks to be primary itself, it goes on as secondary; and a session outlives the terms of its primaries.
  */
 static void a_refused_promotion_and_a_new_term_disturb_no_session(void **state)
@@ -964,6 +991,7 @@ int main(void)
         cmocka_unit_test(an_epoch_is_persisted_before_it_is_acted_on),
         cmocka_unit_test(of_two_promoted_at_once_one_wins),
         cmocka_unit_test(a_secondary_obeys_one_primary_only),
+        cmocka_unit_test(what_a_deposed_primary_lets_go_stays_off_the_disk),
         cmocka_unit_test(fast_zeroes_ask_the_local_disk_first),
         cmocka_unit_test(a_refused_promotion_and_a_new_term_disturb_no_session),
         cmocka_unit_test(a_promotion_is_called_off_when_the_peer_cannot_be_asked),
