@@ -127,6 +127,7 @@ bool sim_client_submit(struct sim *s, uint32_t client, unsigned node, enum op_ki
     if (is_change(kind)) {
         s->clients.changes_in_flight++;
         op->write = model_write_begin(&s->model, first, count, kind != OP_WRITE);
+        s->model.writes[op->write].owner = node;
     }
     if (!is_change(kind) || (flags & OP_FLAG_FUA)) {
         op->has_span = true;
@@ -221,7 +222,7 @@ static void check_not_deposed(struct sim *s, const struct sim_op *read)
     for (uint32_t b = read->first; b < read->first + read->count; b++) {
         uint32_t write;
         const uint8_t *data = read->buf->data + (size_t)(b - read->first) * BLOCK_BYTES;
-        if (model_shows_failed(&s->model, data, b, &write) &&
+        if (model_shows_failed(&s->model, data, b, &write) && s->model.writes[write].owner == read->node &&
             s->model.writes[write].ended > model_span_begun(&s->model, read->span))
             sim_fail(s, "deposed-read", "of block %u on node %u, which is secondary, shows write %u, which failed", b,
                      read->node, write);

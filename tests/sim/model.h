@@ -25,6 +25,7 @@ struct model_write {
     uint32_t first;
     uint32_t count;
     bool zero;
+    unsigned owner; /* the node that it was given to; not looked at here */
 };
 
 struct model_cluster {

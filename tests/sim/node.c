@@ -122,9 +122,8 @@ void sim_node_start(struct sim *s, unsigned node)
     if (!n->engine || !n->session)
         abort();
     if (sim_chance(s, CHANCE_NODE, 200000)) {
-        n->ballast[0] = buf_get(&n->pool, SIM_POOL_BYTES / 2, 0);
-        n->ballast[1] = buf_get(&n->pool, SIM_POOL_BYTES / 4, 0);
-        n->ballast[2] = buf_get(&n->pool, SIM_POOL_BYTES / 8, 0);
+        for (unsigned i = 0; i < ARRAY_LEN(n->ballast); i++)
+            n->ballast[i] = buf_get(&n->pool, SIM_POOL_BYTES >> (i + 1), 0);
     }
     sim_trace(s, "%c node    starts: %s, leg %s, epoch %" PRIu64 "%s", 'A' + node, role_name(sb.role),
               leg_state_name(sb.leg), sb.epoch, sb.attached ? ", after an unclean end" : "");

@@ -155,8 +155,12 @@ static bool order(struct sim *s, unsigned node, enum order what)
     if (!view_of(s, node, &v) || sim_node_orders(s, node) > (force ? 1 : 0))
         return false;
     bool promotes = what == ORDER_PROMOTE || what == ORDER_PROMOTE_FORCE;
+    struct engine_view other;
+    bool connected = v.session_up && view_of(s, 1 - node, &other) && other.session_up;
     if (promotes && !v.session_up && other_leads(s, node))
         s->plan.may_differ = true;
+    if (promotes && sim_node_orders(s, node) == 0)
+        s->plan.asked[node] = connected && v.role == ROLE_SECONDARY && other_leads(s, node);
     sim_node_order(s, node, what);
     return true;
 }
@@ -172,6 +176,9 @@ void sim_plan_serves(struct sim *s, unsigned node)
     struct engine_view other;
     if (v.session_up && view_of(s, 1 - node, &other) && other.session_up)
         sim_fail(s, "two-primaries", "node %u begins to serve, connected to the other, which is primary", node);
+    if (s->plan.asked[node])
+        sim_fail(s, "two-primaries", "node %u was told to promote while it was connected to a primary, and serves",
+                 node);
     COVER(two_primaries);
     s->plan.may_differ = true;
 }

@@ -191,7 +191,7 @@ struct sim_node {
     struct engine *engine;
     struct session *session;
     struct buf_pool pool;
-    struct buf *ballast[3];  /* taken from the pool, so that buffers run out */
+    struct buf *ballast[5];  /* all but 1/32 of the pool, so that buffers run out */
     uint64_t clock_ahead_ns; /* nodes don't agree on the time */
     bool serving;
     bool stepping; /* inside sim_node_run() */
@@ -307,6 +307,7 @@ struct sim_plan {
     bool settled;         /* ... and nothing it had begun is on its way any more */
     unsigned survivor;
     bool may_differ;                  /* an operator took a decision that may leave the legs different */
+    bool asked[SIM_NODES];            /* promoted while it was connected to a primary, who has to agree */
     bool detaches_primary[SIM_NODES]; /* it was told to, while it was primary */
     bool mended[SIM_NODES];           /* the failed leg was taken down and up */
 };

@@ -1,0 +1,176 @@
+#!/usr/bin/python3
+"""Breaks the engine and the session on purpose, in a copy of the tree, and demands that the simulator finds out.
+
+A check that cannot fail proves nothing. Each mutant below takes one promise away; the simulator must find a seed that
+shows it. Long form of the simulator's tests: a few minutes. Usage: mutants.py [--seeds N] [--jobs J] [NAME...]
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+CHANGE = "repl/mirror/change.c"
+PEER = "repl/mirror/peer_change.c"
+READ = "repl/mirror/read.c"
+MIRROR = "repl/mirror/mirror.c"
+ENGINE = "repl/engine/engine.c"
+ROLE = "repl/role/role.c"
+SESSION = "repl/link/session.c"
+
+# name, what is broken, file, [(old, new)...]: each `old` occurs exactly once.
+MUTANTS = [
+    ("ack-without-peer", "a change completes when it was sent", CHANGE,
+     [("c->remote == REMOTE_DONE || c->remote == REMOTE_NONE;",
+       "c->remote == REMOTE_DONE || c->remote == REMOTE_NONE || c->remote == REMOTE_SENT;")]),
+    ("ack-without-local", "a change completes when the peer has it", CHANGE,
+     [("bool local_over = ", "bool local_over = c->local == LOCAL_PENDING || ")]),
+    ("read-unlocked", "reads see changes that are not acknowledged", READ,
+     [("if (range_lock(&m->locks, &r->lock, range, false))\n        read_granted(m, r, out);", "read_granted(m, r, out);"),
+      ("    mirror_unlock(m, &r->lock, out);\n", "")]),
+    ("no-resend", "what was on its way when the peer was lost counts as done", CHANGE,
+     [("case CHANGE_PEER_LOST:\n        if (c->remote == REMOTE_SENT)\n            c->remote = REMOTE_QUEUED;",
+       "case CHANGE_PEER_LOST:\n        if (c->remote == REMOTE_SENT)\n            c->remote = REMOTE_DONE;")]),
+    ("ack-before-disk", "the peer acknowledges before its disk has it", PEER,
+     [("    p->started = true;\n", "    p->started = true;\n    acknowledge(&p->frame, 0, out);\n"),
+      ("    if (p->session == m->session)\n        acknowledge(&p->frame, result, out);\n", "")]),
+    ("ack-into-later-session", "an acknowledgement of an earlier session's copy is sent", PEER,
+     [("    if (p->session == m->session)\n        acknowledge", "    acknowledge")]),
+    ("flush-local-only", "a flush is not sent to the peer", CHANGE,
+     [("if (m->peer && !is_refusable(c))", "if (m->peer && !is_refusable(c) && !is_flush(c))")]),
+    ("fua-local-only", "FUA is not asked of the peer", CHANGE,
+     [("(c->request.flags & OP_FLAG_FUA ? FRAME_FLAG_FUA : 0)", "0")]),
+    ("fua-remote-only", "FUA is not asked of the local disk", CHANGE,
+     [("    a->disk.flags = c->request.flags;", "    a->disk.flags = c->request.flags & ~OP_FLAG_FUA;")]),
+    ("peer-unlocked", "the peer applies overlapping changes at once", PEER,
+     [("if (!has_range(p) || range_lock(&m->locks, &p->lock, range, true))\n",
+       "if (!has_range(p) || range_lock(&m->locks, &p->lock, (struct range) { 4 * MIB * (1 + p->frame.lsn), 512 }, true))\n")]),
+    ("unstarted-kept", "an old session's copies that wait are applied later", PEER,
+     [("        if (!p->started)\n            peer_change_free", "        if (false)\n            peer_change_free")]),
+    ("peer-buffer-leak", "the peer keeps a payload", PEER,
+     [("    if (p->payload)\n        buf_put(p->payload);", "    if (p->payload && p->frame.lsn % 64)\n        buf_put(p->payload);")]),
+    ("leg-failure-ignored", "changes are acknowledged on a failed leg", MIRROR,
+     [("    m->leg_failed = true;\n    m->faults.leg = true;", "    m->faults.leg = false;")]),
+    ("deposed-reads", "a deposed primary answers the reads that waited", CHANGE,
+     [("    reads_fail_waiting(m, result, out);\n", "")]),
+    ("fast-zeroes-at-once", "zeroes that may be refused are sent to the peer first", CHANGE,
+     [("if (m->peer && !is_refusable(c))", "if (m->peer)"),
+      ("m->peer && is_refusable(c) && c->result == 0", "false")]),
+    ("damage-unseen", "a damaged payload is applied", SESSION,
+     [("return f->payload_bytes == 0 || checksum64", "return true || checksum64")]),
+    ("old-connection", "frames of another connection are taken", SESSION,
+     [("if (!s->conn.id || ev->frame.conn != s->conn.id || !is_next(s, ev, f->number, out))", "if (!s->conn.id)")]),
+    ("gap-unseen", "a lost frame is not noticed", SESSION,
+     [("    if (number != s->conn.received + 1) {", "    if (false) {")]),
+    ("silence-unseen", "a silent peer is waited for without end", SESSION,
+     [("        if (now >= s->conn.heard_ns + s->dead_after_ns)\n", "        if (false)\n"),
+      ("case STATE_UP: return min_u64(due, min_u64(s->conn.heartbeat_ns, s->conn.heard_ns + s->dead_after_ns));",
+       "case STATE_UP: return min_u64(due, s->conn.heartbeat_ns);")]),
+    ("promote-unasked", "a promotion does not ask the connected peer", ENGINE,
+     [("bool ask = e->session == SESSION_UP;", "bool ask = false;")]),
+    ("promote-epoch-first", "a refused promotion leaves its epoch behind", ENGINE,
+     [("    e->asked_epoch = e->sb.epoch + 1;\n", "    e->asked_epoch = e->sb.epoch + 1;\n    e->sb.epoch += ask;\n")]),
+    ("promote-goes-on", "a promotion goes on when the peer cannot be asked any more", ENGINE,
+     [("    if (e->role.phase == PHASE_ASKING) {\n        role_yield(&e->role);",
+       "    if (e->role.phase == PHASE_ASKING) {\n        role_agreed(&e->role);\n        e->sb.epoch = e->asked_epoch;\n"
+       "        e->sb.role = ROLE_PRIMARY;\n        want_persisted(e);\n    }\n    if (false) {")]),
+    ("deposed-pending-is-clean", "what a deposed primary's disk was busy with is forgotten", ENGINE,
+     [("    e->sb.unclean |= mirror.unsettled;\n", "    e->sb.unclean |= mirror.waiting > 0;\n")]),
+    ("failed-reach-disk", "what a deposed primary lets go of reaches its disk", CHANGE,
+     [("            c->result = result;\n    }\n    /* Reads", "            (void)result;\n    }\n    /* Reads")]),
+    ("two-leaders", "a peer that is primary agrees to another one", ENGINE,
+     [("    case PHASE_PRIMARY:\n    case PHASE_DEMOTING:\n    case PHASE_DETACHING:\n    case PHASE_DETACHED: objection = EBUSY; break;",
+       "    case PHASE_PRIMARY:\n    case PHASE_DEMOTING:\n    case PHASE_DETACHING:\n    case PHASE_DETACHED: break;")]),
+    ("drain-as-secondary", "a primary that drains calls itself secondary", ENGINE,
+     [(".role = is_leading(e) || e->role.phase == PHASE_PROMOTING ?", ".role = role_of(&e->role) == ROLE_PRIMARY ?")]),
+    ("drain-failure-forgotten", "a leg that fails while it drains is good again", ENGINE,
+     [("(faults.flush || is_leading(e))", "(faults.flush || role_of(&e->role) == ROLE_PRIMARY)")]),
+    ("flush-failure-forgotten", "a failed flush is forgotten at the next start", ENGINE,
+     [("(faults.flush || is_leading(e))", "is_leading(e)"),
+      ("        if (faults.peer_flush) {", "        if (false) {")]),
+    ("unclean-forgotten", "a primary that was killed is taken for clean", ENGINE,
+     [("        sb->unclean |= sb->role == ROLE_PRIMARY;\n", "")]),
+    ("deposed-is-clean", "what a deposed primary had in flight is forgotten", ENGINE,
+     [("    e->sb.unclean |= mirror.unsettled;\n", "    (void)mirror;\n")]),
+    ("force-is-clean", "what an operator let fail is forgotten", ENGINE,
+     [("    actions_note(out, NOTE_WARNING, \"role\", \"%u waiting writes fail, as ordered\", mirror.waiting);\n    e->sb.unclean = true;",
+       "    actions_note(out, NOTE_WARNING, \"role\", \"%u waiting writes fail, as ordered\", mirror.waiting);")]),
+    ("epoch-unseen", "a refused peer's epoch is not remembered, nor what a deposed primary had", ENGINE,
+     [("            e->sb.epoch = peer->epoch;\n", ""), ("    e->sb.unclean |= mirror.unsettled;\n", "    (void)mirror;\n")]),
+    ("meta-failure-ignored", "a superblock that was not written counts as written", ENGINE,
+     [("    if (result == 0) {\n        e->sb_stable", "    if (true) {\n        e->sb_stable")]),
+    ("detach-undrained", "a demotion or detach ends with requests in flight", ROLE,
+     [("    if (!facts->idle)\n        return ROLE_NEED_NOTHING;\n", "")]),
+]
+
+
+def run(args, **kw):
+    return subprocess.run(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kw)
+
+
+def mutate(tree, file, edits):
+    path = os.path.join(tree, file)
+    with open(path, encoding="utf-8") as f:
+        original = f.read()
+    text = original
+    for old, new in edits:
+        if text.count(old) != 1:
+            raise SystemExit(f"mutants.py: {file} has {text.count(old)} times:\n{old}")
+        text = text.replace(old, new)
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(text)
+    return path, original
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="10000", help="in which a mutant must be found (10000)")
+    parser.add_argument("--jobs", default=str(os.cpu_count()))
+    parser.add_argument("--top", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
+    parser.add_argument("names", nargs="*")
+    options = parser.parse_args()
+    unknown = set(options.names) - {m[0] for m in MUTANTS}
+    if unknown:
+        raise SystemExit(f"mutants.py: no such mutant: {', '.join(sorted(unknown))}")
+    survivors = []
+    with tempfile.TemporaryDirectory(prefix="lockstep-mutants-") as tree:
+        ignore = shutil.ignore_patterns("build", "build-*", ".git", ".cache")
+        shutil.copytree(options.top, tree, dirs_exist_ok=True, ignore=ignore)
+        build = os.path.join(tree, "build")
+        simulator = os.path.join(build, "tests/sim/lockstep-sim")
+        r = run(["meson", "setup", build, tree, "-Dwerror=false"])
+        if r.returncode:
+            raise SystemExit(r.stdout)
+        for name, what, file, edits in [("none", "nothing", None, [])] + MUTANTS:
+            if options.names and name not in options.names:
+                continue
+            path, original = mutate(tree, file, edits) if file else (None, None)
+            begun = time.monotonic()
+            r = run(["ninja", "-C", build, "-j", options.jobs, "tests/sim/lockstep-sim"])
+            if r.returncode:
+                raise SystemExit(f"{name}:\n{r.stdout}")
+            seeds = "1000" if name == "none" else options.seeds
+            r = run([simulator, "--seeds", seeds, "--jobs", options.jobs, "--failures", "1"])
+            found = r.returncode != 0
+            line = next((l for l in r.stdout.splitlines() if " FAILED" in l), r.stdout.splitlines()[-1])
+            good = found != (name == "none")
+            if not good:
+                survivors.append(name)
+            verdict = "found" if found else "not found"
+            print(f"{name:24} {verdict:9} {time.monotonic() - begun:5.0f} s  {what}", flush=True)
+            print(f"{'':24} {line[:150]}", flush=True)
+            if path:
+                with open(path, "w", encoding="utf-8") as f:
+                    f.write(original)
+    if survivors:
+        print(f"{len(survivors)} of {len(MUTANTS)} went otherwise than they must: {', '.join(survivors)}")
+        return 1
+    print("every mutant was found")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
