@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -21,34 +22,50 @@
 /* Where this leg's bytes go while it is being made. */
 struct target {
     int data_fd;
-    int meta_fd; /* may be the same */
+    int meta_fd;           /* may be the same */
+    uint64_t holder_bytes; /* of what was there for the metadata before; 0: nothing, or it is internal */
     struct disk_geometry geometry;
     struct meta_layout layout;
 };
 
-/* The metadata's own file is made if it is not there. */
+static int lock_file(int fd, const char *path, struct err *err)
+{
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+        return fd;
+    int code = errno == EWOULDBLOCK ? -EBUSY : -errno;
+    close(fd);
+    return err_set(err, code, "%s: %s", path, code == -EBUSY ? "is in use by another process" : strerror(-code));
+}
+
+/* The metadata's own file is made if it is not there. `holder_bytes`: 0 if it is new or empty. */
 static int open_holder(const char *path, uint64_t *holder_bytes, struct err *err)
 {
     struct stat st;
-    if (stat(path, &st) < 0) {
-        if (errno != ENOENT)
-            return err_set(err, -errno, "%s: %s", path, strerror(errno));
-        int fd = open(path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
-        if (fd < 0)
-            return err_set(err, -errno, "%s: cannot be made: %s", path, strerror(errno));
-        close(fd);
-        st.st_size = 0;
-    }
-    struct disk_geometry geometry = { 0 };
     *holder_bytes = 0;
-    if (S_ISREG(st.st_mode) || st.st_size == 0) {
-        int fd = open(path, O_RDWR | O_CLOEXEC);
-        return fd < 0 ? err_set(err, -errno, "%s: %s", path, strerror(errno)) : fd;
+    bool missing = stat(path, &st) < 0;
+    if (missing && errno != ENOENT)
+        return err_set(err, -errno, "%s: %s", path, strerror(errno));
+    if (missing || (S_ISREG(st.st_mode) && st.st_size == 0)) {
+        int fd = open(path, O_RDWR | O_CLOEXEC | (missing ? O_CREAT | O_EXCL : 0), 0600);
+        if (fd < 0)
+            return err_set(err, -errno, "%s: cannot be %s: %s", path, missing ? "made" : "opened", strerror(errno));
+        return lock_file(fd, path, err);
     }
+    /* Something is there, which may be somebody's: it is neither shortened nor shared. */
+    struct disk_geometry geometry;
     int fd = disk_open_fd(path, 0, &geometry, err);
     if (fd >= 0)
         *holder_bytes = geometry.size_bytes;
     return fd;
+}
+
+static bool is_same(const char *a, const char *b)
+{
+    struct stat x, y;
+    if (stat(a, &x) < 0 || stat(b, &y) < 0)
+        return false;
+    bool same_device = S_ISBLK(x.st_mode) && S_ISBLK(y.st_mode) && x.st_rdev == y.st_rdev;
+    return same_device || (x.st_dev == y.st_dev && x.st_ino == y.st_ino);
 }
 
 static int open_target(const struct volume_config *config, struct target *t, struct err *err)
@@ -60,10 +77,14 @@ static int open_target(const struct volume_config *config, struct target *t, str
     uint64_t holder_bytes = 0;
     t->meta_fd = t->data_fd;
     if (self->metadata[0]) {
+        if (is_same(self->backing, self->metadata))
+            return err_set(err, -EINVAL, "%s: is the backing %s itself: `metadata` needs a file or device of its own",
+                           self->metadata, self->backing);
         t->meta_fd = open_holder(self->metadata, &holder_bytes, err);
         if (t->meta_fd < 0)
             return t->meta_fd;
     }
+    t->holder_bytes = holder_bytes;
     int r = leg_layout(config, t->geometry.size_bytes, holder_bytes, &t->layout, err);
     if (r)
         return r;
@@ -110,7 +131,7 @@ static int refuse_foreign_metadata(const struct volume_config *config, const str
 }
 
 /* A file system or partition table at the beginning: somebody's data. What cannot be examined may be that, too. */
-static int refuse_foreign_data(const char *path, int fd, struct err *err)
+static int refuse_foreign_data(const char *path, int fd, const char *way_out, struct err *err)
 {
     /* libblkid reads a few bytes here and there, which O_DIRECT would refuse. */
     int flags = fcntl(fd, F_GETFL);
@@ -135,10 +156,7 @@ static int refuse_foreign_data(const char *path, int fd, struct err *err)
     case -2: /* signs of more than one thing */
         if (blkid_probe_lookup_value(probe, "TYPE", &type, NULL) < 0)
             (void)blkid_probe_lookup_value(probe, "PTTYPE", &type, NULL);
-        r = err_set(err, -EEXIST,
-                    "%s: holds data (%s). To keep it as the volume's content: --adopt; to lose it: "
-                    "--force",
-                    path, type);
+        r = err_set(err, -EEXIST, "%s: holds data (%s). %s; to lose it: --force", path, type, way_out);
         break;
     default: r = err_set(err, -EIO, "%s: cannot be examined: %s", path, errno ? strerror(errno) : "libblkid failed");
     }
@@ -146,6 +164,25 @@ static int refuse_foreign_data(const char *path, int fd, struct err *err)
     if (fcntl(fd, F_SETFL, flags) < 0 && !r)
         r = err_set(err, -errno, "%s: %s", path, strerror(errno));
     return r;
+}
+
+/* A file or device for the metadata that is there already: ours to use when it is made for that, and empty. */
+static int refuse_foreign_holder(const char *path, const struct target *t, const uint8_t *blocks, struct err *err)
+{
+    struct stat st;
+    if (fstat(t->meta_fd, &st) < 0)
+        return err_set(err, -errno, "%s: %s", path, strerror(errno));
+    bool zeroes = true;
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES * SUPERBLOCK_BYTES; i++)
+        zeroes = zeroes && blocks[i] == 0;
+    /* A file is made in this size by `create`, which may have been cut short. Any other is somebody's. */
+    if (S_ISREG(st.st_mode) && (t->holder_bytes != t->layout.meta_bytes || !zeroes))
+        return err_set(
+            err, -EEXIST,
+            "%s: is there already, and holds no Lockstep metadata. Name a file that is not there yet; or, to "
+            "lose what it holds: --force",
+            path);
+    return refuse_foreign_data(path, t->meta_fd, "Name another device for the metadata", err);
 }
 
 static int zero_by_writing(int fd, uint64_t offset, uint64_t length, const uint8_t *zeroes)
@@ -242,8 +279,10 @@ static int create_on(const struct volume_config *config, const struct target *t,
     if (posix_memalign(&blocks, 4096, SUPERBLOCK_COPIES * SUPERBLOCK_BYTES))
         return err_set(err, -ENOMEM, "out of memory");
     int r = force ? 0 : refuse_foreign_metadata(config, t, blocks, err);
+    if (!r && !force && t->holder_bytes)
+        r = refuse_foreign_holder(self->metadata, t, blocks, err);
     if (!r && !force && !adopt)
-        r = refuse_foreign_data(self->backing, t->data_fd, err);
+        r = refuse_foreign_data(self->backing, t->data_fd, "To keep it as the volume's content: --adopt", err);
     if (!r && !force && adopt && internal)
         r = err_set(
             err, -EEXIST,

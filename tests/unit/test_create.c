@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "repl/node/leg.h"
@@ -65,9 +66,95 @@ static void an_old_leg_is_gone_before_its_data_is(void **state)
     assert_int_equal(find_leg(), 0);
 }
 
+/* A file of somebody's that `metadata:` names by mistake. */
+#define DIARY "Dear diary,\n"
+#define DIARY_BYTES (100 * MIB)
+
+static void make_diary(const char *path)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, DIARY, sizeof(DIARY)), sizeof(DIARY));
+    assert_int_equal(ftruncate(fd, DIARY_BYTES), 0);
+    close(fd);
+}
+
+static void check_diary(const char *path)
+{
+    char text[sizeof(DIARY)];
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    assert_int_equal(read(fd, text, sizeof(text)), sizeof(text));
+    assert_memory_equal(text, DIARY, sizeof(DIARY));
+    assert_int_equal(fstat(fd, &st), 0);
+    assert_int_equal(st.st_size, DIARY_BYTES);
+    close(fd);
+}
+
+static void name_metadata(void)
+{
+    char *path = config.nodes[0].metadata;
+    strcpy(path, config.nodes[0].backing);
+    strcat(path, ".meta");
+    (void)unlink(path);
+}
+
+static void a_file_that_is_there_is_not_taken_for_metadata(void **state)
+{
+    struct err err = { 0 };
+    name_metadata();
+    const char *path = config.nodes[0].metadata;
+    make_diary(path);
+    for (int adopt = 0; adopt < 2; adopt++) {
+        assert_int_equal(volume_create(&config, adopt, false, ignore_progress, NULL, &err), -EEXIST);
+        assert_non_null(strstr(err.text, "--force"));
+        check_diary(path);
+    }
+    assert_int_equal(volume_create(&config, false, true, ignore_progress, NULL, &err), 0);
+    assert_int_equal(unlink(path), 0);
+}
+
+static void a_metadata_file_is_made_kept_and_made_anew(void **state)
+{
+    struct err err = { 0 };
+    struct stat st;
+    name_metadata();
+    const char *path = config.nodes[0].metadata;
+    assert_int_equal(volume_create(&config, false, false, ignore_progress, NULL, &err), 0);
+    assert_int_equal(volume_create(&config, false, false, ignore_progress, NULL, &err), -EEXIST);
+    assert_int_equal(volume_create(&config, false, true, ignore_progress, NULL, &err), 0);
+    assert_int_equal(stat(path, &st), 0);
+    /* What a `create` that was cut short leaves behind stands in nobody's way. */
+    assert_int_equal(truncate(path, 0), 0);
+    assert_int_equal(truncate(path, st.st_size), 0);
+    assert_int_equal(volume_create(&config, false, false, ignore_progress, NULL, &err), 0);
+    assert_int_equal(unlink(path), 0);
+}
+
+/* By another name, which the configuration cannot tell. */
+static void the_backing_is_not_its_own_metadata(void **state)
+{
+    struct err err = { 0 };
+    name_metadata();
+    const char *path = config.nodes[0].metadata;
+    for (int hard = 0; hard < 2; hard++) {
+        struct stat st;
+        assert_int_equal(hard ? link(config.nodes[0].backing, path) : symlink(config.nodes[0].backing, path), 0);
+        for (int force = 0; force < 2; force++) {
+            assert_int_equal(volume_create(&config, false, force, ignore_progress, NULL, &err), -EINVAL);
+            assert_int_equal(stat(config.nodes[0].backing, &st), 0);
+            assert_int_equal(st.st_size, BACKING_BYTES);
+        }
+        assert_int_equal(unlink(path), 0);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(a_file_that_is_there_is_not_taken_for_metadata, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_metadata_file_is_made_kept_and_made_anew, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_backing_is_not_its_own_metadata, setup, teardown),
         cmocka_unit_test_setup_teardown(an_old_leg_is_gone_before_its_data_is, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
