@@ -418,5 +418,9 @@ int main(int argc, char **argv)
 {
     struct arguments args;
     parse_arguments(argc, argv, &args);
-    return args.command->run(&args);
+    int code = args.command->run(&args);
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return code;
+    fputs("lockstep: what was to be printed could not be written\n", stderr);
+    return code ? code : CONTROL_FAILED;
 }

@@ -317,6 +317,9 @@ static void make_status(struct volume *v, struct volume_status *s)
     snprintf(s->link_reason, sizeof(s->link_reason), "%s", session_reason(session));
     if (s->link == LINK_CONNECTED)
         snprintf(s->transport, sizeof(s->transport), "%s", link_transport_name(v->link));
+    /* Whom the session itself refuses, the engine never hears of. */
+    if (s->link == LINK_REFUSED && view.leg == LEG_UP_TO_DATE)
+        snprintf(s->why_not, sizeof(s->why_not), "%s", s->link_reason);
     s->path = session_path(session);
     s->rtt_us = session_rtt_ns(session) / NS_PER_US;
 }
@@ -338,9 +341,10 @@ void volume_status(struct volume *v, struct volume_status *out)
 {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += (time_t)(STATUS_WAIT_NS / NS_PER_S);
     pthread_mutex_lock(&v->lock);
     uint64_t before = v->status_count;
+    if (!v->status_asked) /* else it has not answered the last time, and was waited for then */
+        until.tv_sec += (time_t)(STATUS_WAIT_NS / NS_PER_S);
     if (!v->status_asked) {
         v->status_asked = true;
         v->status_task.run = run_status;
@@ -348,6 +352,12 @@ void volume_status(struct volume *v, struct volume_status *out)
     }
     while (v->status_count == before && pthread_cond_timedwait(&v->changed, &v->lock, &until) == 0) {}
     *out = v->status;
+    if (v->status_count == before) { /* nobody can tell what has become of it since */
+        out->is_protected = false;
+        snprintf(out->why_not, sizeof(out->why_not),
+                 "the volume's thread does not answer, perhaps for a disk that hangs; all else shown is what it said "
+                 "last");
+    }
     pthread_mutex_unlock(&v->lock);
 }
 

@@ -21,8 +21,8 @@ enum volume_order {
 void volume_order(struct volume *v, enum volume_order order, bool force,
                   void (*done)(void *ctx, int result, const char *text), void *ctx);
 
-/* From any thread but the volume's: waits until the volume's thread has answered, or a second at most and then gives
- * the latest snapshot. */
+/* From one thread, not the volume's: waits until the volume's thread has answered, or a second at most. Then it gives
+ * the latest snapshot, but for `is_protected` and `why_not`, and waits no more until there was an answer. */
 void volume_status(struct volume *v, struct volume_status *out);
 
 /* Detaches, if that was not done yet, letting writes fail that wait for the peer; then ends the thread and frees the

@@ -1,0 +1,80 @@
+#!/usr/bin/python3
+"""`lockstep status` tells the truth, also when something is odd: a peer that is somebody else's, a volume whose thread
+hangs, a place to print to that is full."""
+
+import contextlib
+import ctypes
+import json
+import os
+import time
+
+from lib import proc, run
+from lib.cluster import BUILD, FAILED, MIB, Cluster
+
+PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH = 0x4206, 0x4207, 17
+WALL = 0x40000000  # waitpid: threads, too
+
+
+@contextlib.contextmanager
+def hanging(tid):
+    """One thread of a process stands still, as one that waits for a broken device does; the others go on."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+    libc.ptrace.restype = ctypes.c_long
+
+    def ptrace(request):
+        if libc.ptrace(request, tid, None, None) < 0:
+            raise OSError(ctypes.get_errno(), "ptrace")
+    ptrace(PTRACE_SEIZE)
+    ptrace(PTRACE_INTERRUPT)
+    os.waitpid(tid, WALL)
+    try:
+        yield
+    finally:
+        ptrace(PTRACE_DETACH)
+
+
+def test(t):
+    c = Cluster(t, size=64 * MIB, dead_after="1min")
+    c.ready()
+
+    t.step("the thread of the volume hangs")
+    tid = next(tid for tid, name in c.a.threads().items() if name.startswith("vol-"))
+    try:
+        stack = contextlib.ExitStack()
+        stack.enter_context(hanging(tid))
+    except OSError as e:
+        t.say(f"(left out: {e})")
+    else:
+        with stack:
+            began = time.monotonic()
+            s = c.a.status()
+            t.check(s is not None and time.monotonic() - began < 8, "status answers nonetheless")
+            t.check(not s["protected"] and s["why_not"], f"and claims nothing: {s['why_not']}", json.dumps(s))
+        c.a.wait("to be protected again", lambda s: s["protected"])
+
+    t.step("nothing can be printed")
+    with open("/dev/full", "w", encoding="ascii") as full:
+        for words in (("status",), ("status", "--json"), ("events", "--no-follow"), ("up", c.volume)):
+            p = proc.run([BUILD / "lockstep", *words, "--control", c.a.control], ok=None, stdout=full)
+            t.check(p.returncode == FAILED and p.stderr, f"`lockstep {' '.join(words)}` fails: {p.stderr.strip()}", p.returncode)
+    c.stop()
+
+    t.step("the peer is somebody else's")
+    c = Cluster(t, size=64 * MIB, name="strangers")
+    c.b.settings = {"volume": "silver7"}
+    c.write_config()
+    for n in c.nodes:
+        n.start(wait=False)
+    c.a.wait_ready()
+    c.a.cli("create", c.volume)
+    c.a.cli("up", c.volume)
+    run.wait_until("B's daemon to answer", lambda: c.b.cli("create", "silver7", ok=None).returncode == 0, 15)
+    c.b.cli("up", "silver7")
+    s = c.a.wait("to be refused", lambda s: s["peer"]["link"] == "refused")
+    t.check("silver7" in s["why_not"], f"why not: {s['why_not']}", json.dumps(s))
+    c.stop()
+
+
+if __name__ == "__main__":
+    run.main(test, limit_s=60)
