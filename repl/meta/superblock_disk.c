@@ -139,6 +139,14 @@ int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, stru
     return 0;
 }
 
+/* All that differs between the copies of one write is their number, and so the checksum. Sequences alone do not tell: a
+ * write that reached one copy before a crash has the same one as that which came after it. */
+static bool say_the_same(const uint8_t *a, const uint8_t *b)
+{
+    size_t from = offsetof(struct superblock_disk, sequence);
+    return memcmp(a + from, b + from, SUPERBLOCK_BYTES - from) == 0;
+}
+
 int superblock_choose(uint8_t blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES], struct superblock *sb, unsigned *good,
                       struct err *err)
 {
@@ -162,7 +170,7 @@ int superblock_choose(uint8_t blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES], struc
             continue;
         unsigned votes = 0;
         for (unsigned j = 0; j < SUPERBLOCK_COPIES; j++)
-            votes += !result[j] && found[j].sequence == found[i].sequence;
+            votes += !result[j] && say_the_same(blocks[i], blocks[j]);
         bool enough = votes >= SUPERBLOCK_COPIES_TO_READ;
         if (enough && (best < 0 || found[i].sequence > found[best].sequence))
             best = (int)i;
@@ -179,7 +187,7 @@ int superblock_choose(uint8_t blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES], struc
     *sb = found[best];
     *good = 0;
     for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
-        if (!result[i] && found[i].sequence == sb->sequence)
+        if (!result[i] && say_the_same(blocks[i], blocks[best]))
             *good |= 1u << i;
     }
     return 0;
