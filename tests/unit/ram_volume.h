@@ -39,20 +39,22 @@ struct ram_volume {
     unsigned changes;
     unsigned reads;
     bool in_submit;
-    bool hold_changes; /* requests are not answered */
-    bool hold_reads;
-    bool reverse; /* answered in reverse order */
-    bool fast_zero_is_slow;
-    uint64_t fail_offset_bytes; /* requests that touch this block fail; UINT64_MAX: none */
-    int32_t fail_result;
-    uint64_t submitted[8];
-    uint64_t fua_writes;
-    uint64_t kept_allocated;
-    uint64_t bad_checks;
-    uint64_t longest_bytes;
-    size_t lowest_free_bytes;
-    bool hole_map[64]; /* per 1/64 of the volume: what block status tells */
-    bool map_fails;
+
+    /* A test also sets and reads these while the loop runs. */
+    _Atomic bool hold_changes; /* requests are not answered */
+    _Atomic bool hold_reads;
+    _Atomic bool reverse; /* answered in reverse order */
+    _Atomic bool fast_zero_is_slow;
+    _Atomic uint64_t fail_offset_bytes; /* requests that touch this block fail; UINT64_MAX: none */
+    _Atomic int32_t fail_result;
+    _Atomic uint64_t submitted[8];
+    _Atomic uint64_t fua_writes;
+    _Atomic uint64_t kept_allocated;
+    _Atomic uint64_t bad_checks;
+    _Atomic uint64_t longest_bytes;
+    _Atomic size_t lowest_free_bytes;
+    _Atomic bool hole_map[64]; /* per 1/64 of the volume: what block status tells */
+    _Atomic bool map_fails;
 
     pthread_mutex_t notes_lock;
     char notes[RAM_NOTES_BYTES];
