@@ -216,6 +216,7 @@ void sim_disk_event(struct sim *s, unsigned node, uint32_t slot)
         sim_at(s, d->stalled_until_ns + latency_ns(s, d), Q_DISK, node, slot);
         return;
     }
+    assert(r->kind != OP_WRITE || r->buf);
     if (r->buf && r->buf->refs == 0)
         sim_fail(s, "disk-buffer", "node %u: the buffer of a %s in flight was freed", node, op_name(r->kind));
     if (r->kind == OP_WRITE && checksum64(r->buf->data, (size_t)r->count * BLOCK_BYTES) != r->check)

@@ -42,6 +42,7 @@ static struct {
 
 static struct sim *traced; /* whose trace is printed when an assertion fails */
 
+/* NOLINTBEGIN(bugprone-signal-handler): it never returns, and what it prints is worth more than a clean end. */
 static void on_abort(int signal_number)
 {
     if (traced) {
@@ -53,6 +54,7 @@ static void on_abort(int signal_number)
     }
     _Exit(SIM_EXIT_VIOLATION);
 }
+/* NOLINTEND(bugprone-signal-handler) */
 
 static uint64_t seconds_since(const struct timespec *t)
 {

@@ -217,6 +217,7 @@ static void count_resent(struct sim *s, unsigned node, const struct frame *f, co
         return;
     }
     COVER(resent);
+    assert(f->kind != FRAME_WRITE || payload);
     const uint8_t *there = s->disk[1 - node].content + f->offset_bytes;
     if (f->kind == FRAME_WRITE && memcmp(there, payload->data, f->length_bytes) == 0)
         COVER(resent_had_it);
@@ -336,6 +337,7 @@ static bool hand_over(struct sim *s, struct sim_conn *c, unsigned to, struct sim
               (unsigned long long)frame.offset_bytes, (unsigned long long)frame.length_bytes, frame.status,
               m->corrupted ? ", corrupted" : "");
     if (frame.kind == FRAME_HELLO) {
+        assert(payload);
         struct session_event ev = { .kind = SV_HELLO, .hello = { .conn = c->id[to], .frame = frame } };
         bool whole = checksum64(payload->data, frame.payload_bytes) == frame.payload_check;
         COVER(hellos);

@@ -170,8 +170,7 @@ static bool order(struct sim *s, unsigned node, enum order what)
 void sim_plan_serves(struct sim *s, unsigned node)
 {
     struct engine_view v;
-    view_of(s, node, &v);
-    if (!other_leads(s, node))
+    if (!view_of(s, node, &v) || !other_leads(s, node))
         return;
     struct engine_view other;
     if (v.session_up && view_of(s, 1 - node, &other) && other.session_up)
@@ -612,7 +611,8 @@ static void read_back(struct sim *s)
     if (node < 0)
         return;
     struct engine_view v;
-    view_of(s, (unsigned)node, &v);
+    if (!view_of(s, (unsigned)node, &v))
+        return;
     if (p->service_ended && !v.in_sync) {
         read_back_alone(s, (unsigned)node);
         return;
