@@ -368,10 +368,11 @@ static int read_boot_id(struct id *out, struct err *err)
     static const char path[] = "/proc/sys/kernel/random/boot_id";
     FILE *f = fopen(path, "re");
     unsigned n = 0;
-    for (int c, half = 0, byte = 0; f && n < sizeof(out->bytes) && (c = fgetc(f)) != EOF;) {
+    unsigned byte = 0;
+    for (int c, half = 0; f && n < sizeof(out->bytes) && (c = fgetc(f)) != EOF;) {
         if (c == '-' || c == '\n')
             continue;
-        byte = byte << 4 | (c <= '9' ? c - '0' : c - 'a' + 10);
+        byte = (byte << 4 & 0xff) | (unsigned)(c <= '9' ? c - '0' : c - 'a' + 10);
         if (half++ % 2)
             out->bytes[n++] = (uint8_t)byte;
     }
