@@ -153,6 +153,16 @@ static void tell_stopping(void *ctx)
     notify_systemd("STOPPING=1");
 }
 
+/* The control socket or a volume's, as `device: auto` has it, is to be there. */
+static bool wants_run_dir(const struct arguments *args, const struct config *config)
+{
+    static const char socket_in_it[] = "unix:" CONFIG_RUN_DIR "/";
+    bool wanted = strncmp(args->control, CONFIG_RUN_DIR "/", strlen(CONFIG_RUN_DIR "/")) == 0;
+    for (unsigned i = 0; i < config->count; i++)
+        wanted |= strncmp(config_self(&config->volumes[i])->device, socket_in_it, strlen(socket_in_it)) == 0;
+    return wanted;
+}
+
 static int run(const struct arguments *args, const struct config *config, struct log *log)
 {
     int signal_fd = take_signals();
@@ -161,7 +171,7 @@ static int run(const struct arguments *args, const struct config *config, struct
         return CONTROL_FAILED;
     }
     raise_limits(log, config->count);
-    if (strncmp(args->control, CONFIG_RUN_DIR "/", strlen(CONFIG_RUN_DIR "/")) == 0)
+    if (wants_run_dir(args, config))
         mkdir(CONFIG_RUN_DIR, 0755); /* fails where it exists; what else may be wrong, the socket will tell */
     log_line(log, LOG_LEVEL_INFO, NULL, "lockstepd " LOCKSTEP_VERSION ": %u volumes from %s", config->count,
              args->config);

@@ -60,6 +60,19 @@ def test(t):
             t.check(p.returncode == FAILED and p.stderr, f"`lockstep {' '.join(words)}` fails: {p.stderr.strip()}", p.returncode)
     c.stop()
 
+    if os.geteuid() == 0:
+        t.step("`device: auto`, with the control socket elsewhere: its directory is made, too")
+        was_there = os.path.exists("/run/lockstep")
+        c = Cluster(t, size=64 * MIB, name="auto", volume=f"e2e-{os.getpid()}", names=("paris-a",))
+        c.a.extra = {"device": "auto"}
+        c.write_config()
+        c.a.start()
+        c.create()
+        t.check(os.path.exists(f"/run/lockstep/{c.volume}.sock"), f"{c.a.status()['device']} is there")
+        c.stop()
+        if not was_there:
+            os.rmdir("/run/lockstep")
+
     t.step("the peer is somebody else's")
     c = Cluster(t, size=64 * MIB, name="strangers")
     c.b.settings = {"volume": "silver7"}
