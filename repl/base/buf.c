@@ -113,6 +113,7 @@ void buf_put(struct buf *b)
     if (--b->refs > 0)
         return;
     pool->free_bytes += b->size_bytes;
+    pool->came_back = pool->starved;
     unsigned order = order_of(b->size_bytes);
     while (order < BUF_ORDERS - 1) {
         struct buf *buddy = buddy_of(pool, b, order);
@@ -133,8 +134,8 @@ void buf_put(struct buf *b)
 
 bool buf_pool_take_starved(struct buf_pool *pool)
 {
-    bool was = pool->starved && pool->free_bytes > 0;
+    bool was = pool->starved && pool->came_back;
     if (was)
-        pool->starved = false;
+        pool->starved = pool->came_back = false;
     return was;
 }

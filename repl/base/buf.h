@@ -29,7 +29,8 @@ struct buf_pool {
     size_t free_bytes;
     struct buf *bufs; /* one descriptor for every BUF_BYTES_MIN of the arena */
     struct list free[BUF_ORDERS];
-    bool starved; /* a buf_get() failed since buf_pool_starved() was last asked */
+    bool starved;   /* a buf_get() failed since buf_pool_take_starved() last told of it */
+    bool came_back; /* ... and a buffer was freed since */
 };
 
 /* The arena is a multiple of BUF_BYTES_MAX. Returns 0 or -ENOMEM. */

@@ -104,6 +104,27 @@ static void exhaustion_is_told_and_ends(void **state)
         buf_put(held[i]);
 }
 
+/* Some is free, but too little for who waits: who is told at every turn of a loop would keep that loop from sleeping.
+ */
+static void who_waits_is_told_only_when_something_came_back(void **state)
+{
+    struct buf_pool *pool = *state;
+    struct buf *held[ARENA_BYTES / BUF_BYTES_MAX];
+    for (size_t i = 1; i < ARRAY_LEN(held); i++)
+        held[i] = buf_get(pool, BUF_BYTES_MAX, 0);
+    held[0] = buf_get(pool, BUF_BYTES_MIN, 0);
+    assert_true(pool->free_bytes > 0);
+    for (unsigned turn = 0; turn < 3; turn++) {
+        assert_null(buf_get(pool, BUF_BYTES_MAX, 0));
+        assert_false(buf_pool_take_starved(pool));
+    }
+    buf_put(held[0]);
+    assert_true(buf_pool_take_starved(pool));
+    assert_false(buf_pool_take_starved(pool));
+    for (size_t i = 1; i < ARRAY_LEN(held); i++)
+        buf_put(held[i]);
+}
+
 static void some_is_kept_free_for_others(void **state)
 {
     struct buf_pool *pool = *state;
@@ -175,6 +196,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(last_reference_frees, setup, teardown),
         cmocka_unit_test_setup_teardown(the_buffer_still_in_the_cache_is_used_next, setup, teardown),
         cmocka_unit_test_setup_teardown(exhaustion_is_told_and_ends, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_waits_is_told_only_when_something_came_back, setup, teardown),
         cmocka_unit_test_setup_teardown(some_is_kept_free_for_others, setup, teardown),
         cmocka_unit_test_setup_teardown(any_history_merges_again, setup, teardown),
     };

@@ -855,6 +855,37 @@ static void a_flush_that_fails_after_a_write_is_not_forgotten(void **state)
     node_close(&b);
 }
 
+/* Nor is a flush failed that came to nothing only because a write had failed before it: that leg is good after down and
+ * up. */
+static void a_flush_after_a_failed_write_does_not_condemn_the_peer(void **state)
+{
+    for (int late = 0; late < 2; late++) {
+        struct node a, b;
+        node_open(&a, 0, true);
+        node_open(&b, 1, true);
+        connect_nodes(&a, &b);
+        promote(&a, &b);
+        request(&a, OP_DISCARD, 0);
+        request(&a, OP_FLUSH, 0);
+        deliver(&a, &b);
+        if (!late)
+            deliver(&a, &b);
+        disk_done(&b, -ENOSPC);
+        if (late)
+            deliver(&a, &b);
+        else
+            disk_done(&b, 0);
+        deliver(&b, &a);
+        deliver(&b, &a);
+        assert_true(a.dropped);
+        assert_int_equal(a.completed, 0);
+        assert_false(a.meta_pending);
+        assert_int_not_equal(a.meta.peer_leg, LEG_FAILED);
+        node_close(&a);
+        node_close(&b);
+    }
+}
+
 /* What the peer has and this node's disk refused makes the legs differ, whatever role the node has got meanwhile. */
 static void a_change_of_its_own_that_fails_after_a_deposition_fails_the_leg_for_good(void **state)
 {
@@ -1011,6 +1042,7 @@ int main(void)
         cmocka_unit_test(what_a_node_wrote_on_its_own_its_old_peer_is_known_to_lack),
         cmocka_unit_test(an_unclean_end_outlives_a_time_without_a_peer),
         cmocka_unit_test(a_flush_that_fails_after_a_write_is_not_forgotten),
+        cmocka_unit_test(a_flush_after_a_failed_write_does_not_condemn_the_peer),
         cmocka_unit_test(a_change_of_its_own_that_fails_after_a_deposition_fails_the_leg_for_good),
         cmocka_unit_test(fast_zeroes_under_way_at_a_deposition_are_remembered),
         cmocka_unit_test(writes_given_up_while_a_session_is_being_made_end_it),
