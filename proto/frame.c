@@ -81,6 +81,8 @@ int frame_decode(const struct frame_wire *wire, struct frame *frame, const char 
         return wrong(why, "unknown frame (kind)");
     if (frame->flags & ~flags_of(frame->kind))
         return wrong(why, "flag that a frame of this kind cannot have (flags)");
+    if (frame->epoch > FRAME_EPOCH_MAX)
+        return wrong(why, "impossible epoch (epoch)");
     if (frame->number == 0)
         return wrong(why, "frame without a number (number)");
     switch (frame->kind) {

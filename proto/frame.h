@@ -14,7 +14,8 @@
 #define FRAME_VERSION 1
 #define FRAME_BYTES 64
 #define FRAME_PAYLOAD_BYTES_MAX (1 * MIB)
-#define FRAME_HELLO_BYTES_MAX (4 * KIB) /* what a stranger can make us hold */
+#define FRAME_EPOCH_MAX (UINT64_MAX / 2) /* so that there is always a next one */
+#define FRAME_HELLO_BYTES_MAX (4 * KIB)  /* what a stranger can make us hold */
 #define FRAME_REFUSE_BYTES_MAX 512
 
 enum frame_kind {

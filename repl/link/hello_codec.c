@@ -96,6 +96,8 @@ static int take_state(const Lockstep__Hello *m, struct hello *h, const char **wh
     if (!take_id(m->volume_id, &h->volume_id) || !take_id(m->leg_id, &h->leg_id) ||
         !take_id(m->peer_leg_id, &h->peer_leg_id))
         return wrong(why, "identity that does not have 16 bytes (volume_id, leg_id, peer_leg_id)");
+    if (m->epoch > FRAME_EPOCH_MAX)
+        return wrong(why, "impossible epoch (epoch)");
     if ((unsigned)m->role > ROLE_PRIMARY)
         return wrong(why, "unknown role (role)");
     if ((unsigned)m->leg > LEG_FAILED)

@@ -97,6 +97,13 @@ static void test_bad_fields(void **state)
     f.flags = FRAME_FLAG_KEEP_ALLOCATED;
     refused(f, "(flags)");
     f = write_frame();
+    f.kind = FRAME_DECREE;
+    f.flags = 0;
+    f.payload_bytes = 0;
+    f.length_bytes = 0;
+    f.epoch = FRAME_EPOCH_MAX + 1; /* the one after the last would be lower than any */
+    refused(f, "(epoch)");
+    f = write_frame();
     f.number = 0;
     refused(f, "(number)");
     f = write_frame();

@@ -17,7 +17,7 @@ static struct hello sample(void)
         .peer = "paris-b",
         .size_bytes = 40 * GIB,
         .capacity_bytes = 64 * TIB,
-        .epoch = UINT64_MAX,
+        .epoch = FRAME_EPOCH_MAX,
         .role = ROLE_PRIMARY,
         .leg = LEG_FAILED,
         .pristine = true,
@@ -127,6 +127,9 @@ static void test_bad_fields(void **state)
     m = valid_message();
     m.leg = (Lockstep__HelloLeg)5;
     refused(&m, "(leg)");
+    m = valid_message();
+    m.epoch = UINT64_MAX;
+    refused(&m, "(epoch)");
     m = valid_message();
     m.size_bytes = 513;
     refused(&m, "(size_bytes)");
