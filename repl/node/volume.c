@@ -135,7 +135,16 @@ static void sink_submit(void *ctx, const struct request *request)
     step(ctx, &(struct event) { .kind = EV_REQUEST, .request = *request });
 }
 
-static void sink_note(void *ctx, enum note_level level, const char *text) { note(ctx, level, "client", text); }
+/* That a client comes or goes is no change of the volume's state: a monitor that looks every second would leave nothing
+ * else among the events. */
+static void sink_note(void *ctx, enum note_level level, const char *text)
+{
+    struct volume *v = ctx;
+    if (level == NOTE_INFO)
+        v->host.log(v->host.ctx, v->config.volume, LOG_LEVEL_INFO, text);
+    else
+        note(v, level, "client", text);
+}
 
 static void refuse_clients(struct volume *v)
 {

@@ -53,6 +53,12 @@ def test(t):
             t.check(not s["protected"] and s["why_not"], f"and claims nothing: {s['why_not']}", json.dumps(s))
         c.a.wait("to be protected again", lambda s: s["protected"])
 
+    t.step("clients that come and go, as a monitor's do, do not push the state changes out of the events")
+    proc.run(["nbdinfo", "--size", c.a.uri])
+    c.a.wait_log("NBD client")
+    topics = [json.loads(line)["topic"] for line in c.a.cli("events", "--no-follow", "--json").stdout.splitlines()]
+    t.check("role" in topics and "client" not in topics, "they are in the log only", topics)
+
     t.step("nothing can be printed")
     with open("/dev/full", "w", encoding="ascii") as full:
         for words in (("status",), ("status", "--json"), ("events", "--no-follow"), ("up", c.volume)):
