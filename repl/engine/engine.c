@@ -609,6 +609,9 @@ static void on_detach(struct engine *e, bool force, void *cookie, struct actions
         answer_order(cookie, 0, NULL, out);
         return;
     }
+    /* A demotion may wait for a peer who will not come: nobody must have to know that to end it. */
+    if (e->role.phase == PHASE_DEMOTING && !may_drain(e, force, cookie, out))
+        return;
     if (e->role.phase == PHASE_ASKING || e->role.phase == PHASE_PROMOTING || e->role.phase == PHASE_DEMOTING) {
         answer_order(cookie, -EBUSY, "its role is just changing; try again in a moment", out);
         return;

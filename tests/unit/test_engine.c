@@ -855,6 +855,37 @@ static void a_flush_that_fails_after_a_write_is_not_forgotten(void **state)
     node_close(&b);
 }
 
+/* A demotion that waits for a peer who died meanwhile: by force the node can be taken down nonetheless, also by a
+ * daemon that must end. */
+static void a_demotion_that_waits_is_no_obstacle_to_force(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    request(&a, OP_DISCARD, 0);
+    disk_done(&a, 0);
+    step(&a, (struct event) { .kind = EV_DEMOTE });
+    disconnect_nodes(&a, &b);
+    step(&a, (struct event) { .kind = EV_DETACH });
+    assert_int_equal(a.order_result, -EBUSY);
+    assert_int_equal(a.completed, 0);
+    step(&a, (struct event) { .kind = EV_DETACH, .order = { .force = true } });
+    assert_int_equal(a.order_result, -EBUSY); /* its role is changing, which now ends by itself */
+    assert_int_equal(a.completed, 1);
+    metas_done(&a);
+    disk_done(&a, 0);
+    metas_done(&a);
+    step(&a, (struct event) { .kind = EV_DETACH, .order = { .force = true } });
+    disk_done(&a, 0);
+    metas_done(&a);
+    assert_int_equal(a.order_result, 0);
+    assert_true(a.meta.unclean && !a.meta.attached);
+    node_close(&a);
+    node_close(&b);
+}
+
 /* Nor is a flush failed that came to nothing only because a write had failed before it: that leg is good after down and
  * up. */
 static void a_flush_after_a_failed_write_does_not_condemn_the_peer(void **state)
@@ -1042,6 +1073,7 @@ int main(void)
         cmocka_unit_test(what_a_node_wrote_on_its_own_its_old_peer_is_known_to_lack),
         cmocka_unit_test(an_unclean_end_outlives_a_time_without_a_peer),
         cmocka_unit_test(a_flush_that_fails_after_a_write_is_not_forgotten),
+        cmocka_unit_test(a_demotion_that_waits_is_no_obstacle_to_force),
         cmocka_unit_test(a_flush_after_a_failed_write_does_not_condemn_the_peer),
         cmocka_unit_test(a_change_of_its_own_that_fails_after_a_deposition_fails_the_leg_for_good),
         cmocka_unit_test(fast_zeroes_under_way_at_a_deposition_are_remembered),
