@@ -176,8 +176,13 @@ int leg_read_superblock(struct leg *leg, const struct volume_config *config, str
     unsigned good = 0;
     int r = superblock_choose(blocks_of(leg), sb, &good, err);
     if (r == -ENOENT)
-        return err_set(err, -ENOENT, "%s: holds no leg yet: run `lockstep create %s` on this node", leg->bare->path,
-                       config->volume);
+        /* Nobody whose backing has grown may be led to zero it. */
+        return err_set(err, -ENOENT, "%s: holds no leg yet: run `lockstep create %s` on this node%s", leg->bare->path,
+                       config->volume,
+                       metadata_is_internal(config)
+                           ? ". If it did hold one and has grown since, do not: give it its former size back, as the "
+                             "metadata was at its end"
+                           : "");
     if (r)
         return err_prefix(err, "%s", leg->meta->path);
     return check_superblock(leg, config, sb, err);
