@@ -42,13 +42,13 @@ struct engine {
     bool peer_ready;  /* the mirror may send */
     bool decree_owed; /* the peer waits for our acknowledgement of its decree */
     uint64_t decree_epoch;
-    enum leg_state peer_leg;     /* as last known */
-    uint32_t peer_block_bytes;   /* likewise */
-    uint32_t served_block_bytes; /* what clients are told while we serve */
-    uint64_t asked_epoch;        /* PHASE_ASKING: that the peer is to agree to */
-    bool promote_force;          /* the promotion under way is to overcome what stands against it */
-    char refused[256];           /* the last refusal, so that each is told once */
-    bool refused_a_primary;      /* the last hello was a primary's, and no session came of it */
+    enum leg_state peer_leg;       /* as last known */
+    uint32_t peer_block_bytes;     /* likewise */
+    uint32_t served_block_bytes;   /* what clients are told while we serve */
+    uint64_t asked_epoch;          /* PHASE_ASKING: that the peer is to agree to */
+    bool promote_force;            /* the promotion under way is to overcome what stands against it */
+    char refused[SYNC_TEXT_BYTES]; /* the last refusal, so that each is told once */
+    bool refused_a_primary;        /* the last hello was a primary's, and no session came of it */
 
     bool untouched;  /* the leg was zeroes when it was attached */
     bool leg_failed; /* in this attachment */
@@ -59,7 +59,7 @@ struct engine {
     unsigned order_count;
 
     bool was_in_sync;
-    char why_not[256];
+    char why_not[SYNC_TEXT_BYTES];
 };
 
 void engine_attach(struct superblock *sb, struct id boot_id, bool has_peer)
@@ -253,8 +253,8 @@ static void on_hello(struct engine *e, const struct hello *peer, struct actions 
     }
     if (e->sb.peer_leg == LEG_FAILED) {
         refuse(e,
-               "the peer's leg failed a flush and may lack acknowledged writes: it needs a resync, which this version "
-               "lacks",
+               "the peer's leg failed a flush and may lack acknowledged writes. This version has no resync: save the "
+               "data, run `lockstep create --force` on both nodes, put it back",
                out);
         return;
     }
@@ -444,6 +444,9 @@ static void on_frame(struct engine *e, const struct frame *frame, struct buf *pa
             broken_rule(e, frame, payload, "this node is not secondary", out);
         else if (frame->epoch != e->sb.epoch || e->decree_owed)
             broken_rule(e, frame, payload, "not of the current epoch (epoch)", out);
+        else if ((frame->offset_bytes | frame->length_bytes) % own_block_bytes(e))
+            /* Else the disk would refuse it, and the leg would seem to have failed. */
+            broken_rule(e, frame, payload, "not aligned to this leg's blocks (offset_bytes, length_blocks)", out);
         else
             wrong = mirror_peer_change(e->mirror, frame, payload, out);
         break;

@@ -242,6 +242,17 @@ static bool is_the_only_good_leg(struct node_volume *nv)
     return config_peer(nv->config) && in_use && s.leg == LEG_UP_TO_DATE && s.peer_leg != LEG_UP_TO_DATE;
 }
 
+static void warn_of_waiting_writes(struct node_volume *nv)
+{
+    struct volume_status s;
+    volume_status(nv->volume, &s);
+    if (s.role != ROLE_SECONDARY || s.link != LINK_CONNECTED)
+        return;
+    node_note(nv->node, nv->config->volume, NOTE_WARNING, "volume",
+              "taken down while connected: if %s is primary, its writes wait until this leg is up again",
+              config_peer(nv->config)->name);
+}
+
 static void begin_down(struct command *c)
 {
     struct node_volume *nv = c->nv;
@@ -254,6 +265,7 @@ static void begin_down(struct command *c)
                    nv->config->volume, config_peer(nv->config)->name);
             return;
         }
+        warn_of_waiting_writes(nv);
         order(c, VOLUME_DETACH, c->request.force);
         return;
     case STATE_STOPPING: c->phase = PHASE_JOB; return;

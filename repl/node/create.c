@@ -302,6 +302,11 @@ static int create_on(const struct volume_config *config, const struct target *t,
 int volume_create(const struct volume_config *config, bool adopt, bool force,
                   void (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes), void *ctx, struct err *err)
 {
+    if (adopt && config->node_count > 1)
+        return err_set(err, -EOPNOTSUPP,
+                       "volume %s: --adopt needs a full resync of the other node, which this version lacks. Adopt with "
+                       "this node alone in the configuration, or create without --adopt and copy the data in",
+                       config->volume);
     struct target t = { .data_fd = -1, .meta_fd = -1 };
     int r = open_target(config, &t, err);
     if (!r)

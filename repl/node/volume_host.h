@@ -25,7 +25,7 @@ struct volume_host {
     void (*note)(void *ctx, const char *volume, enum note_level level, const char *topic, const char *text);
 };
 
-#define STATUS_TEXT_BYTES 256
+#define STATUS_TEXT_BYTES 384
 
 /* A consistent snapshot, made by the volume's thread at least a few times a second. */
 struct volume_status {

@@ -10,6 +10,9 @@
 #define WINDOW_FRAMES_MIN 1
 #define WINDOW_BYTES_MIN (1 * MIB)
 
+/* What to do about legs that may differ. */
+#define NO_RESYNC "This version has no resync: save the data, run `lockstep create --force` on both nodes, put it back"
+
 typedef bool applies_fn(const struct hello *own, const struct hello *peer);
 typedef void explain_fn(const struct hello *own, const struct hello *peer, struct sync_judgement *j);
 
@@ -175,9 +178,7 @@ static bool lost_power(const struct hello *own, const struct hello *peer)
 
 static void explain_lost_power(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
 {
-    say(j,
-        "%s went down without warning and may lack writes that were not flushed: its leg needs a resync, which this "
-        "version lacks",
+    say(j, "%s went down without warning and may lack writes that were not flushed. " NO_RESYNC,
         peer->lost_power ? peer->node : own->node);
 }
 
@@ -188,9 +189,7 @@ static bool unclean(const struct hello *own, const struct hello *peer)
 
 static void explain_unclean(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
 {
-    say(j,
-        "%s ended while it was primary: the legs may differ where its last writes were in flight, and need a resync, "
-        "which this version lacks",
+    say(j, "%s ended while it was primary, and the legs may differ where its last writes were in flight. " NO_RESYNC,
         peer->unclean_primary ? peer->node : own->node);
 }
 
@@ -220,8 +219,8 @@ static bool always(const struct hello *own, const struct hello *peer)
 static void explain_strangers(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
 {
     const struct hello *newer = knows(own, peer) || own->pristine ? own : peer;
-    say(j, "the leg of %s is not the one that %s was paired with: it needs a full resync, which this version lacks",
-        newer->node, newer == own ? peer->node : own->node);
+    say(j, "the leg of %s is not the one that %s was paired with. " NO_RESYNC, newer->node,
+        newer == own ? peer->node : own->node);
 }
 
 static const struct rule rules[] = {

@@ -13,12 +13,14 @@ enum sync_verdict {
     SYNC_PAIR,    /* fresh legs, equal because both are zeroes: from now on they are a pair */
 };
 
+#define SYNC_TEXT_BYTES 320
+
 struct sync_judgement {
     enum sync_verdict verdict;
-    const char *rule;    /* its name, for the log and the tests */
-    bool own_deposed;    /* refused, and we are a primary that another epoch has overtaken */
-    char text[256];      /* SYNC_REFUSE: why, and what to do, from our side; else "" */
-    uint64_t size_bytes; /* else: of the volume from now on */
+    const char *rule;           /* its name, for the log and the tests */
+    bool own_deposed;           /* refused, and we are a primary that another epoch has overtaken */
+    char text[SYNC_TEXT_BYTES]; /* SYNC_REFUSE: why, and what to do, from our side; else "" */
+    uint64_t size_bytes;        /* else: of the volume from now on */
     struct id volume_id;
     uint64_t epoch; /* the highest that either has seen */
 };

@@ -1026,6 +1026,7 @@ static void broken_rules_drop_the_session(void **state)
         { .kind = FRAME_DISCARD, .epoch = 1, .offset_bytes = UINT64_MAX - 511, .length_bytes = 4096 },
         { .kind = FRAME_DISCARD, .epoch = 0, .offset_bytes = 0, .length_bytes = 4096 },
         { .kind = FRAME_DISCARD, .epoch = 2, .offset_bytes = 0, .length_bytes = 4096 },
+        { .kind = FRAME_DISCARD, .epoch = 1, .offset_bytes = 256, .length_bytes = 4096 },
         { .kind = FRAME_ACK, .epoch = 1, .tag = 3 },
         { .kind = FRAME_ACK, .epoch = 1, .tag = UINT32_MAX - 1 },
         { .kind = FRAME_HELLO },
