@@ -490,8 +490,9 @@ static void heal_ended_service(struct sim *s)
         return;
     }
     if (s->node[1 - p->survivor].serving) {
-        /* Deposed, once it learns of it; or promoted at the same epoch, apart, so that a person must decide. */
-        if (v.epoch == other.epoch)
+        /* Deposed, once it learns of it; or promoted apart at the same epoch, or before they were a pair, so that a
+         * person must decide. */
+        if (v.epoch == other.epoch || s->now_ns + HEAL_MAX_NS / 2 > p->deadline_ns)
             order(s, 1 - p->survivor, ORDER_DEMOTE_FORCE);
         return;
     }
