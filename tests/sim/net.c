@@ -288,7 +288,8 @@ uint64_t sim_net_heard_ns(const struct sim *s, unsigned node, conn_id id)
     const struct sim_conn *c = find((struct sim *)s, node, id);
     if (!c || c->side[node] != SIDE_OPEN)
         return 0;
-    return c->starved[node] ? s->now_ns : c->heard_ns[node];
+    bool holds_back = c->starved[node] && c->head[1 - node];
+    return holds_back ? s->now_ns : c->heard_ns[node];
 }
 
 bool sim_net_is_open(const struct sim *s, unsigned node, conn_id id)
