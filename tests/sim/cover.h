@@ -60,6 +60,7 @@
     X(promoted_force, 1, "operator: promotions by force")                                                              \
     X(promote_refused, 1, "operator: promotions refused")                                                              \
     X(promote_race, 1, "operator: both nodes told to promote at once")                                                 \
+    X(takeover, 1, "operator: the peer promoted while the primary's disk hangs")                                       \
     X(two_primaries, 1, "operator: promoted while the other, out of sight, is primary")                                \
     X(demoted, 1, "operator: demotions")                                                                               \
     X(role_swapped, 1, "operator: the other node became primary")                                                      \

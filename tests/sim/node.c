@@ -243,6 +243,12 @@ void sim_node_meta_event(struct sim *s, unsigned node, uint32_t copy)
     }
     sim_trace(s, "%c meta    done: %d", 'A' + node, result);
     sim_node_engine(s, node, (struct event) { .kind = EV_META_DONE, .meta = { .result = result } });
+    struct engine_view view = { .leg = LEG_FAILED };
+    if (n->up)
+        engine_view(n->engine, &view);
+    if (result && view.leg != LEG_FAILED)
+        sim_fail(s, "superblock", "node %u: it could not be written, and the leg is %s", node,
+                 leg_state_name(view.leg));
 }
 
 /* ---- session ---- */

@@ -32,6 +32,7 @@ enum strike {
     STRIKE_PRIMARY_CRASH,
     STRIKE_PROMOTE_FORCE,
     STRIKE_DEMOTE_FORCE,
+    STRIKE_TAKEOVER,
     STRIKES,
 };
 
@@ -275,8 +276,41 @@ static void strike_force(struct sim *s, unsigned primary_node)
     sim_at(s, now_plus(s, draw(s, 0, 2 * s->dead_after_ns)), Q_ORDER, 1 - primary_node, ORDER_PROMOTE_FORCE);
 }
 
-static void disk_errors(struct sim *s)
+/* The primary's disk hangs, it loses its peer, the peer is promoted, they meet again, and the deposed one is killed:
+ * what it had not finished is where the legs may differ. Or both are told to come down in the middle of it. */
+static void strike_takeover(struct sim *s, unsigned p)
 {
+    unsigned other = 1 - p;
+    bool drains = chance(s, 300000);
+    switch (s->plan.takeover++) {
+    case 0:
+        COVER(takeover);
+        s->disk[p].stalled_until_ns = now_plus(s, 3 * s->dead_after_ns);
+        return;
+    case 1:
+        if (drains)
+            order(s, p, ORDER_DETACH);
+        s->net.bad_paths = 3;
+        sim_net_break(s, false);
+        sim_at(s, now_plus(s, draw(s, 1, 5) * NS_PER_MS), Q_ORDER, other,
+               chance(s, 500000) ? ORDER_PROMOTE : ORDER_PROMOTE_FORCE);
+        if (drains)
+            sim_at(s, now_plus(s, draw(s, 8, 20) * NS_PER_MS), Q_ORDER, other, ORDER_DETACH);
+        return;
+    case 2:
+        s->net.bad_paths = 0;
+        if (!drains)
+            sim_at(s, now_plus(s, draw(s, 1, 30) * NS_PER_MS), Q_CRASH, p, 0);
+        return;
+    default: return;
+    }
+}
+
+static void disk_errors(struct sim *s, unsigned p)
+{
+    /* Also while the primary is on its way out. */
+    if (chance(s, 300000))
+        order(s, p, chance(s, 500000) ? ORDER_DETACH : ORDER_DEMOTE);
     unsigned node = (unsigned)draw(s, 0, 1);
     struct sim_disk_faults *f = &s->disk[node].faults;
     switch (draw(s, 0, 3)) {
@@ -344,7 +378,7 @@ static void strike_at(struct sim *s, enum strike k, unsigned p)
         if (healthy && order(s, p, ORDER_DETACH))
             s->plan.detaches_primary[p] = true;
         return;
-    case STRIKE_DISK_ERRORS: disk_errors(s); return;
+    case STRIKE_DISK_ERRORS: disk_errors(s, p); return;
     case STRIKE_META_ERRORS: s->node[draw(s, 0, 1)].meta_error_per_million = (unsigned)draw(s, 1, 400000); return;
     case STRIKE_PRIMARY_CRASH:
         if (healthy && !s->node[other].serving)
@@ -361,6 +395,10 @@ static void strike_at(struct sim *s, enum strike k, unsigned p)
             s->net.partitioned_until_ns = now_plus(s, draw(s, 1, 3 * s->dead_after_ns));
         s->plan.may_differ = true;
         sim_at(s, now_plus(s, draw(s, 1, 3 * s->dead_after_ns)), Q_ORDER, p, ORDER_DEMOTE_FORCE);
+        return;
+    case STRIKE_TAKEOVER:
+        if (healthy && s->node[other].up)
+            strike_takeover(s, p);
         return;
     case STRIKES: break;
     }

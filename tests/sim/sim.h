@@ -307,6 +307,7 @@ struct sim_plan {
     bool settled;         /* ... and nothing it had begun is on its way any more */
     unsigned survivor;
     bool may_differ;                  /* an operator took a decision that may leave the legs different */
+    unsigned takeover;                /* steps of STRIKE_TAKEOVER taken */
     bool asked[SIM_NODES];            /* promoted while it was connected to a primary, who has to agree */
     bool detaches_primary[SIM_NODES]; /* it was told to, while it was primary */
     bool mended[SIM_NODES];           /* the failed leg was taken down and up */
