@@ -484,8 +484,10 @@ static void on_faults(struct engine *e, struct mirror_faults faults, struct acti
         actions_note(out, NOTE_ERROR, "leg",
                      "the leg on %s has failed (%s): no write is acknowledged until it is mended", e->config.backing,
                      faults.flush ? "a flush" : "a write");
-        /* The peer must not go on in the belief that there are two good legs: the next hello tells it. */
-        drop_session(e, actions_text(out, "the leg of %s has failed", e->config.node), out);
+        /* The peer must not go on in the belief that there are two good legs: the next hello tells it. A primary learns
+         * it from the acknowledgement. */
+        if (faults.own || is_leading(e))
+            drop_session(e, actions_text(out, "the leg of %s has failed", e->config.node), out);
     }
     if (faults.peer_leg) {
         e->peer_leg = LEG_FAILED;
