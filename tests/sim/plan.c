@@ -406,16 +406,19 @@ static void strike_at(struct sim *s, enum strike k, unsigned p)
 
 static void strike(struct sim *s)
 {
-    enum strike k = (enum strike)draw(s, 0, STRIKES - 1);
-    int p = primary(s);
-    if (!has(s, k))
+    if (s->plan.kinds == 0 || chance(s, 300000))
         return;
+    enum strike k;
+    do
+        k = (enum strike)draw(s, 0, STRIKES - 1);
+    while (!has(s, k));
+    int p = primary(s);
     if (p >= 0) {
         strike_at(s, k, (unsigned)p);
         return;
     }
     /* Nobody serves: an operator who sees that may promote. */
-    if (!s->plan.service_ended && chance(s, 500000))
+    if (!s->plan.service_ended && chance(s, 200000))
         order(s, (unsigned)draw(s, 0, 1), ORDER_PROMOTE);
 }
 
