@@ -21,6 +21,7 @@ ENGINE = "repl/engine/engine.c"
 ROLE = "repl/role/role.c"
 SESSION = "repl/link/session.c"
 
+# What only a rare order of events shows (once in tens of thousands of seeds) has a test in test_engine instead.
 # name, what is broken, file, [(old, new)...]: each `old` occurs exactly once.
 MUTANTS = [
     ("ack-without-peer", "a change completes when it was sent", CHANGE,
@@ -80,10 +81,6 @@ MUTANTS = [
     ("two-leaders", "a peer that is primary agrees to another one", ENGINE,
      [("    case PHASE_PRIMARY:\n    case PHASE_DEMOTING:\n    case PHASE_DETACHING:\n    case PHASE_DETACHED: objection = EBUSY; break;",
        "    case PHASE_PRIMARY:\n    case PHASE_DEMOTING:\n    case PHASE_DETACHING:\n    case PHASE_DETACHED: break;")]),
-    ("drain-as-secondary", "a primary that drains calls itself secondary", ENGINE,
-     [(".role = is_leading(e) || e->role.phase == PHASE_PROMOTING ?", ".role = role_of(&e->role) == ROLE_PRIMARY ?")]),
-    ("drain-failure-forgotten", "a leg that fails while it drains is good again", ENGINE,
-     [("(faults.flush || faults.own)", "(faults.flush || (faults.own && role_of(&e->role) == ROLE_PRIMARY))")]),
     ("flush-failure-forgotten", "a failed flush is forgotten at the next start", ENGINE,
      [("(faults.flush || faults.own)", "faults.own"),
       ("        if (faults.peer_flush) {", "        if (false) {")]),
