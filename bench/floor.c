@@ -18,6 +18,7 @@
 #include "bench/commands.h"
 #include "bench/latency.h"
 #include "bench/pingpong.h"
+#include "blockdev/ring/prompt.h"
 #include "repl/base/scoped.h"
 
 #define TURNS_DEFAULT 100000
@@ -247,6 +248,8 @@ static int measure_loopback(const struct options *o)
 
 int floor_main(int argc, char **argv)
 {
+    /* As the daemons' threads do: the floor must not lie higher for want of it. */
+    thread_be_prompt();
     struct options o = { .shape = { 4096, 64 }, .turns = TURNS_DEFAULT };
     int code = parse(argc, argv, &o);
     if (code != BENCH_DONE)

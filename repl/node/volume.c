@@ -14,6 +14,7 @@
 #include <sys/random.h>
 
 #include "blockdev/front/front.h"
+#include "blockdev/ring/prompt.h"
 #include "repl/engine/engine.h"
 #include "repl/link/link.h"
 #include "repl/node/leg.h"
@@ -647,6 +648,7 @@ static void *volume_thread(void *ctx)
     char name[16];
     snprintf(name, sizeof(name), "vol-%.11s", v->config.volume);
     prctl(PR_SET_NAME, name);
+    thread_be_prompt();
     bool failed = open_all(v, &v->start_err) != 0;
     if (failed && v->ring) {
         close_parts(v);
