@@ -158,12 +158,21 @@ static bool order(struct sim *s, unsigned node, enum order what)
     bool promotes = what == ORDER_PROMOTE || what == ORDER_PROMOTE_FORCE;
     struct engine_view other;
     bool connected = v.session_up && view_of(s, 1 - node, &other) && other.session_up;
-    if (promotes && !v.session_up && other_leads(s, node))
+    if (promotes && !v.session_up && (other_leads(s, node) || other_is_ahead(s, node)))
         s->plan.may_differ = true;
     if (promotes && sim_node_orders(s, node) == 0)
         s->plan.asked[node] = connected && v.role == ROLE_SECONDARY && other_leads(s, node);
     sim_node_order(s, node, what);
     return true;
+}
+
+/* The other has seen an epoch that this node has not, and will depose it when they meet. */
+static bool other_is_ahead(struct sim *s, unsigned node)
+{
+    struct superblock own, other;
+    sim_node_superblock(s, node, &own);
+    sim_node_superblock(s, 1 - node, &other);
+    return other.epoch > own.epoch;
 }
 
 /* Without a witness, an operator may promote a node that cannot see the other: no write is acknowledged without both,
