@@ -148,6 +148,15 @@ static bool other_leads(struct sim *s, unsigned node)
     return sb.attached && sb.role == ROLE_PRIMARY;
 }
 
+/* The other has seen an epoch that this node has not, and will depose it when they meet. */
+static bool other_is_ahead(struct sim *s, unsigned node)
+{
+    struct superblock own, other;
+    sim_node_superblock(s, node, &own);
+    sim_node_superblock(s, 1 - node, &other);
+    return other.epoch > own.epoch;
+}
+
 static bool order(struct sim *s, unsigned node, enum order what)
 {
     struct engine_view v;
@@ -164,15 +173,6 @@ static bool order(struct sim *s, unsigned node, enum order what)
         s->plan.asked[node] = connected && v.role == ROLE_SECONDARY && other_leads(s, node);
     sim_node_order(s, node, what);
     return true;
-}
-
-/* The other has seen an epoch that this node has not, and will depose it when they meet. */
-static bool other_is_ahead(struct sim *s, unsigned node)
-{
-    struct superblock own, other;
-    sim_node_superblock(s, node, &own);
-    sim_node_superblock(s, 1 - node, &other);
-    return other.epoch > own.epoch;
 }
 
 /* Without a witness, an operator may promote a node that cannot see the other: no write is acknowledged without both,
