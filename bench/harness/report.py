@@ -92,9 +92,19 @@ def ratios_table(found):
     return _table(rows) if len(rows) > 1 else []
 
 
-def text(facts_lines, mid, media, subjects, cases, found, runs):
+def others(samples):
+    """{medium: (median, worst)} of the CPU that processes without a part in it used while a sample was taken."""
+    by_medium = {}
+    for sample in samples:
+        by_medium.setdefault(sample["medium"], []).append(sample["cpu_percent"]["others"])
+    return {medium: (statistics.median(values), max(values)) for medium, values in by_medium.items()}
+
+
+def text(facts_lines, mid, media, subjects, cases, found, runs, disturbed):
     lines = list(facts_lines)
     lines.append(f"random writes, medians of {runs} alternated run{'s' if runs != 1 else ''}")
+    for medium, (median, worst) in disturbed.items():
+        lines.append(f"{medium}: others used {median:.0f} % of a CPU in the median, {worst:.0f} % at worst")
     for medium in media:
         lines += [""] + figures_table(mid, medium, subjects, cases)
     table = ratios_table(found)

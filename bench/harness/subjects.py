@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import time
 
 from . import lockstep
 from .load import Target, file_target, nbd_target
@@ -152,20 +151,6 @@ def stop(workspace, running):
         running.close()
     for server in running.servers:
         workspace.stop(server)
-
-
-class CpuMeter:
-    """CPU time that the servers of a subject use while it is open, as a share of one CPU."""
-
-    def __init__(self, servers):
-        self._servers = servers
-        self._start_s = time.monotonic()
-        self._start_cpu_s = [server.cpu_s() for server in servers]
-
-    def percent_by_server(self):
-        wall_s = time.monotonic() - self._start_s
-        return {server.name: round(100 * (server.cpu_s() - start) / wall_s, 1)
-                for server, start in zip(self._servers, self._start_cpu_s)}
 
 
 def is_missing(subject, build_dir):

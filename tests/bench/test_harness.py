@@ -16,7 +16,7 @@ import unittest
 BENCH_DIR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "bench")
 sys.path.insert(0, BENCH_DIR)
 
-from harness import compare, load, lockstep, media, memory, processes, report  # noqa: E402
+from harness import compare, load, lockstep, media, memory, meter, processes, report  # noqa: E402
 
 BENCH = None
 
@@ -234,6 +234,56 @@ with Workspace() as w:
         directory_left, _ = self.end_by(signal.SIGKILL)
         self.assertTrue(directory_left)  # nobody was there to remove it; the servers went all the same
         shutil.rmtree(self.directory)
+
+
+class Disturbance(unittest.TestCase):
+    def comparison(self, retries):
+        with processes.Workspace() as w:
+            a = compare._arguments(["--retries", str(retries), "--only", "floor"])
+            return compare.Comparison(a, w)
+
+    def least(self, retries, others):
+        """The figure kept, and how many were taken, when others use so much in each."""
+        others = list(others)
+        taken = []
+
+        class Meter:
+            def __init__(self, _):
+                pass
+
+            def read(self):
+                return {"others": others[len(taken) - 1], "servers": {}}
+
+        real, meter.CpuMeter = meter.CpuMeter, Meter
+        try:
+            figures, _ = self.comparison(retries)._least_disturbed([], lambda: taken.append(1) or len(taken))
+        finally:
+            meter.CpuMeter = real
+        return figures, len(taken)
+
+    def test_an_undisturbed_figure_is_kept_at_once(self):
+        self.assertEqual(self.least(3, [5, 0, 0, 0]), (1, 1))
+
+    def test_the_least_disturbed_of_all_is_kept(self):
+        self.assertEqual(self.least(3, [90, 30, 60, 40]), (2, 4))
+        self.assertEqual(self.least(3, [90, 30, 2, 40]), (3, 3))
+
+    def test_without_retries_the_figure_is_what_it_is(self):
+        self.assertEqual(self.least(0, [150]), (1, 1))
+
+    def test_the_meter_tells_others_from_ours(self):
+        with processes.Workspace() as w:
+            ours = w.start("ours", ["sh", "-c", "while :; do :; done"])
+            cpu = meter.CpuMeter([ours])
+            time.sleep(0.5)
+            read = cpu.read()
+        self.assertGreater(read["servers"]["ours"], 5)
+        with processes.Workspace() as w:
+            foreign = w.start("foreign", ["sh", "-c", "while :; do :; done"])
+            cpu = meter.CpuMeter([])
+            time.sleep(0.5)
+            self.assertGreater(cpu.read()["others"], 5)
+            foreign.require_running()
 
 
 class Arguments(unittest.TestCase):
