@@ -15,7 +15,7 @@
 /* How long to let completions free memory when the kernel has none left for a submission. */
 #define OUT_OF_MEMORY_PAUSE_MS 10
 
-static uint64_t clock_ns(void)
+uint64_t ring_clock_ns(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -222,8 +222,8 @@ static void turn(struct ring *r)
     send_cancels(r);
     bool armed = ring_timers_arm(r);
     bool sleep = !r->stop && armed && list_empty(&r->ended) && !ring_timers_due(r) && !r->cancels_unsent;
-    check_enter(r, sleep ? io_uring_submit_and_wait(&r->uring, 1) : io_uring_submit_and_get_events(&r->uring));
-    r->now_ns = clock_ns();
+    check_enter(r, sleep ? ring_wait(r) : io_uring_submit_and_get_events(&r->uring));
+    r->now_ns = ring_clock_ns();
     handle_completions(r);
     handle_ended(r);
     ring_timers_fire(r);
@@ -233,7 +233,7 @@ void ring_run(struct ring *r, void (*idle)(void *ctx), void *ctx)
 {
     assert(!r->running && !r->closing);
     r->running = true;
-    r->now_ns = clock_ns();
+    r->now_ns = ring_clock_ns();
     while (!r->stop) {
         if (idle)
             idle(ctx);
@@ -245,7 +245,7 @@ void ring_run(struct ring *r, void (*idle)(void *ctx), void *ctx)
 
 void ring_stop(struct ring *r) { r->stop = true; }
 
-uint64_t ring_now_ns(const struct ring *r) { return r->running ? r->now_ns : clock_ns(); }
+uint64_t ring_now_ns(const struct ring *r) { return r->running ? r->now_ns : ring_clock_ns(); }
 
 const char *ring_mode(const struct ring *r) { return r->mode; }
 

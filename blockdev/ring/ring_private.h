@@ -10,6 +10,9 @@
 #define RING_ARENA_PIECE_BYTES (1 * GIB)
 #define RING_ARENA_PIECES_MAX 64
 
+/* The longest that a loop looks for work before it sleeps. */
+#define RING_LOOK_MAX_NS (100 * NS_PER_US)
+
 /* Completions that belong to no op. An op's is its address. */
 #define RING_DATA_IGNORED UINT64_C(0)
 #define RING_DATA_ALARM UINT64_C(1)
@@ -21,8 +24,12 @@ struct ring {
     bool running;
     bool stop;
     bool closing;
-    bool can_poll_first; /* Linux 5.19 */
-    bool cancels_unsent; /* the submission queue was full */
+    bool can_poll_first;    /* Linux 5.19 */
+    bool tells_of_work;     /* the kernel sets IORING_SQ_TASKRUN */
+    uint64_t look_ns;       /* how long to look for work before sleeping; 0: not at all */
+    uint64_t look_from_ns;  /* not before */
+    uint64_t look_pause_ns; /* how long the last pause was, less what went well since */
+    bool cancels_unsent;    /* the submission queue was full */
 
     struct list backlog; /* ops by state; RING_OP_IDLE ones are in no list */
     struct list kernel;
@@ -56,6 +63,11 @@ struct io_uring_sqe *ring_sqe(struct ring *r);
 
 /* Submits op->sqe now or when there is room. */
 void ring_submit_op(struct ring *r, struct ring_op *op);
+
+uint64_t ring_clock_ns(void);
+
+/* ring_wait.c: submits what is queued and waits for at least one completion; as io_uring_submit_and_wait() returns. */
+int ring_wait(struct ring *r);
 
 /* ring_timer.c: false when the kernel could not be told, so that the loop must not sleep. */
 bool ring_timers_arm(struct ring *r);

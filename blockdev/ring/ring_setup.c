@@ -15,7 +15,7 @@ static const struct mode {
     const char *since;
 } modes[] = {
     /* Completions are processed when the loop asks, all at once, and never interrupt it in between. */
-    { IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SUBMIT_ALL,
+    { IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,
       "single issuer, deferred task work", "6.1" },
     { IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL, "cooperative task work",
       "5.19" },
@@ -117,6 +117,7 @@ static int set_up(struct ring *r, const struct ring_config *config, struct err *
             return explain(err, rc);
         r->mode = modes[i].name;
         r->can_poll_first = !last;
+        r->tells_of_work = modes[i].flags & IORING_SETUP_TASKRUN_FLAG;
         if ((p.features & FEATURES_NEEDED) != FEATURES_NEEDED) {
             io_uring_queue_exit(&r->uring);
             return err_set(err, -ENOSYS, "the io_uring of this kernel (%s) is too old: Linux 5.15 or newer is needed",

@@ -727,6 +727,47 @@ static void idle_once_a_turn_and_time_passes(void **state)
     assert_true(ring_now_ns(r) >= start + 2 * NS_PER_MS);
 }
 
+/* Sends every byte back. */
+static void *echo(void *fd)
+{
+    char c;
+    while (read(*(int *)fd, &c, 1) == 1 && write(*(int *)fd, &c, 1) == 1) {}
+    return NULL;
+}
+
+/* However close the events were: when they stop, the loop sleeps, and uses no CPU. */
+static void a_loop_that_was_busy_falls_asleep(void **state)
+{
+    struct ring *r = *state;
+    int s[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, s), 0);
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, echo, &s[1]), 0);
+    struct ring_file f = { ring_register_file(r, s[0]) };
+    char c = 0;
+    struct iovec iov = { &c, 1 };
+    struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+    for (unsigned i = 0; i < 500; i++) {
+        unsigned left = 2;
+        struct noted_op out = noted_op(r, &left), in = noted_op(r, &left);
+        ring_sendmsg(r, &out.op, f, &msg, 0);
+        ring_recvmsg(r, &in.op, f, &msg, 0);
+        ring_run(r, NULL, NULL);
+        assert_int_equal(in.result, 1);
+    }
+    struct timespec before, after;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+    run_for(r, 200 * NS_PER_MS);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
+    int64_t used_ns = (after.tv_sec - before.tv_sec) * (int64_t)NS_PER_S + after.tv_nsec - before.tv_nsec;
+    assert_in_range(used_ns, 0, 20 * NS_PER_MS);
+    shutdown(s[0], SHUT_RDWR);
+    pthread_join(thread, NULL);
+    ring_unregister_file(r, f.slot);
+    close(s[0]);
+    close(s[1]);
+}
+
 static void stop_idle(void *ctx) { ring_stop(ctx); }
 
 static void stopping_while_idle_submits_and_does_not_sleep(void **state)
@@ -863,6 +904,7 @@ int main(void)
         cmocka_unit_test(close_ends_all_that_is_in_flight),
         cmocka_unit_test_setup_teardown(accept_connect_send_receive, setup, teardown),
         cmocka_unit_test_setup_teardown(idle_once_a_turn_and_time_passes, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_loop_that_was_busy_falls_asleep, setup, teardown),
         cmocka_unit_test_setup_teardown(stopping_while_idle_submits_and_does_not_sleep, setup, teardown),
         cmocka_unit_test(refusals_say_what_is_wrong),
         cmocka_unit_test(without_locked_memory_it_goes_on_unregistered),
