@@ -1,0 +1,72 @@
+/* This node's leg: its superblock, and what fails on it. */
+#include <errno.h>
+#include <string.h>
+
+#include "repl/engine/engine_internal.h"
+
+void superblock_write_if_wanted(struct engine *e, struct actions *out)
+{
+    if (persisted(e) || e->sb_busy || e->sb_broken)
+        return;
+    struct mirror_view mirror;
+    mirror_view(e->mirror, &mirror);
+    e->sb.lsn = mirror.lsn;
+    e->sb.sequence = e->sb_wanted;
+    e->sb_writing = e->sb;
+    e->sb_busy = true;
+    actions_add(out, ACT_META_WRITE)->meta.superblock = &e->sb_writing;
+}
+
+void faults_handle(struct engine *e, struct mirror_faults faults, struct actions *out)
+{
+    /* On the secondary a failed write was not acknowledged and will be sent again, so that the leg is good once its
+     * disk is; a failed flush may have lost what was acknowledged before. The application was told that a change of
+     * this node's own failed, and the legs may differ there. Both last until a resync, also when they are not the first
+     * to fail. */
+    bool lasting = faults.leg && e->config.peer && (faults.flush || faults.own);
+    if (lasting && e->sb.leg != LEG_FAILED) {
+        e->sb.leg = LEG_FAILED;
+        want_persisted(e);
+    }
+    if (faults.leg && !e->leg_failed) {
+        e->leg_failed = true;
+        actions_note(out, NOTE_ERROR, "leg",
+                     "the leg on %s has failed (%s): no write is acknowledged until it is mended", e->config.backing,
+                     faults.flush ? "a flush" : "a write");
+        /* The peer must not go on in the belief that there are two good legs: the next hello tells it. A primary learns
+         * it from the acknowledgement. */
+        if (faults.own || is_leading(e))
+            session_drop(e, actions_text(out, "the leg of %s has failed", e->config.node), out);
+    }
+    if (faults.peer_leg) {
+        e->peer_leg = LEG_FAILED;
+        if (faults.peer_flush) {
+            e->sb.peer_leg = LEG_FAILED;
+            want_persisted(e);
+        }
+        session_drop(e, actions_text(out, "the leg of %s has failed", e->config.peer), out);
+    }
+}
+
+void superblock_on_written(struct engine *e, int32_t result, struct actions *out)
+{
+    assert(e->sb_busy);
+    e->sb_busy = false;
+    if (result == 0) {
+        e->sb_stable = e->sb_writing.sequence;
+        return;
+    }
+    /* Promise 7: a failed metadata write fails the leg. What was to be persisted must not happen. */
+    e->sb_broken = true;
+    e->leg_failed = true;
+    e->sb.leg = LEG_FAILED;
+    mirror_fail_leg(e->mirror);
+    actions_note(out, NOTE_ERROR, "leg", "the superblock on %s could not be written: %s. The leg has failed",
+                 e->config.backing, strerror(-result));
+    session_drop(e, "the leg's metadata could not be written", out);
+    /* A demotion or detach goes on to its end, which is not reached before nothing is in flight. */
+    if (e->role.phase == PHASE_ASKING || e->role.phase == PHASE_PROMOTING) {
+        role_yield(&e->role);
+        orders_finish(e, -EIO, TEXT_BROKEN, out);
+    }
+}

@@ -1,0 +1,211 @@
+/* Operators' orders: promote, demote, detach, and their way to the end. */
+#include <errno.h>
+
+#include "repl/engine/engine_internal.h"
+
+void orders_finish(struct engine *e, int32_t result, const char *text, struct actions *out)
+{
+    for (unsigned i = 0; i < e->order_count; i++) {
+        struct action *a = actions_add(out, ACT_ORDER_DONE);
+        a->order.cookie = e->orders[i];
+        a->order.result = result;
+        a->order.text = text;
+    }
+    e->order_count = 0;
+}
+
+static void answer_order(void *cookie, int32_t result, const char *text, struct actions *out)
+{
+    struct action *a = actions_add(out, ACT_ORDER_DONE);
+    a->order.cookie = cookie;
+    a->order.result = result;
+    a->order.text = text;
+}
+
+static bool keep_order(struct engine *e, void *cookie, struct actions *out)
+{
+    if (e->order_count == ENGINE_ORDERS_MAX) {
+        answer_order(cookie, -EBUSY, "too many orders are under way; wait for them", out);
+        return false;
+    }
+    e->orders[e->order_count++] = cookie;
+    return true;
+}
+
+void order_promote(struct engine *e, bool force, void *cookie, struct actions *out)
+{
+    if (e->role.phase == PHASE_PRIMARY) {
+        answer_order(cookie, 0, NULL, out);
+        return;
+    }
+    const char *obstacle = role_promotion_obstacle(&e->role, own_leg(e), e->sb.lost_power, force);
+    if (e->sb_broken)
+        obstacle = "its metadata cannot be written; mend the disk";
+    if (obstacle) {
+        answer_order(cookie, -EPERM, obstacle, out);
+        return;
+    }
+    if (e->role.phase == PHASE_SECONDARY && e->session != SESSION_NONE && e->session != SESSION_UP) {
+        answer_order(cookie, -EBUSY, "the connection to the peer is just being made or closed; try again", out);
+        return;
+    }
+    if (e->refused_a_primary && !force) {
+        answer_order(cookie, -EPERM,
+                     actions_text(out,
+                                  "%s was primary when it was last heard of (promise 3: one primary at a time). Demote "
+                                  "it, or use --force if it will never serve again. It is not connected: %s",
+                                  e->config.peer, e->refused),
+                     out);
+        return;
+    }
+    if (e->decree_owed) {
+        answer_order(cookie, -EBUSY, actions_text(out, "%s is becoming primary", e->config.peer), out);
+        return;
+    }
+    if (!keep_order(e, cookie, out) || e->role.phase != PHASE_SECONDARY)
+        return;
+    bool ask = e->session == SESSION_UP;
+    role_promote(&e->role, ask);
+    e->promote_force = force;
+    e->asked_epoch = e->sb.epoch + 1;
+    if (!ask)
+        decree_take(e, e->asked_epoch, out);
+}
+
+/* Before the last change can complete, someone must be there to complete it. */
+static bool may_drain(struct engine *e, bool force, void *cookie, struct actions *out)
+{
+    struct mirror_view mirror;
+    mirror_view(e->mirror, &mirror);
+    bool stuck = mirror.waiting > 0 && e->session != SESSION_UP;
+    if (!stuck)
+        return true;
+    if (e->session == SESSION_ENDING) {
+        answer_order(cookie, -EBUSY, "the connection to the peer is just closing; try again", out);
+        return false;
+    }
+    if (!force) {
+        answer_order(cookie, -EBUSY,
+                     actions_text(out, "%u writes wait for %s. Bring it back, or let them fail with --force",
+                                  mirror.waiting, e->config.peer),
+                     out);
+        return false;
+    }
+    /* A session that is just being made was agreed to by a peer who does not know of this. */
+    session_drop(e, "writes that waited for the peer were given up", out);
+    actions_note(out, NOTE_WARNING, "role", "%u waiting writes fail, as ordered", mirror.waiting);
+    e->sb.unclean = true;
+    want_persisted(e);
+    mirror_abandon_waiting(e->mirror, -EIO, out);
+    return true;
+}
+
+void order_demote(struct engine *e, bool force, void *cookie, struct actions *out)
+{
+    switch (e->role.phase) {
+    case PHASE_SECONDARY: answer_order(cookie, 0, NULL, out); return;
+    case PHASE_ASKING:
+    case PHASE_PROMOTING: answer_order(cookie, -EBUSY, "it is being promoted; wait until that is done", out); return;
+    case PHASE_DETACHING:
+    case PHASE_DETACHED: answer_order(cookie, -EBUSY, "it is being taken down", out); return;
+    case PHASE_PRIMARY:
+    case PHASE_DEMOTING: break;
+    }
+    if (!may_drain(e, force, cookie, out) || !keep_order(e, cookie, out) || e->role.phase == PHASE_DEMOTING)
+        return;
+    actions_add(out, ACT_SERVE)->serve.on = false;
+    e->own_flushed = false;
+    role_demote(&e->role);
+}
+
+void order_detach(struct engine *e, bool force, void *cookie, struct actions *out)
+{
+    if (e->role.phase == PHASE_DETACHED) {
+        answer_order(cookie, 0, NULL, out);
+        return;
+    }
+    /* A demotion may wait for a peer who will not come: nobody must have to know that to end it. */
+    if (e->role.phase == PHASE_DEMOTING && !may_drain(e, force, cookie, out))
+        return;
+    if (e->role.phase == PHASE_ASKING || e->role.phase == PHASE_PROMOTING || e->role.phase == PHASE_DEMOTING) {
+        answer_order(cookie, -EBUSY, "its role is just changing; try again in a moment", out);
+        return;
+    }
+    if (!may_drain(e, force, cookie, out) || !keep_order(e, cookie, out) || e->role.phase == PHASE_DETACHING)
+        return;
+    e->draining_primary = e->role.phase == PHASE_PRIMARY;
+    if (e->draining_primary)
+        actions_add(out, ACT_SERVE)->serve.on = false;
+    else
+        session_drop(e, actions_text(out, "volume %s is taken down on %s", e->config.volume, e->config.node), out);
+    e->own_flushed = false;
+    role_detach(&e->role);
+}
+
+/* Zeroes still: nothing was completed on it, so nothing is there that anybody may count on. */
+bool engine_is_pristine(const struct engine *e)
+{
+    struct mirror_view mirror;
+    mirror_view(e->mirror, &mirror);
+    return e->untouched && !e->sb.adopted && !mirror.completed_any;
+}
+
+static void record_ending(struct engine *e)
+{
+    e->sb.role = ROLE_SECONDARY;
+    e->sb.pristine = engine_is_pristine(e) && id_is_none(e->sb.peer_leg_id);
+    if (e->role.phase == PHASE_DETACHING)
+        e->sb.attached = false;
+    want_persisted(e);
+}
+
+void orders_carry_out(struct engine *e, struct actions *out)
+{
+    bool ending = e->role.phase == PHASE_DEMOTING || e->role.phase == PHASE_DETACHING;
+    for (;;) {
+        struct role_facts facts = {
+            .idle = mirror_is_idle(e->mirror),
+            /* What cannot be written any more will not hold up the end: the disk then tells of an unclean one. */
+            .persisted = persisted(e) || (ending && e->sb_broken),
+            .flushed = e->own_flushed,
+            .session_up = e->session == SESSION_UP,
+            .peer_agreed = e->peer_epoch == e->sb.epoch,
+        };
+        switch (role_next(&e->role, &facts)) {
+        case ROLE_NEED_NOTHING: return;
+        case ROLE_NEED_DECREE:
+            decree_send(FRAME_DECREE, e->role.phase == PHASE_ASKING ? e->asked_epoch : e->sb.epoch, 0, out);
+            break;
+        case ROLE_NEED_SERVE:
+            e->served_block_bytes = (uint32_t)max_u64(own_block_bytes(e), e->peer_block_bytes);
+            actions_add(out, ACT_SERVE)->serve.on = true;
+            actions_note(out, NOTE_INFO, "role", "%s is primary at epoch %llu", e->config.node,
+                         (unsigned long long)e->sb.epoch);
+            orders_finish(e, 0, NULL, out);
+            break;
+        case ROLE_NEED_FLUSH:
+            if (e->own_flush_busy)
+                return;
+            e->own_flush_busy = true;
+            struct action *a = actions_add(out, ACT_DISK);
+            a->disk.op = OP_OWN_FLUSH;
+            a->disk.kind = OP_FLUSH;
+            a->disk.flags = 0;
+            a->disk.offset_bytes = 0;
+            a->disk.length_bytes = 0;
+            a->disk.buf = NULL;
+            return;
+        case ROLE_NEED_RECORD:
+            record_ending(e);
+            superblock_write_if_wanted(e, out);
+            break;
+        case ROLE_NEED_FINISH:
+            actions_note(out, NOTE_INFO, "role", e->role.phase == PHASE_DETACHED ? "%s is detached" : "%s is secondary",
+                         e->config.node);
+            if (e->role.phase == PHASE_DETACHED)
+                session_drop(e, "the volume is taken down", out);
+            orders_finish(e, e->sb_broken ? -EIO : 0, e->sb_broken ? TEXT_BROKEN : NULL, out);
+            break;
+        }
+    }
+}
