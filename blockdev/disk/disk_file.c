@@ -19,6 +19,8 @@
 #define ZEROES_BYTES (256 * KIB)
 static uint8_t zeroes[ZEROES_BYTES] __attribute__((aligned(4096)));
 
+#define WRITE_ASIDE_BYTES_MIN (256 * KIB) /* takes longer to copy than to wake a thread for it */
+
 struct disk_file {
     struct disk disk;
     int fd;
@@ -50,6 +52,17 @@ static void finish(struct disk_io *io, int32_t result)
 
 static void step_done(struct ring_op *op, int32_t result);
 
+/* To memory, a write is a copy made by the caller: a long one is left to another CPU. */
+static void start_write(struct disk_io *io, const void *data, uint32_t bytes, uint64_t offset_bytes)
+{
+    struct disk_file *f = file_of(io);
+    int rw_flags = io->flags & OP_FLAG_FUA ? RWF_DSYNC : 0;
+    if (f->disk.geometry.writes_inline && bytes >= WRITE_ASIDE_BYTES_MIN)
+        ring_write_aside(f->disk.ring, &io->op, f->file, data, bytes, offset_bytes, rw_flags);
+    else
+        ring_write(f->disk.ring, &io->op, f->file, data, bytes, offset_bytes, rw_flags);
+}
+
 static void start(struct disk_io *io, enum step step)
 {
     struct disk_file *f = file_of(io);
@@ -64,7 +77,7 @@ static void start(struct disk_io *io, enum step step)
         if (io->kind == OP_READ)
             ring_read(r, &io->op, f->file, data, (uint32_t)left, offset);
         else
-            ring_write(r, &io->op, f->file, data, (uint32_t)left, offset, io->flags & OP_FLAG_FUA ? RWF_DSYNC : 0);
+            start_write(io, data, (uint32_t)left, offset);
         break;
     }
     case STEP_PUNCH:

@@ -97,6 +97,9 @@ void ring_read(struct ring *r, struct ring_op *op, struct ring_file f, void *dat
                uint64_t offset_bytes);
 void ring_write(struct ring *r, struct ring_op *op, struct ring_file f, const void *data, uint32_t bytes,
                 uint64_t offset_bytes, int rw_flags);
+/* The same on a worker thread of the kernel's: for what would be copied within io_uring_enter() and is long. */
+void ring_write_aside(struct ring *r, struct ring_op *op, struct ring_file f, const void *data, uint32_t bytes,
+                      uint64_t offset_bytes, int rw_flags);
 void ring_fdatasync(struct ring *r, struct ring_op *op, struct ring_file f);
 void ring_fallocate(struct ring *r, struct ring_op *op, struct ring_file f, int mode, uint64_t offset_bytes,
                     uint64_t length_bytes);

@@ -43,8 +43,8 @@ void ring_read(struct ring *r, struct ring_op *op, struct ring_file f, void *dat
     submit_on(r, op, f);
 }
 
-void ring_write(struct ring *r, struct ring_op *op, struct ring_file f, const void *data, uint32_t bytes,
-                uint64_t offset_bytes, int rw_flags)
+static void write_op(struct ring *r, struct ring_op *op, struct ring_file f, const void *data, uint32_t bytes,
+                     uint64_t offset_bytes, int rw_flags, uint8_t sqe_flags)
 {
     assert(bytes > 0);
     struct io_uring_sqe *sqe = begin(op, 0);
@@ -54,7 +54,20 @@ void ring_write(struct ring *r, struct ring_op *op, struct ring_file f, const vo
     else
         io_uring_prep_write(sqe, f.slot, data, bytes, offset_bytes);
     sqe->rw_flags = rw_flags;
+    sqe->flags |= sqe_flags;
     submit_on(r, op, f);
+}
+
+void ring_write(struct ring *r, struct ring_op *op, struct ring_file f, const void *data, uint32_t bytes,
+                uint64_t offset_bytes, int rw_flags)
+{
+    write_op(r, op, f, data, bytes, offset_bytes, rw_flags, 0);
+}
+
+void ring_write_aside(struct ring *r, struct ring_op *op, struct ring_file f, const void *data, uint32_t bytes,
+                      uint64_t offset_bytes, int rw_flags)
+{
+    write_op(r, op, f, data, bytes, offset_bytes, rw_flags, IOSQE_ASYNC);
 }
 
 void ring_fdatasync(struct ring *r, struct ring_op *op, struct ring_file f)
