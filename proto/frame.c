@@ -51,9 +51,32 @@ static uint8_t flags_of(enum frame_kind kind)
     case FRAME_HEARTBEAT:
     case FRAME_FLUSH:
     case FRAME_ACK:
-    case FRAME_DECREE: return 0;
+    case FRAME_SYNC_ASK:
+    case FRAME_SYNC_STABLE:
+    case FRAME_SYNC_DONE:
+    case FRAME_READ:
+    case FRAME_READ_DATA:
+    case FRAME_VERIFY_ASK:
+    case FRAME_VERIFY_REPLY: return 0;
+    case FRAME_DECREE: return FRAME_FLAG_TAKEN;
+    case FRAME_SYNC_BITS: return FRAME_FLAG_ALL;
+    case FRAME_SYNC_DATA: return FRAME_FLAG_BUSY;
     }
     return 0;
+}
+
+/* Payloads of many records of one size. */
+static bool is_records(const struct frame *frame, uint32_t record_bytes, uint32_t count_max)
+{
+    return frame->payload_bytes > 0 && frame->payload_bytes % record_bytes == 0 &&
+           frame->payload_bytes / record_bytes <= count_max;
+}
+
+/* Those who ask for one read: aligned, and no longer than an answer can be. */
+static bool is_readable(const struct frame *frame)
+{
+    return frame->length_bytes > 0 && frame->length_bytes <= FRAME_PAYLOAD_BYTES_MAX &&
+           frame->offset_bytes % BLOCK_BYTES == 0;
 }
 
 int frame_decode(const struct frame_wire *wire, struct frame *frame, const char **why)
@@ -77,7 +100,7 @@ int frame_decode(const struct frame_wire *wire, struct frame *frame, const char 
     };
     if (frame->payload_bytes > FRAME_PAYLOAD_BYTES_MAX)
         return wrong(why, "payload longer than a frame may carry (payload_bytes)");
-    if (frame->kind < FRAME_HELLO || frame->kind > FRAME_DECREE)
+    if (frame->kind < FRAME_HELLO || frame->kind > FRAME_KIND_LAST)
         return wrong(why, "unknown frame (kind)");
     if (frame->flags & ~flags_of(frame->kind))
         return wrong(why, "flag that a frame of this kind cannot have (flags)");
@@ -111,9 +134,46 @@ int frame_decode(const struct frame_wire *wire, struct frame *frame, const char 
     case FRAME_HEARTBEAT:
     case FRAME_FLUSH:
     case FRAME_ACK:
-    case FRAME_DECREE:
+    case FRAME_SYNC_DONE:
         if (frame->payload_bytes)
             break;
+        return 0;
+    case FRAME_DECREE:
+        if (frame->payload_bytes != (frame->flags & FRAME_FLAG_TAKEN ? sizeof(struct decree_wire) : 0))
+            return wrong(why, "decree of the wrong length (payload_bytes)");
+        return 0;
+    case FRAME_SYNC_BITS:
+        if (frame->offset_bytes % BLOCK_BYTES || frame->payload_bytes > SYNC_BITS_BYTES_MAX)
+            return wrong(why, "bits that are not aligned, or too many (offset_bytes, payload_bytes)");
+        if ((frame->length_bytes == 0 || (frame->flags & FRAME_FLAG_ALL)) != (frame->payload_bytes == 0))
+            return wrong(why, "bits without a payload, or a payload without bits (payload_bytes)");
+        return 0;
+    case FRAME_SYNC_ASK:
+        if (!is_records(frame, sizeof(struct sync_entry_wire), SYNC_ENTRIES_MAX))
+            return wrong(why, "window of no entries, too many, or a part of one (payload_bytes)");
+        return 0;
+    case FRAME_SYNC_DATA:
+        if (frame->payload_bytes < SYNC_TABLE_BYTES || frame->payload_bytes > SYNC_TABLE_BYTES + SYNC_WINDOW_BYTES_MAX)
+            return wrong(why, "answer without its table, or too long (payload_bytes)");
+        return 0;
+    case FRAME_SYNC_STABLE:
+        if (!is_records(frame, sizeof(struct sync_range_wire), SYNC_RANGES_MAX))
+            return wrong(why, "no ranges, too many, or a part of one (payload_bytes)");
+        return 0;
+    case FRAME_READ:
+    case FRAME_VERIFY_ASK:
+        if (frame->payload_bytes)
+            break;
+        if (!is_readable(frame))
+            return wrong(why, "read of no length, too long, or not aligned (offset_bytes, length_blocks)");
+        return 0;
+    case FRAME_READ_DATA:
+        if (frame->payload_bytes % BLOCK_BYTES || (frame->status == 0) != (frame->payload_bytes > 0))
+            return wrong(why, "read answered with no data, or a failed one with some (payload_bytes, status)");
+        return 0;
+    case FRAME_VERIFY_REPLY:
+        if (frame->payload_bytes != (frame->status == 0 ? sizeof(struct digest_wire) : 0))
+            return wrong(why, "digest of the wrong length (payload_bytes)");
         return 0;
     }
     return wrong(why, "frame of a kind that carries no payload has one (payload_bytes)");
@@ -132,6 +192,15 @@ const char *frame_kind_name(enum frame_kind kind)
     case FRAME_FLUSH: return "flush";
     case FRAME_ACK: return "ack";
     case FRAME_DECREE: return "decree";
+    case FRAME_SYNC_BITS: return "sync-bits";
+    case FRAME_SYNC_ASK: return "sync-ask";
+    case FRAME_SYNC_DATA: return "sync-data";
+    case FRAME_SYNC_STABLE: return "sync-stable";
+    case FRAME_SYNC_DONE: return "sync-done";
+    case FRAME_READ: return "read";
+    case FRAME_READ_DATA: return "read-data";
+    case FRAME_VERIFY_ASK: return "verify-ask";
+    case FRAME_VERIFY_REPLY: return "verify-reply";
     }
     return "?";
 }

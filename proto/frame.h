@@ -29,14 +29,75 @@ enum frame_kind {
     FRAME_WRITE_ZEROES,
     FRAME_FLUSH,  /* acknowledged when all that was acknowledged before is on the peer's stable storage */
     FRAME_ACK,    /* of the change or flush with this `tag` and `lsn`; `status`: 0, or the errno of the peer's disk */
-    FRAME_DECREE, /* the sender wants to be primary at `epoch`; acknowledged when the peer has persisted that epoch */
+    FRAME_DECREE, /* the sender wants to be primary at `epoch`; acknowledged when the peer has persisted that epoch.
+                     With FRAME_FLAG_TAKEN: payload: struct decree_wire; the sender has persisted it, and so shall the
+                     peer */
+
+    FRAME_SYNC_BITS, /* source to target: which granules of [offset, offset + length) may differ. Payload: one bit each,
+                        from the low end of each byte; or none, with FRAME_FLAG_ALL. `length` 0: these were all */
+    FRAME_SYNC_ASK,  /* target to source. `tag`: the window. Payload: struct sync_entry_wire, 1 ... SYNC_ENTRIES_MAX */
+    FRAME_SYNC_DATA, /* the source's answer, with the same tag. Payload: SYNC_TABLE_BYTES: an enum sync_answer for each
+                        entry; then the data of those that have some, in order */
+    FRAME_SYNC_STABLE, /* target to source: these ranges are equal, and on the target's stable storage. Payload: struct
+                          sync_range_wire, one or more */
+    FRAME_SYNC_DONE,   /* target to source: nothing that it knows of differs any more */
+
+    FRAME_READ,      /* primary to peer: offset and length. For what the primary's own leg cannot read */
+    FRAME_READ_DATA, /* its answer, with the same tag; `status`: 0 and the data, or an errno */
+
+    FRAME_VERIFY_ASK,   /* primary to peer: the digest of offset and length */
+    FRAME_VERIFY_REPLY, /* its answer, with the same tag; `status`: 0 and struct digest_wire, or an errno */
 };
+#define FRAME_KIND_LAST FRAME_VERIFY_REPLY
+
+/* True for what carries a resync or verify: it never waits for application writes' windows. */
+static inline bool frame_is_sync(enum frame_kind kind) { return kind >= FRAME_SYNC_BITS && kind <= FRAME_SYNC_DONE; }
 
 #define FRAME_REFUSE_FOR_NOW 0 /* this connection is over; try again as after any loss */
 #define FRAME_REFUSE_LASTING 1 /* only a person, or a restart, can change it */
 
 #define FRAME_FLAG_FUA (1u << 0)
 #define FRAME_FLAG_KEEP_ALLOCATED (1u << 1)
+#define FRAME_FLAG_TAKEN (1u << 2) /* FRAME_DECREE */
+#define FRAME_FLAG_ALL (1u << 3)   /* FRAME_SYNC_BITS: every bit of the range is set */
+#define FRAME_FLAG_BUSY (1u << 4)  /* FRAME_SYNC_DATA: application writes flow; ask for one window at a time */
+
+/* FRAME_DECREE with FRAME_FLAG_TAKEN. */
+struct decree_wire {
+    le64 epoch;
+    le64 first_lsn;
+    le64 tag;
+    uint8_t in_sync; /* bits by node index: the in-sync set */
+    uint8_t reserved[7];
+};
+static_assert(sizeof(struct decree_wire) == 32, "");
+
+struct digest_wire {
+    le64 low;
+    le64 high;
+};
+
+/* A run of granules in a window, with XXH3-128 of what the target has there, keyed for this session. */
+struct sync_entry_wire {
+    le64 offset_bytes;
+    le32 length_bytes;
+    le32 flags; /* SYNC_ENTRY_ */
+    struct digest_wire digest;
+};
+static_assert(sizeof(struct sync_entry_wire) == 32, "");
+#define SYNC_ENTRY_DIGEST (1u << 0) /* the digest counts; else the data is wanted in any case */
+
+#define SYNC_ENTRIES_MAX 127
+#define SYNC_TABLE_BYTES 4096             /* so that the data behind it is aligned for a disk */
+#define SYNC_WINDOW_BYTES_MAX (512 * KIB) /* of all entries together */
+enum sync_answer { SYNC_ANSWER_EQUAL = 0, SYNC_ANSWER_DATA = 1, SYNC_ANSWER_ZEROES = 2 };
+
+struct sync_range_wire {
+    le64 offset_bytes;
+    le64 length_bytes;
+};
+#define SYNC_RANGES_MAX 256 /* in a FRAME_SYNC_STABLE */
+#define SYNC_BITS_BYTES_MAX (4 * KIB)
 
 /* As on the wire. */
 struct frame_wire {

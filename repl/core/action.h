@@ -7,10 +7,12 @@
 #include "repl/core/superblock.h"
 
 enum action_kind {
-    ACT_DISK,           /* .disk: start it; answered by EV_DISK_DONE */
-    ACT_META_WRITE,     /* .meta: put the superblock on stable storage; answered by EV_META_DONE. Never two at a time */
-    ACT_SEND,           /* .send: to the peer, in this order. The link takes its own reference to the payload */
-    ACT_COMPLETE,       /* .complete: answer the front; its reference to the buffer is its own again */
+    ACT_DISK,       /* .disk: start it; answered by EV_DISK_DONE */
+    ACT_META_WRITE, /* .meta: put the superblock on stable storage; answered by EV_META_DONE. Never two at a time */
+    ACT_META_PAGE,  /* .page: put it on stable storage; answered by EV_META_PAGE_DONE. Any order, META_PAGES_MAX at most
+                     */
+    ACT_SEND,       /* .send: to the peer, in this order. The link takes its own reference to the payload */
+    ACT_COMPLETE,   /* .complete: answer the front; its reference to the buffer is its own again */
     ACT_SESSION_READY,  /* the peer's hello was accepted: tell it */
     ACT_SESSION_REFUSE, /* .text: tell it why, close, try again later */
     ACT_SESSION_DROP,   /* .text: the peer broke the rules or failed: close, connect again */
@@ -41,6 +43,11 @@ struct action {
         struct {
             const struct superblock *superblock; /* unchanged until EV_META_DONE */
         } meta;
+        struct {
+            enum meta_area area;
+            uint32_t index;       /* of the page in its area */
+            const uint8_t *block; /* META_PAGE_BYTES; unchanged until EV_META_PAGE_DONE */
+        } page;
         struct {
             struct frame frame; /* `number` is the session's to fill in */
             struct buf *payload;

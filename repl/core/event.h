@@ -7,6 +7,7 @@
 #include "proto/frame.h"
 #include "repl/base/buf.h"
 #include "repl/core/hello.h"
+#include "repl/core/meta_area.h"
 #include "repl/core/op.h"
 
 /* An application's request, cut to size, aligned and inside the volume's size by the front. */
@@ -21,11 +22,13 @@ struct request {
 };
 
 enum event_kind {
-    EV_REQUEST,      /* .request: only while the engine serves and engine_can_accept() says so */
-    EV_DISK_DONE,    /* .disk: an ACT_DISK of ours has ended */
-    EV_META_DONE,    /* .meta: the ACT_META_WRITE has ended */
-    EV_HELLO,        /* .hello: the peer's, on a new session; answered by ACT_SESSION_READY or ACT_SESSION_REFUSE */
-    EV_SESSION_UP,   /* both sides are ready: frames may be sent from now on */
+    EV_REQUEST,        /* .request: only while the engine serves and engine_can_accept() says so */
+    EV_DISK_DONE,      /* .disk: an ACT_DISK of ours has ended */
+    EV_META_DONE,      /* .meta: the ACT_META_WRITE has ended */
+    EV_META_PAGE_DONE, /* .page: the ACT_META_PAGE has ended */
+    EV_TICK,           /* engine_deadline_ns() has come */
+    EV_HELLO,          /* .hello: the peer's, on a new session; answered by ACT_SESSION_READY or ACT_SESSION_REFUSE */
+    EV_SESSION_UP,     /* both sides are ready: frames may be sent from now on */
     EV_SESSION_DOWN, /* .down: nothing sent before counts any more, and nothing of that session will arrive any more */
     EV_FRAME,        /* .frame: a change, flush, ack or decree from the peer, its payload verified */
     EV_PROMOTE,      /* .order */
@@ -45,6 +48,11 @@ struct event {
         struct {
             int32_t result; /* 0: enough copies are on stable storage; else negative errno */
         } meta;
+        struct {
+            enum meta_area area;
+            uint32_t index;
+            int32_t result; /* 0: it is on stable storage; else negative errno */
+        } page;
         struct hello hello;
         struct {
             const char *reason; /* valid during the step */

@@ -108,10 +108,17 @@ bool range_lock(struct range_locks *locks, struct range_lock *lock, struct range
     return lock->blockers == 0;
 }
 
-void range_unlock(struct range_locks *locks, struct range_lock *lock, struct list *granted)
+void range_unlock(struct range_locks *locks, struct range_lock *lock, struct actions *out)
 {
-    for_each_conflict(locks, lock, stop_blocking, granted);
+    struct list granted;
+    list_init(&granted);
+    for_each_conflict(locks, lock, stop_blocking, &granted);
     for (unsigned i = 0; i < lock->entry_count; i++)
         list_remove(&lock->entries[i].link);
     list_remove(&lock->in_all);
+    list_remove(&lock->granted); /* its owner gives it up before it was told */
+    for (struct list *node; (node = list_pop(&granted));) {
+        struct range_lock *next = container_of(node, struct range_lock, granted);
+        next->on_granted(next, out);
+    }
 }

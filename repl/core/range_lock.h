@@ -15,7 +15,11 @@
 #define RANGE_LOCK_REGION_BYTES (1 * MIB)
 #define RANGE_LOCK_BUCKETS 1024
 
+struct actions;
 struct range_lock;
+
+/* Called when a lock that had to wait is granted. */
+typedef void range_granted_fn(struct range_lock *lock, struct actions *out);
 
 /* A lock as filed under one region, or under "wide". */
 struct range_lock_entry {
@@ -26,6 +30,8 @@ struct range_lock_entry {
 
 /* Embedded by its owner, who keeps it until range_unlock(). */
 struct range_lock {
+    range_granted_fn *on_granted; /* the owner's, set before asking */
+    void *owner;                  /* likewise: for `on_granted` */
     struct range range;
     bool exclusive;
     uint32_t blockers; /* earlier conflicting locks that are still there; 0: granted */
@@ -33,7 +39,7 @@ struct range_lock {
     struct range_lock_entry entries[2];
     unsigned entry_count;
     struct list in_all;
-    struct list granted; /* node in the list that range_unlock() appends to */
+    struct list granted; /* node in the list of those that range_unlock() is about to tell */
 };
 
 struct range_locks {
@@ -48,6 +54,5 @@ void range_locks_init(struct range_locks *locks);
 /* Asks for `range` (length > 0). True: granted at once. False: it waits, and a later range_unlock() hands it out. */
 bool range_lock(struct range_locks *locks, struct range_lock *lock, struct range range, bool exclusive);
 
-/* Gives a lock back, granted or still waiting. Those that are granted by this are appended to `granted` through their
- * `granted` node. */
-void range_unlock(struct range_locks *locks, struct range_lock *lock, struct list *granted);
+/* Gives a lock back, granted or still waiting. Those that are granted by this are told, in asking order. */
+void range_unlock(struct range_locks *locks, struct range_lock *lock, struct actions *out);

@@ -34,8 +34,9 @@ struct engine *engine_open(const struct engine_config *config)
     e->sb_stable = e->sb.sequence;
     e->peer_leg = LEG_NONE;
     e->untouched = e->sb.pristine;
-    e->mirror =
-        mirror_open(&(struct mirror_config) { .backing = config->backing, .peer = config->peer, .lsn = e->sb.lsn });
+    range_locks_init(&e->locks);
+    e->mirror = mirror_open(&(struct mirror_config) {
+        .backing = config->backing, .peer = config->peer, .locks = &e->locks, .lsn = e->sb.lsn });
     if (!e->mirror) {
         free(e);
         return NULL;
@@ -144,6 +145,8 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
             return;
         break;
     case EV_META_DONE: superblock_on_written(e, ev->meta.result, out); break;
+    case EV_META_PAGE_DONE:
+    case EV_TICK: break;
     case EV_HELLO: session_on_hello(e, &ev->hello, out); break;
     case EV_SESSION_UP: session_on_up(e, out); break;
     case EV_SESSION_DOWN: session_on_down(e, out); break;

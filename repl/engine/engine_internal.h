@@ -1,6 +1,7 @@
 /* What the engine's files share. */
 #pragma once
 
+#include "repl/core/range_lock.h"
 #include "repl/engine/engine.h"
 #include "repl/mirror/mirror.h"
 #include "repl/role/role.h"
@@ -20,6 +21,7 @@ enum session_phase {
 
 struct engine {
     struct engine_config config;
+    struct range_locks locks;
     struct mirror *mirror;
     struct role_machine role;
 

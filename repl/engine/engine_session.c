@@ -169,7 +169,16 @@ void session_on_frame(struct engine *e, const struct frame *frame, struct buf *p
     case FRAME_HELLO:
     case FRAME_READY:
     case FRAME_REFUSE:
-    case FRAME_HEARTBEAT: wrong = "not expected here"; break;
+    case FRAME_HEARTBEAT:
+    case FRAME_SYNC_BITS:
+    case FRAME_SYNC_ASK:
+    case FRAME_SYNC_DATA:
+    case FRAME_SYNC_STABLE:
+    case FRAME_SYNC_DONE:
+    case FRAME_READ:
+    case FRAME_READ_DATA:
+    case FRAME_VERIFY_ASK:
+    case FRAME_VERIFY_REPLY: broken_rule(e, frame, payload, "not expected here", out); return;
     }
     if (wrong)
         broken_rule(e, frame, NULL, wrong, out);

@@ -683,7 +683,16 @@ static bool on_frame(struct session *s, const struct session_event *ev, struct s
     case FRAME_WRITE_ZEROES:
     case FRAME_FLUSH:
     case FRAME_ACK:
-    case FRAME_DECREE: {
+    case FRAME_DECREE:
+    case FRAME_SYNC_BITS:
+    case FRAME_SYNC_ASK:
+    case FRAME_SYNC_DATA:
+    case FRAME_SYNC_STABLE:
+    case FRAME_SYNC_DONE:
+    case FRAME_READ:
+    case FRAME_READ_DATA:
+    case FRAME_VERIFY_ASK:
+    case FRAME_VERIFY_REPLY: {
         struct session_action *a = act(out, SA_EVENT);
         a->event.kind = EV_FRAME;
         a->event.now_ns = ev->now_ns;

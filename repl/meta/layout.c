@@ -10,14 +10,20 @@
 #define META_BLOCK_BYTES UINT64_C(4096)
 #define SUPERBLOCKS_BYTES (1 * MIB) /* the copies, spread so that one bad spot cannot hit two */
 #define ACTIVITY_LOG_BYTES (4 * MIB)
-#define DATA_BYTES_PER_BITMAP_BYTE (META_BLOCK_BYTES * 8)
-#define BITMAPS 2
+#define BITMAP_GRANULE_BYTES_MIN UINT64_C(4096)
+#define BITMAP_PAGE_BITS_MIN (4000 * 8) /* what a page holds beside its header, at the least */
+#define BITMAPS 2                       /* out of sync, and dirty for snapshots */
 #define VOLUME_BYTES_MAX (64 * TIB)
+
+static uint64_t bitmap_bytes_for(uint64_t data_bytes)
+{
+    uint64_t pages = data_bytes / (BITMAP_PAGE_BITS_MIN * BITMAP_GRANULE_BYTES_MIN) + 1;
+    return align_up(pages * META_BLOCK_BYTES, MIB);
+}
 
 static uint64_t meta_bytes_for(uint64_t data_bytes)
 {
-    uint64_t bitmap = align_up(data_bytes / DATA_BYTES_PER_BITMAP_BYTE + 1, MIB);
-    return SUPERBLOCKS_BYTES + ACTIVITY_LOG_BYTES + BITMAPS * bitmap;
+    return SUPERBLOCKS_BYTES + ACTIVITY_LOG_BYTES + BITMAPS * bitmap_bytes_for(data_bytes);
 }
 
 static int too_small(uint64_t have, uint64_t need, struct err *err)
@@ -58,4 +64,23 @@ uint64_t superblock_copy_offset(const struct meta_layout *layout, unsigned copy)
 {
     assert(copy < SUPERBLOCK_COPIES);
     return layout->meta_offset_bytes + copy * (SUPERBLOCKS_BYTES / SUPERBLOCK_COPIES);
+}
+
+uint32_t meta_page_count(const struct meta_layout *layout, enum meta_area area)
+{
+    switch (area) {
+    case META_ACTIVITY_LOG: return ACTIVITY_LOG_BYTES / META_PAGE_BYTES;
+    case META_BITMAP:
+        return (uint32_t)((layout->meta_bytes - SUPERBLOCKS_BYTES - ACTIVITY_LOG_BYTES) / BITMAPS / META_PAGE_BYTES);
+    }
+    return 0;
+}
+
+uint64_t meta_page_offset(const struct meta_layout *layout, enum meta_area area, uint32_t index)
+{
+    assert(index < meta_page_count(layout, area));
+    uint64_t start = layout->meta_offset_bytes + SUPERBLOCKS_BYTES;
+    if (area == META_BITMAP)
+        start += ACTIVITY_LOG_BYTES;
+    return start + (uint64_t)index * META_PAGE_BYTES;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "repl/base/err.h"
+#include "repl/core/meta_area.h"
 #include "repl/core/superblock.h"
 
 /* Where the metadata lies. Fixed by sizes alone, so that it can be found again. Room for the activity log, the bitmap
@@ -18,6 +19,10 @@ int meta_layout_internal(uint64_t backing_bytes, struct meta_layout *out, struct
 /* On a file or device of its own, from its start. `holder_bytes`: its size; 0: a file that will be made as large as
  * meta_bytes says. -ENOSPC when it is too small. */
 int meta_layout_external(uint64_t backing_bytes, uint64_t holder_bytes, struct meta_layout *out, struct err *err);
+
+/* Where a page of an area lies, from the start of what holds the metadata; and how many pages an area has. */
+uint64_t meta_page_offset(const struct meta_layout *layout, enum meta_area area, uint32_t index);
+uint32_t meta_page_count(const struct meta_layout *layout, enum meta_area area);
 
 #define SUPERBLOCK_COPIES 4
 #define SUPERBLOCK_COPIES_TO_READ 2  /* that must agree */

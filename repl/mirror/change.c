@@ -101,7 +101,7 @@ static void change_complete(struct mirror *m, struct change *c, struct actions *
     list_remove(&c->live);
     list_append(&m->changes_free, &c->live);
     if (!is_flush(c))
-        mirror_unlock(m, &c->lock, out);
+        range_unlock(m->locks, &c->lock, out);
 }
 
 /* Both legs have it; or it has failed, and nothing of it is on its way any more. */
@@ -197,7 +197,7 @@ void change_request(struct mirror *m, const struct request *request, uint64_t no
     c->lsn = ++m->lsn;
     struct range range = { request->offset_bytes, request->length_bytes };
     assert(range_fits(range, m->size_bytes));
-    if (range_lock(&m->locks, &c->lock, range, true))
+    if (range_lock(m->locks, &c->lock, range, true))
         change_step(m, c, CHANGE_GRANTED, 0, out);
 }
 

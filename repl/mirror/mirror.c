@@ -3,6 +3,28 @@
 
 #include "repl/mirror/mirror_internal.h"
 
+static void on_change_granted(struct range_lock *lock, struct actions *out)
+{
+    change_granted(lock->owner, container_of(lock, struct change, lock), out);
+}
+
+static void on_read_granted(struct range_lock *lock, struct actions *out)
+{
+    read_granted(lock->owner, container_of(lock, struct read, lock), out);
+}
+
+static void on_peer_change_granted(struct range_lock *lock, struct actions *out)
+{
+    peer_change_granted(lock->owner, container_of(lock, struct peer_change, lock), out);
+}
+
+static void own_lock(struct mirror *m, struct range_lock *lock, range_granted_fn *on_granted)
+{
+    lock->owner = m;
+    lock->on_granted = on_granted;
+    list_init(&lock->granted);
+}
+
 struct mirror *mirror_open(const struct mirror_config *config)
 {
     struct mirror *m = calloc(1, sizeof(*m));
@@ -11,7 +33,7 @@ struct mirror *mirror_open(const struct mirror_config *config)
     m->backing = config->backing;
     m->peer = config->peer;
     m->lsn = config->lsn;
-    range_locks_init(&m->locks);
+    m->locks = config->locks;
     list_init(&m->changes_live);
     list_init(&m->changes_free);
     list_init(&m->send_queue);
@@ -20,12 +42,17 @@ struct mirror *mirror_open(const struct mirror_config *config)
     list_init(&m->peer_free);
     for (unsigned i = 0; i < MIRROR_CHANGES_MAX; i++) {
         list_init(&m->changes[i].queue);
+        own_lock(m, &m->changes[i].lock, on_change_granted);
         list_append(&m->changes_free, &m->changes[i].live);
     }
-    for (unsigned i = 0; i < MIRROR_READS_MAX; i++)
+    for (unsigned i = 0; i < MIRROR_READS_MAX; i++) {
+        own_lock(m, &m->reads[i].lock, on_read_granted);
         list_append(&m->reads_free, &m->reads[i].free);
-    for (unsigned i = 0; i < MIRROR_PEER_CHANGES_MAX; i++)
+    }
+    for (unsigned i = 0; i < MIRROR_PEER_CHANGES_MAX; i++) {
+        own_lock(m, &m->peer_changes[i].lock, on_peer_change_granted);
         list_append(&m->peer_free, &m->peer_changes[i].live);
+    }
     return m;
 }
 
@@ -56,31 +83,6 @@ void mirror_disk_done(struct mirror *m, uint32_t op, int32_t result, struct acti
         read_disk_done(m, &m->reads[op - OP_FIRST_READ], result, out);
     else
         peer_change_disk_done(m, &m->peer_changes[op - OP_FIRST_PEER_CHANGE], result, out);
-}
-
-/* Each kind of operation has an array of its own, so a lock's address tells whose it is. */
-static bool lies_in(const void *at, const void *array, size_t array_bytes)
-{
-    return (const char *)at >= (const char *)array && (const char *)at < (const char *)array + array_bytes;
-}
-
-static void granted(struct mirror *m, struct range_lock *lock, struct actions *out)
-{
-    if (lies_in(lock, m->changes, sizeof(m->changes)))
-        change_granted(m, container_of(lock, struct change, lock), out);
-    else if (lies_in(lock, m->reads, sizeof(m->reads)))
-        read_granted(m, container_of(lock, struct read, lock), out);
-    else
-        peer_change_granted(m, container_of(lock, struct peer_change, lock), out);
-}
-
-void mirror_unlock(struct mirror *m, struct range_lock *lock, struct actions *out)
-{
-    struct list ready;
-    list_init(&ready);
-    range_unlock(&m->locks, lock, &ready);
-    for (struct list *node; (node = list_pop(&ready));)
-        granted(m, container_of(node, struct range_lock, granted), out);
 }
 
 void mirror_local_failure(struct mirror *m, bool durable, bool own)

@@ -19,7 +19,8 @@ struct mirror;
 struct mirror_config {
     const char *backing; /* for notes */
     const char *peer;    /* for notes; NULL: there is none, changes are local only */
-    uint64_t lsn;        /* the highest that may be in use already */
+    struct range_locks *locks;
+    uint64_t lsn; /* the highest that may be in use already */
 };
 
 /* Allocates all it will ever need. NULL: out of memory. */

@@ -54,7 +54,7 @@ struct mirror {
     const char *peer;
     uint64_t size_bytes;
     uint64_t lsn;
-    struct range_locks locks;
+    struct range_locks *locks; /* of the volume */
     struct mirror_faults faults;
     bool leg_failed;
     bool completed_any;
@@ -97,9 +97,6 @@ void reads_fail_waiting(struct mirror *m, int32_t result, struct actions *out);
 void peer_change_granted(struct mirror *m, struct peer_change *p, struct actions *out);
 void peer_change_disk_done(struct mirror *m, struct peer_change *p, int32_t result, struct actions *out);
 void peer_changes_forget_unstarted(struct mirror *m, struct actions *out);
-
-/* Gives a range back and starts whatever it held up. */
-void mirror_unlock(struct mirror *m, struct range_lock *lock, struct actions *out);
 
 /* A change or flush failed on the local disk: our own, or one of the peer's. */
 void mirror_local_failure(struct mirror *m, bool durable, bool own);

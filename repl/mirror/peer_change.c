@@ -16,7 +16,16 @@ static enum op_kind op_kind_of(enum frame_kind kind)
     case FRAME_REFUSE:
     case FRAME_HEARTBEAT:
     case FRAME_ACK:
-    case FRAME_DECREE: break;
+    case FRAME_DECREE:
+    case FRAME_SYNC_BITS:
+    case FRAME_SYNC_ASK:
+    case FRAME_SYNC_DATA:
+    case FRAME_SYNC_STABLE:
+    case FRAME_SYNC_DONE:
+    case FRAME_READ:
+    case FRAME_READ_DATA:
+    case FRAME_VERIFY_ASK:
+    case FRAME_VERIFY_REPLY: break;
     }
     assert(!"the engine passes changes and flushes only");
     return OP_FLUSH;
@@ -45,7 +54,7 @@ static void peer_change_free(struct mirror *m, struct peer_change *p, struct act
     list_remove(&p->live);
     list_append(&m->peer_free, &p->live);
     if (has_range(p))
-        mirror_unlock(m, &p->lock, out);
+        range_unlock(m->locks, &p->lock, out);
 }
 
 const char *mirror_peer_change(struct mirror *m, const struct frame *frame, struct buf *payload, struct actions *out)
@@ -69,7 +78,7 @@ const char *mirror_peer_change(struct mirror *m, const struct frame *frame, stru
     p->payload = payload;
     p->session = m->session;
     p->started = false;
-    if (!has_range(p) || range_lock(&m->locks, &p->lock, range, true))
+    if (!has_range(p) || range_lock(m->locks, &p->lock, range, true))
         peer_change_granted(m, p, out);
     return NULL;
 }

@@ -13,7 +13,7 @@ void read_request(struct mirror *m, const struct request *request, struct action
     /* A shared lock: what a change in flight has put on this leg may not be on the peer's yet. Were it shown, and this
      * node lost then, the reader would have seen something that never was. */
     r->waiting = true;
-    if (range_lock(&m->locks, &r->lock, range, false))
+    if (range_lock(m->locks, &r->lock, range, false))
         read_granted(m, r, out);
 }
 
@@ -36,7 +36,7 @@ static void read_complete(struct mirror *m, struct read *r, int32_t result, stru
     a->complete.result = result;
     m->reads_busy--;
     list_append(&m->reads_free, &r->free);
-    mirror_unlock(m, &r->lock, out);
+    range_unlock(m->locks, &r->lock, out);
 }
 
 void read_disk_done(struct mirror *m, struct read *r, int32_t result, struct actions *out)

@@ -83,7 +83,8 @@ int leg_open(struct leg *leg, struct ring *ring, struct buf_pool *pool, const st
         r = stack_filters(leg, &config->test, err);
     if (!r) {
         leg->store.blocks = buf_get(pool, SUPERBLOCK_COPIES * SUPERBLOCK_BYTES, 0);
-        r = leg->store.blocks ? 0 : err_set(err, -ENOMEM, "no buffer for the superblock");
+        leg->page_blocks = buf_get(pool, META_PAGES_MAX * META_PAGE_BYTES, 0);
+        r = leg->store.blocks && leg->page_blocks ? 0 : err_set(err, -ENOMEM, "no buffers for the metadata");
     }
     if (r)
         leg_close(leg);
@@ -94,6 +95,8 @@ void leg_close(struct leg *leg)
 {
     if (leg->store.blocks)
         buf_put(leg->store.blocks);
+    if (leg->page_blocks)
+        buf_put(leg->page_blocks);
     if (leg->meta && leg->meta != leg->bare)
         disk_close(leg->meta);
     if (leg->disk)
@@ -203,6 +206,119 @@ void leg_write_superblock(struct leg *leg, const struct superblock *sb, void (*d
     leg->store.done = done;
     leg->store.ctx = ctx;
     store_submit(leg, OP_WRITE, OP_FLAG_FUA, write_done);
+}
+
+static void page_written(struct disk_io *io)
+{
+    struct leg_page *p = container_of(io, struct leg_page, io);
+    p->busy = false;
+    p->leg->page_done(p->leg->page_ctx, p->area, p->index, io->result);
+}
+
+void leg_write_page(struct leg *leg, enum meta_area area, uint32_t index, const uint8_t *block)
+{
+    unsigned slot = 0;
+    while (slot < META_PAGES_MAX && leg->pages[slot].busy)
+        slot++;
+    assert(slot < META_PAGES_MAX);
+    struct leg_page *p = &leg->pages[slot];
+    p->leg = leg;
+    p->busy = true;
+    p->area = area;
+    p->index = index;
+    p->io.kind = OP_WRITE;
+    p->io.flags = OP_FLAG_FUA;
+    p->io.offset_bytes = meta_page_offset(&leg->layout, area, index);
+    p->io.length_bytes = META_PAGE_BYTES;
+    p->io.data = leg->page_blocks->data + slot * META_PAGE_BYTES;
+    p->io.done = page_written;
+    memcpy(p->io.data, block, META_PAGE_BYTES);
+    disk_submit(leg->meta, &p->io);
+}
+
+#define AREA_READS_MAX 4
+#define AREA_READ_BYTES (512 * KIB)
+
+struct area_read {
+    struct disk_io io;
+    struct area_reader *reader;
+    struct buf *buf;
+    uint32_t first; /* page, of those with the disk */
+    uint32_t end;   /* pages up to here are this read's, one by one after an error */
+};
+
+struct area_reader {
+    struct leg *leg;
+    enum meta_area area;
+    uint32_t next; /* page */
+    uint32_t count;
+    unsigned busy;
+    leg_page_fn *found;
+    void *ctx;
+    struct area_read reads[AREA_READS_MAX];
+};
+
+static void area_read_done(struct disk_io *io);
+
+static void area_read_start(struct area_read *r, uint32_t pages)
+{
+    struct area_reader *a = r->reader;
+    a->busy++;
+    r->io.kind = OP_READ;
+    r->io.flags = 0;
+    r->io.offset_bytes = meta_page_offset(&a->leg->layout, a->area, r->first);
+    r->io.length_bytes = (uint64_t)pages * META_PAGE_BYTES;
+    r->io.data = r->buf->data;
+    r->io.done = area_read_done;
+    disk_submit(a->leg->meta, &r->io);
+}
+
+static void area_read_next(struct area_read *r)
+{
+    struct area_reader *a = r->reader;
+    if (r->first < r->end) { /* after an error */
+        area_read_start(r, 1);
+    } else if (a->next < a->count) {
+        r->first = a->next;
+        a->next += (uint32_t)min_u64(a->count - a->next, AREA_READ_BYTES / META_PAGE_BYTES);
+        r->end = a->next;
+        area_read_start(r, r->end - r->first);
+    }
+}
+
+static void area_read_done(struct disk_io *io)
+{
+    struct area_read *r = container_of(io, struct area_read, io);
+    struct area_reader *a = r->reader;
+    uint32_t pages = (uint32_t)(io->length_bytes / META_PAGE_BYTES);
+    a->busy--;
+    /* One bad sector takes no other page along: once more, page by page. */
+    if (!io->result || pages == 1) {
+        for (uint32_t i = 0; i < pages; i++)
+            a->found(a->ctx, r->first + i, io->result ? NULL : r->buf->data + (size_t)i * META_PAGE_BYTES);
+        r->first += pages;
+    }
+    area_read_next(r);
+    if (a->busy == 0)
+        ring_stop(a->leg->ring);
+}
+
+int leg_read_area(struct leg *leg, struct buf_pool *pool, enum meta_area area, uint32_t count, leg_page_fn *found,
+                  void *ctx, struct err *err)
+{
+    assert(count <= meta_page_count(&leg->layout, area));
+    struct area_reader a = { .leg = leg, .area = area, .count = count, .found = found, .ctx = ctx };
+    unsigned bufs = 0;
+    while (bufs < AREA_READS_MAX && (a.reads[bufs].buf = buf_get(pool, AREA_READ_BYTES, 0)))
+        a.reads[bufs++].reader = &a;
+    if (bufs > 0 && count > 0) {
+        for (unsigned i = 0; i < bufs; i++)
+            area_read_next(&a.reads[i]);
+        ring_run(leg->ring, NULL, NULL);
+    }
+    for (unsigned i = 0; i < bufs; i++)
+        buf_put(a.reads[i].buf);
+    return bufs > 0 ? 0 : err_set(err, -ENOMEM, "no buffers to read the metadata");
 }
 
 int leg_capacity(const struct leg *leg, const struct volume_config *config, uint64_t *out, struct err *err)

@@ -3,6 +3,7 @@
 
 #include "blockdev/disk/disk.h"
 #include "repl/base/buf.h"
+#include "repl/core/meta_area.h"
 #include "repl/core/superblock.h"
 #include "repl/meta/superblock_disk.h"
 #include "repl/node/config.h"
@@ -25,6 +26,16 @@ struct leg {
         void (*done)(void *ctx, int32_t result);
         void *ctx;
     } store;
+    struct leg_page {
+        struct disk_io io;
+        struct leg *leg;
+        bool busy;
+        enum meta_area area;
+        uint32_t index;
+    } pages[META_PAGES_MAX];
+    struct buf *page_blocks; /* of the pages, one after the other */
+    void (*page_done)(void *ctx, enum meta_area area, uint32_t index, int32_t result);
+    void *page_ctx;
 };
 
 /* Before anything is opened for good: -EINVAL with one line "FILE:LINE: size: ..." when the configuration wants a
@@ -46,6 +57,16 @@ int leg_read_superblock(struct leg *leg, const struct volume_config *config, str
  * error. One at a time. */
 void leg_write_superblock(struct leg *leg, const struct superblock *sb, void (*done)(void *ctx, int32_t result),
                           void *ctx);
+
+/* Starts to write a page of META_PAGE_BYTES, stable when leg->page_done is called. META_PAGES_MAX at a time. */
+void leg_write_page(struct leg *leg, enum meta_area area, uint32_t index, const uint8_t *block);
+
+/* Called with each page; NULL: it cannot be read. */
+typedef void leg_page_fn(void *ctx, uint32_t index, const uint8_t *block);
+
+/* Reads the first `count` pages of an area, running the loop, and hands them over in any order. -ENOMEM: no buffers. */
+int leg_read_area(struct leg *leg, struct buf_pool *pool, enum meta_area area, uint32_t count, leg_page_fn *found,
+                  void *ctx, struct err *err);
 
 /* The largest volume that fits, or the configured size; -ENOSPC when that does not fit. */
 int leg_capacity(const struct leg *leg, const struct volume_config *config, uint64_t *out, struct err *err);

@@ -123,6 +123,11 @@ static void superblock_written(void *ctx, int32_t result)
     step(ctx, &(struct event) { .kind = EV_META_DONE, .meta = { .result = result } });
 }
 
+static void page_written(void *ctx, enum meta_area area, uint32_t index, int32_t result)
+{
+    step(ctx, &(struct event) { .kind = EV_META_PAGE_DONE, .page = { area, index, result } });
+}
+
 /* ---- front ---- */
 
 static bool sink_can_accept(void *ctx, enum op_kind kind)
@@ -216,6 +221,7 @@ static void carry_out(struct volume *v, const struct action *a)
     case ACT_DISK: start_disk_io(v, a); break;
     case ACT_COMPLETE: front_complete(a->complete.cookie, a->complete.result); break;
     case ACT_META_WRITE: leg_write_superblock(&v->leg, a->meta.superblock, superblock_written, v); break;
+    case ACT_META_PAGE: leg_write_page(&v->leg, a->page.area, a->page.index, a->page.block); break;
     case ACT_SESSION_READY: link_ready(v->link); break;
     case ACT_SESSION_REFUSE: link_refuse(v->link, a->text.text); break;
     case ACT_SESSION_DROP: link_drop(v->link, a->text.text); break;
@@ -434,6 +440,8 @@ static int open_engine(struct volume *v, struct err *err)
         .window_bytes = WINDOW_BYTES,
         .block_bytes = v->leg.bare->geometry.logical_block_bytes,
     };
+    v->leg.page_done = page_written;
+    v->leg.page_ctx = v;
     int r = leg_capacity(&v->leg, &v->config, &config.capacity_bytes, err);
     if (!r)
         r = attach_leg(v, &config.superblock, err);

@@ -287,6 +287,8 @@ static void check_session_event(struct sim *s, struct sim_node *n, const struct 
     case EV_REQUEST:
     case EV_DISK_DONE:
     case EV_META_DONE:
+    case EV_META_PAGE_DONE:
+    case EV_TICK:
     case EV_PROMOTE:
     case EV_DEMOTE:
     case EV_DETACH: break;
@@ -347,6 +349,7 @@ static void carry_out(struct sim *s, struct sim_node *n, const struct action *a)
     switch (a->kind) {
     case ACT_DISK: sim_disk_submit(s, node, a); return;
     case ACT_META_WRITE: meta_write(s, n, a->meta.superblock); return;
+    case ACT_META_PAGE: sim_fail(s, "simulator", "node %u writes a page of metadata", node);
     case ACT_SEND:
         step_session(s, n, (struct session_event) { .kind = SV_SEND, .send = { a->send.frame, a->send.payload } });
         return;

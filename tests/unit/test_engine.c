@@ -15,6 +15,8 @@ struct node {
     struct engine *engine;
     struct actions actions;
     bool serving;
+    struct action pages[META_PAGES_MAX];
+    unsigned page_count;
     bool meta_pending;
     struct superblock meta; /* the last one given to the disk */
     struct action disk[64]; /* started, not answered */
@@ -99,6 +101,10 @@ static void step(struct node *n, struct event ev)
             assert_false(n->meta_pending);
             n->meta_pending = true;
             n->meta = *a->meta.superblock;
+            break;
+        case ACT_META_PAGE:
+            assert_true(n->page_count < META_PAGES_MAX);
+            n->pages[n->page_count++] = *a;
             break;
         case ACT_SEND: n->sent[n->sent_count++] = *a; break;
         case ACT_COMPLETE:

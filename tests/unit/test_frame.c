@@ -41,12 +41,18 @@ static void test_layout(void **state)
 
 static void test_every_kind_round_trips(void **state)
 {
-    for (int kind = FRAME_HELLO; kind <= FRAME_DECREE; kind++) {
+    for (int kind = FRAME_HELLO; kind <= FRAME_KIND_LAST; kind++) {
         struct frame f = write_frame();
         f.kind = (enum frame_kind)kind;
         f.status = 5;
         if (kind != FRAME_WRITE && kind != FRAME_HELLO)
             f.payload_bytes = 0;
+        if (kind == FRAME_SYNC_ASK || kind == FRAME_SYNC_STABLE)
+            f.payload_bytes = 64;
+        if (kind == FRAME_SYNC_DATA)
+            f.payload_bytes = SYNC_TABLE_BYTES + 4096;
+        if (kind == FRAME_SYNC_BITS)
+            f.payload_bytes = 1;
         if (kind != FRAME_WRITE)
             f.flags = 0;
         struct frame_wire wire;
@@ -91,7 +97,7 @@ static void test_bad_fields(void **state)
     struct frame f = write_frame();
     f.kind = (enum frame_kind)0;
     refused(f, "(kind)");
-    f.kind = (enum frame_kind)(FRAME_DECREE + 1);
+    f.kind = (enum frame_kind)(FRAME_KIND_LAST + 1);
     refused(f, "(kind)");
     f = write_frame();
     f.flags = FRAME_FLAG_KEEP_ALLOCATED;
@@ -140,6 +146,50 @@ static void test_bad_fields(void **state)
     assert_non_null(strstr(why, "longer"));
 }
 
+static void test_bad_sync_frames(void **state)
+{
+    static const struct {
+        enum frame_kind kind;
+        uint8_t flags;
+        uint16_t status;
+        uint32_t payload_bytes;
+        uint64_t offset_bytes, length_bytes;
+        const char *field;
+    } cases[] = {
+        { FRAME_DECREE, 0, 0, sizeof(struct decree_wire), 0, 0, "(payload_bytes)" },
+        { FRAME_DECREE, FRAME_FLAG_TAKEN, 0, 0, 0, 0, "(payload_bytes)" },
+        { FRAME_SYNC_BITS, 0, 0, 0, 0, 4096, "(payload_bytes)" },
+        { FRAME_SYNC_BITS, FRAME_FLAG_ALL, 0, 8, 0, 4096, "(payload_bytes)" },
+        { FRAME_SYNC_BITS, 0, 0, 8, 0, 0, "(payload_bytes)" },
+        { FRAME_SYNC_BITS, 0, 0, SYNC_BITS_BYTES_MAX + 1, 0, 4096, "(offset_bytes, payload_bytes)" },
+        { FRAME_SYNC_BITS, 0, 0, 8, 100, 4096, "(offset_bytes, payload_bytes)" },
+        { FRAME_SYNC_ASK, 0, 0, 0, 0, 0, "(payload_bytes)" },
+        { FRAME_SYNC_ASK, 0, 0, 33, 0, 0, "(payload_bytes)" },
+        { FRAME_SYNC_ASK, 0, 0, 32 * (SYNC_ENTRIES_MAX + 1), 0, 0, "(payload_bytes)" },
+        { FRAME_SYNC_DATA, 0, 0, SYNC_TABLE_BYTES - 1, 0, 0, "(payload_bytes)" },
+        { FRAME_SYNC_DATA, 0, 0, SYNC_TABLE_BYTES + SYNC_WINDOW_BYTES_MAX + 512, 0, 0, "(payload_bytes)" },
+        { FRAME_SYNC_STABLE, 0, 0, 8, 0, 0, "(payload_bytes)" },
+        { FRAME_SYNC_DONE, 0, 0, 8, 0, 0, "(payload_bytes)" },
+        { FRAME_READ, 0, 0, 8, 0, 4096, "(payload_bytes)" },
+        { FRAME_READ, 0, 0, 0, 0, 0, "length_blocks" },
+        { FRAME_READ, 0, 0, 0, 100, 512, "offset_bytes" },
+        { FRAME_READ_DATA, 0, 0, 0, 0, 0, "status" },
+        { FRAME_READ_DATA, 0, 5, 512, 0, 0, "status" },
+        { FRAME_VERIFY_ASK, 0, 0, 0, 0, FRAME_PAYLOAD_BYTES_MAX + 512, "length_blocks" },
+        { FRAME_VERIFY_REPLY, 0, 0, 8, 0, 0, "(payload_bytes)" },
+        { FRAME_READ, FRAME_FLAG_BUSY, 0, 0, 0, 512, "(flags)" },
+    };
+    for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        refused((struct frame) { .kind = cases[i].kind,
+                                 .flags = cases[i].flags,
+                                 .status = cases[i].status,
+                                 .payload_bytes = cases[i].payload_bytes,
+                                 .number = 1,
+                                 .offset_bytes = cases[i].offset_bytes,
+                                 .length_bytes = cases[i].length_bytes },
+                cases[i].field);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -147,6 +197,7 @@ int main(void)
         cmocka_unit_test(test_every_kind_round_trips),
         cmocka_unit_test(test_any_bit_flip_is_seen),
         cmocka_unit_test(test_bad_fields),
+        cmocka_unit_test(test_bad_sync_frames),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

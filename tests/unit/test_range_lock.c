@@ -12,6 +12,16 @@ static struct range_locks locks;
 static struct range_lock held[LOCKS];
 static bool in_use[LOCKS];
 
+static struct range_lock *told[LOCKS];
+static unsigned told_count;
+
+static void note_granted(struct range_lock *lock, struct actions *out)
+{
+    (void)out;
+    assert_true(told_count < LOCKS);
+    told[told_count++] = lock;
+}
+
 static bool model_granted(unsigned i)
 {
     for (unsigned j = 0; j < LOCKS; j++) {
@@ -40,22 +50,22 @@ static void agrees_with_the_model(void **state)
     range_locks_init(&locks);
     for (unsigned round = 0; round < ROUNDS; round++) {
         unsigned i = (unsigned)prng_below(&p, LOCKS);
-        struct list granted;
-        list_init(&granted);
         bool was_granted[LOCKS];
         for (unsigned j = 0; j < LOCKS; j++)
             was_granted[j] = in_use[j] && held[j].blockers == 0;
         if (!in_use[i]) {
+            held[i].on_granted = note_granted;
             bool now = range_lock(&locks, &held[i], random_range(&p), prng_chance(&p, 600000));
             in_use[i] = true;
             assert_int_equal(now, model_granted(i));
             continue;
         }
         /* Waiting ones are given back too: a session can end at any time. */
-        range_unlock(&locks, &held[i], &granted);
+        told_count = 0;
         in_use[i] = false;
-        for (struct list *node; (node = list_pop(&granted));) {
-            unsigned j = (unsigned)(container_of(node, struct range_lock, granted) - held);
+        range_unlock(&locks, &held[i], NULL);
+        for (unsigned k = 0; k < told_count; k++) {
+            unsigned j = (unsigned)(told[k] - held);
             assert_true(in_use[j] && !was_granted[j] && model_granted(j));
             was_granted[j] = true;
         }
@@ -69,21 +79,22 @@ static void agrees_with_the_model(void **state)
 static void readers_share_and_writers_wait_their_turn(void **state)
 {
     (void)state;
-    struct range_lock read1, read2, write, read3;
-    struct list granted;
+    struct range_lock read1 = { .on_granted = note_granted }, read2 = read1, write = read1, read3 = read1;
     struct range r = { 0, 4096 };
     range_locks_init(&locks);
-    list_init(&granted);
+    told_count = 0;
     assert_true(range_lock(&locks, &read1, r, false));
     assert_true(range_lock(&locks, &read2, r, false));
     assert_false(range_lock(&locks, &write, r, true));
     assert_false(range_lock(&locks, &read3, r, false)); /* behind the writer: it would starve else */
-    range_unlock(&locks, &read1, &granted);
-    assert_true(list_empty(&granted));
-    range_unlock(&locks, &read2, &granted);
-    assert_ptr_equal(list_pop(&granted), &write.granted);
-    range_unlock(&locks, &write, &granted);
-    assert_ptr_equal(list_pop(&granted), &read3.granted);
+    range_unlock(&locks, &read1, NULL);
+    assert_int_equal(told_count, 0);
+    range_unlock(&locks, &read2, NULL);
+    assert_int_equal(told_count, 1);
+    assert_ptr_equal(told[0], &write);
+    range_unlock(&locks, &write, NULL);
+    assert_int_equal(told_count, 2);
+    assert_ptr_equal(told[1], &read3);
 }
 
 int main(void)

@@ -366,7 +366,7 @@ static void test_damaged_payload(void **state)
 
 static void test_not_before_up(void **state)
 {
-    for (int kind = FRAME_WRITE; kind <= FRAME_DECREE; kind++) {
+    for (int kind = FRAME_WRITE; kind <= FRAME_KIND_LAST; kind++) {
         struct solo *t = solo_open(false, 1);
         start(t);
         opened(t, 1, true);
@@ -833,6 +833,8 @@ static void engine_event(struct side *side, const struct event *ev)
     case EV_REQUEST:
     case EV_DISK_DONE:
     case EV_META_DONE:
+    case EV_META_PAGE_DONE:
+    case EV_TICK:
     case EV_PROMOTE:
     case EV_DEMOTE:
     case EV_DETACH: fail_msg("not the session's to give"); break;
