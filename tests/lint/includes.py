@@ -44,8 +44,8 @@ ALLOCATING_CALLS = {
     "malloc", "calloc", "realloc", "reallocarray", "aligned_alloc", "posix_memalign", "free", "strdup", "strndup",
     "asprintf", "vasprintf", "alloca", "mmap", "munmap", "buf_pool_open", "buf_pool_close",
 }
-# Only what opens or closes a thing may allocate or free; a step never does.
-MAY_ALLOCATE = re.compile(r"_(open|close)$")
+# Only what opens, closes or resizes a thing may allocate or free; a step never does.
+MAY_ALLOCATE = re.compile(r"_(open|close|resize)$")
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(?:"([^"]*)"|<([^>]*)>)', re.M)
 CALL = re.compile(r"(?<![\w.>])(\w+)[ \t]*\(")
@@ -158,7 +158,7 @@ class Check:
             elif called in ALLOCATING_CALLS:
                 inside = [name for name, start, end in bodies if start < at < end]
                 if inside and not MAY_ALLOCATE.search(inside[0]):
-                    self.say(path, line, "%s() calls %s(): only ..._open() and ..._close() may" % (inside[0], called))
+                    self.say(path, line, "%s() calls %s(): only ..._open(), ..._close() and ..._resize() may" % (inside[0], called))
 
     def find_circles(self):
         done, trail = set(), []
