@@ -147,3 +147,9 @@ struct disk_delay_config {
     uint64_t max_ns;
 };
 struct disk *disk_filter_delay(struct disk *below, const struct disk_delay_config *config, struct err *err);
+
+/* Writes every change and flush, with its payload, order and outcome, to the log at `path` (record_format.h), which is
+ * made, or continued when it is one of a disk of that size. Stands right on a backing, so that whatever passes the
+ * filters above is recorded as it reached the disk. Writes the log on the ring's thread: for tests. Once the log cannot
+ * be written all changes fail with its errno. */
+struct disk *disk_filter_record(struct disk *below, const char *path, struct err *err);

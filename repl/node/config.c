@@ -430,6 +430,9 @@ static int read_test_disk(struct reading *r, const struct raw_test_disk *raw, st
     if (raw->error_length && !quantity_size(raw->error_length, &fault->error_length_bytes))
         return config_unexpected(&r->place, "test.disk.error-length", r->err);
 
+    if (raw->record && (!*raw->record || !join_path(r, raw->record, test->disk_record, sizeof(test->disk_record))))
+        return config_unexpected(&r->place, "test.disk.record", r->err);
+
     test->disk_delay_on = raw->delay_min || raw->delay_max;
     test->disk_delay.seed = seed;
     return read_delay(r, "test.disk", raw->delay_min, raw->delay_max, &test->disk_delay.min_ns,
@@ -469,6 +472,8 @@ static int read_test(struct reading *r)
         return config_wrong(&r->place, "test", r->err,
                             "injects faults for tests: leave it out, or start lockstepd with --allow-test-faults");
     struct config_test test = { 0 };
+    if (raw->boot && !quantity_number(raw->boot, UINT64_MAX, &test.boot))
+        return config_unexpected(&r->place, "test.boot", r->err);
     int rc = raw->disk ? read_test_disk(r, raw->disk, &test) : 0;
     if (!rc && raw->link)
         rc = read_test_link(r, raw->link, &test);

@@ -43,8 +43,11 @@ struct config_node {
     char paths[CONFIG_PATHS_MAX][CONFIG_ADDRESS_BYTES]; /* "HOST:PORT" or "[V6]:PORT", in order of preference */
 };
 
-/* Faults and delays that tests and the benchmark ask for; never set unless the daemon was told to allow them. */
+/* Faults, delays and records that tests and the benchmark ask for; never set unless the daemon was told to allow them.
+ */
 struct config_test {
+    uint64_t boot; /* another number than the last time: the machine is taken to have been started anew */
+    char disk_record[CONFIG_PATH_BYTES]; /* log of all changes that reach the backing; "": none */
     bool disk_fault_on;
     bool disk_delay_on;
     bool link_fault_on;

@@ -54,8 +54,9 @@ static const struct {
     { "offsite.keep", "a time such as 30d (units s, min, h, d)" },
     { "offsite.continuous", "on or off" },
     { "offsite.key", "the name of a file" },
-    { "test", "a mapping with node, disk and link" },
+    { "test", "a mapping with node, boot, disk and link" },
     { "test.node", "the name of one of the nodes" },
+    { "test.boot", "a number" },
     { "test.disk", "a mapping" },
     { "test.disk.seed", "a number" },
     { "test.disk.error", "EIO, ENOSPC, EROFS or EREMOTEIO" },
@@ -70,6 +71,7 @@ static const struct {
     { "test.disk.error-after-requests", "a number" },
     { "test.disk.delay-min", "a time of at most 10min, such as 500us" },
     { "test.disk.delay-max", "a time of at most 10min and at least delay-min, such as 2ms" },
+    { "test.disk.record", "the name of a file, at most 255 bytes with its directory" },
     { "test.link", "a mapping" },
     { "test.link.seed", "a number" },
     { "test.link.drop-per-million", "a number of 0 to 1000000" },
@@ -147,6 +149,7 @@ static const cyaml_schema_field_t test_disk_fields[] = {
     TEXT_OPTIONAL("error-after-requests", raw_test_disk, error_after),
     TEXT_OPTIONAL("delay-min", raw_test_disk, delay_min),
     TEXT_OPTIONAL("delay-max", raw_test_disk, delay_max),
+    TEXT_OPTIONAL("record", raw_test_disk, record),
     CYAML_FIELD_END,
 };
 
@@ -163,6 +166,7 @@ static const cyaml_schema_field_t test_link_fields[] = {
 
 static const cyaml_schema_field_t test_fields[] = {
     TEXT_OPTIONAL("node", raw_test, node),
+    TEXT_OPTIONAL("boot", raw_test, boot),
     MAPPING_OPTIONAL("disk", raw_test, disk, test_disk_fields),
     MAPPING_OPTIONAL("link", raw_test, link, test_link_fields),
     CYAML_FIELD_END,

@@ -60,6 +60,7 @@ struct raw_test_disk {
     char *error_after;
     char *delay_min;
     char *delay_max;
+    char *record;
 };
 
 struct raw_test_link {
@@ -74,6 +75,7 @@ struct raw_test_link {
 
 struct raw_test {
     char *node;
+    char *boot;
     struct raw_test_disk *disk;
     struct raw_test_link *link;
 };

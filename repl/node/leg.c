@@ -44,6 +44,23 @@ int leg_check_size(const struct volume_config *config, struct err *err)
                    metadata_is_internal(config) ? " beside its metadata" : "", (unsigned long long)config->size_bytes);
 }
 
+/* A recorder stands right on the backing, where the metadata passes it, too. */
+static int record_backing(struct leg *leg, const struct volume_config *config, struct err *err)
+{
+    const char *path = config->test.disk_record;
+    if (!path[0])
+        return 0;
+    if (!metadata_is_internal(config))
+        return err_set(err, -EINVAL,
+                       "%s: test.disk.record needs internal metadata: of two disks the order would be lost",
+                       config->file);
+    struct disk *recorder = disk_filter_record(leg->bare, path, err);
+    if (!recorder)
+        return err->code;
+    leg->bare = recorder;
+    return 0;
+}
+
 /* The configured faults and delays, stacked on the backing. */
 static int stack_filters(struct leg *leg, const struct config_test *test, struct err *err)
 {
@@ -70,10 +87,10 @@ int leg_open(struct leg *leg, struct ring *ring, struct buf_pool *pool, const st
     leg->bare = disk_open(ring, self->backing, 0, err);
     if (!leg->bare)
         return err->code;
+    int r = record_backing(leg, config, err);
     leg->disk = leg->bare;
     leg->meta = leg->bare;
-    int r = 0;
-    if (!metadata_is_internal(config)) {
+    if (!r && !metadata_is_internal(config)) {
         leg->meta = disk_open(ring, self->metadata, 0, err);
         r = leg->meta ? 0 : err_prefix(err, "metadata of volume %s", config->volume);
     }

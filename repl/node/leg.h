@@ -12,7 +12,7 @@ struct leg {
     struct ring *ring;
     struct disk *disk; /* the data, with the configured test filters on top */
     struct disk *meta; /* what holds the metadata; the same as `bare` where it is internal */
-    struct disk *bare; /* the backing without filters */
+    struct disk *bare; /* the backing without faults and delays; with the recorder, if one is configured */
     struct meta_layout layout;
     struct leg_store {
         struct leg_copy {

@@ -379,7 +379,8 @@ void volume_status(struct volume *v, struct volume_status *out)
 
 /* ---- the thread ---- */
 
-static int read_boot_id(struct id *out, struct err *err)
+/* `disguise`: 0, or what a test wants to pass for another boot. */
+static int read_boot_id(uint64_t disguise, struct id *out, struct err *err)
 {
     static const char path[] = "/proc/sys/kernel/random/boot_id";
     FILE *f = fopen(path, "re");
@@ -394,6 +395,8 @@ static int read_boot_id(struct id *out, struct err *err)
     }
     if (f)
         fclose(f);
+    for (unsigned i = 0; i < sizeof(disguise); i++)
+        out->bytes[i] ^= (uint8_t)(disguise >> 8 * i);
     return n == sizeof(out->bytes) ? 0 : err_set(err, -EIO, "%s: cannot be read", path);
 }
 
@@ -415,7 +418,7 @@ static int attach_leg(struct volume *v, struct superblock *sb, struct err *err)
     struct id boot_id;
     int r = leg_read_superblock(&v->leg, &v->config, sb, err);
     if (!r)
-        r = read_boot_id(&boot_id, err);
+        r = read_boot_id(v->config.test.boot, &boot_id, err);
     if (r)
         return r;
     engine_attach(sb, boot_id, v->config.node_count > 1);

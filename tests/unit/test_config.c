@@ -124,7 +124,8 @@ static void test_faults_are_read(void **state)
     struct volume_config c;
     understood(ONE "test:\n"
                    "  node: a\n"
-                   "  disk: {seed: 7, error: ENOSPC, write-errors-per-million: 10, flush-errors-per-million: 1000000,\n"
+                   "  boot: 2\n"
+                   "  disk: {record: /var/tmp/a.rec, seed: 7, error: ENOSPC, write-errors-per-million: 10, flush-errors-per-million: 1000000,\n"
                    "         short-transfers-per-million: 3, error-offset: 4KiB, error-length: 8KiB,\n"
                    "         error-after-requests: 99, delay-min: 100us, delay-max: 2ms}\n"
                    "  link: {seed: 18446744073709551615, drop-per-million: 1, corrupt-per-million: 2,\n"
@@ -132,6 +133,8 @@ static void test_faults_are_read(void **state)
                &c);
     const struct config_test *t = &c.test;
     assert_true(t->disk_fault_on && t->disk_delay_on && t->link_fault_on);
+    assert_int_equal(t->boot, 2);
+    assert_string_equal(t->disk_record, "/var/tmp/a.rec");
     assert_int_equal(t->disk_fault.seed, 7);
     assert_int_equal(t->disk_fault.error, -ENOSPC);
     assert_int_equal(t->disk_fault.error_per_million[OP_READ], 0);
