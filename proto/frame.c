@@ -139,8 +139,10 @@ int frame_decode(const struct frame_wire *wire, struct frame *frame, const char 
             break;
         return 0;
     case FRAME_DECREE:
-        if (frame->payload_bytes != (frame->flags & FRAME_FLAG_TAKEN ? sizeof(struct decree_wire) : 0))
-            return wrong(why, "decree of the wrong length (payload_bytes)");
+        if (frame->payload_bytes)
+            break;
+        if ((frame->flags & FRAME_FLAG_TAKEN) && frame->offset_bytes == 0)
+            return wrong(why, "decree that was taken and has no tag (offset_bytes)");
         return 0;
     case FRAME_SYNC_BITS:
         if (frame->offset_bytes % BLOCK_BYTES || frame->payload_bytes > SYNC_BITS_BYTES_MAX)

@@ -30,8 +30,9 @@ enum frame_kind {
     FRAME_FLUSH,  /* acknowledged when all that was acknowledged before is on the peer's stable storage */
     FRAME_ACK,    /* of the change or flush with this `tag` and `lsn`; `status`: 0, or the errno of the peer's disk */
     FRAME_DECREE, /* the sender wants to be primary at `epoch`; acknowledged when the peer has persisted that epoch.
-                     With FRAME_FLAG_TAKEN: payload: struct decree_wire; the sender has persisted it, and so shall the
-                     peer */
+                     With FRAME_FLAG_TAKEN: the sender has taken it, its first change has `lsn`, and `offset_bytes` is
+                     the random tag of its entry in the history; acknowledged when the peer has persisted that entry,
+                     too */
 
     FRAME_SYNC_BITS, /* source to target: which granules of [offset, offset + length) may differ. Payload: one bit each,
                         from the low end of each byte; or none, with FRAME_FLAG_ALL. `length` 0: these were all */
@@ -61,16 +62,6 @@ static inline bool frame_is_sync(enum frame_kind kind) { return kind >= FRAME_SY
 #define FRAME_FLAG_TAKEN (1u << 2) /* FRAME_DECREE */
 #define FRAME_FLAG_ALL (1u << 3)   /* FRAME_SYNC_BITS: every bit of the range is set */
 #define FRAME_FLAG_BUSY (1u << 4)  /* FRAME_SYNC_DATA: application writes flow; ask for one window at a time */
-
-/* FRAME_DECREE with FRAME_FLAG_TAKEN. */
-struct decree_wire {
-    le64 epoch;
-    le64 first_lsn;
-    le64 tag;
-    uint8_t in_sync; /* bits by node index: the in-sync set */
-    uint8_t reserved[7];
-};
-static_assert(sizeof(struct decree_wire) == 32, "");
 
 struct digest_wire {
     le64 low;

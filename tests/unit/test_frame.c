@@ -156,8 +156,8 @@ static void test_bad_sync_frames(void **state)
         uint64_t offset_bytes, length_bytes;
         const char *field;
     } cases[] = {
-        { FRAME_DECREE, 0, 0, sizeof(struct decree_wire), 0, 0, "(payload_bytes)" },
-        { FRAME_DECREE, FRAME_FLAG_TAKEN, 0, 0, 0, 0, "(payload_bytes)" },
+        { FRAME_DECREE, 0, 0, 512, 0, 0, "(payload_bytes)" },
+        { FRAME_DECREE, FRAME_FLAG_TAKEN, 0, 0, 0, 0, "(offset_bytes)" },
         { FRAME_SYNC_BITS, 0, 0, 0, 0, 4096, "(payload_bytes)" },
         { FRAME_SYNC_BITS, FRAME_FLAG_ALL, 0, 8, 0, 4096, "(payload_bytes)" },
         { FRAME_SYNC_BITS, 0, 0, 8, 0, 0, "(payload_bytes)" },
