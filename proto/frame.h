@@ -36,11 +36,13 @@ enum frame_kind {
 
     FRAME_SYNC_BITS, /* source to target: which granules of [offset, offset + length) may differ. Payload: one bit each,
                         from the low end of each byte; or none, with FRAME_FLAG_ALL. `length` 0: these were all */
-    FRAME_SYNC_ASK,  /* target to source. `tag`: the window. Payload: struct sync_entry_wire, 1 ... SYNC_ENTRIES_MAX */
+    FRAME_SYNC_ASK,  /* target to source. `tag`: the window: 1, 2, 3, ... in each session. Payload: struct
+                        sync_entry_wire, 1 ... SYNC_ENTRIES_MAX. For the view: `offset_bytes`: of the whole resync;
+                        `lsn`: of what is done */
     FRAME_SYNC_DATA, /* the source's answer, with the same tag. Payload: SYNC_TABLE_BYTES: an enum sync_answer for each
                         entry; then the data of those that have some, in order */
-    FRAME_SYNC_STABLE, /* target to source: these ranges are equal, and on the target's stable storage. Payload: struct
-                          sync_range_wire, one or more */
+    FRAME_SYNC_STABLE, /* target to source: the windows up to `tag` are equal (but for what the source could not read),
+                          and on the target's stable storage */
     FRAME_SYNC_DONE,   /* target to source: nothing that it knows of differs any more */
 
     FRAME_READ,      /* primary to peer: offset and length. For what the primary's own leg cannot read */
@@ -79,15 +81,16 @@ static_assert(sizeof(struct sync_entry_wire) == 32, "");
 #define SYNC_ENTRY_DIGEST (1u << 0) /* the digest counts; else the data is wanted in any case */
 
 #define SYNC_ENTRIES_MAX 127
-#define SYNC_TABLE_BYTES 4096             /* so that the data behind it is aligned for a disk */
-#define SYNC_WINDOW_BYTES_MAX (512 * KIB) /* of all entries together */
-enum sync_answer { SYNC_ANSWER_EQUAL = 0, SYNC_ANSWER_DATA = 1, SYNC_ANSWER_ZEROES = 2 };
-
-struct sync_range_wire {
-    le64 offset_bytes;
-    le64 length_bytes;
+#define SYNC_TABLE_BYTES 4096                                /* so that the data behind it is aligned for a disk */
+#define SYNC_WINDOW_BYTES_MAX (512 * KIB - SYNC_TABLE_BYTES) /* of all entries; fills a buffer with its table */
+enum sync_answer {
+    SYNC_ANSWER_EQUAL = 0, /* only to an entry with a digest */
+    SYNC_ANSWER_DATA = 1,
+    SYNC_ANSWER_ZEROES = 2,
+    SYNC_ANSWER_UNREADABLE = 3, /* the source's disk cannot read it: it stays as it is, and marked */
 };
-#define SYNC_RANGES_MAX 256 /* in a FRAME_SYNC_STABLE */
+#define SYNC_WINDOWS_MAX 8           /* that were asked for and are not answered */
+#define SYNC_UNSTABLE_WINDOWS_MAX 64 /* that were asked for and are not stable */
 #define SYNC_BITS_BYTES_MAX (4 * KIB)
 
 /* As on the wire. */

@@ -7,7 +7,7 @@ struct action *actions_add(struct actions *out, enum action_kind kind)
 {
     assert(out->count < out->max);
     struct action *a = &out->list[out->count++];
-    a->kind = kind;
+    *a = (struct action) { .kind = kind };
     return a;
 }
 

@@ -38,7 +38,8 @@ struct action {
             uint32_t flags;
             uint64_t offset_bytes;
             uint64_t length_bytes;
-            struct buf *buf; /* OP_READ, OP_WRITE; the engine keeps it referenced until EV_DISK_DONE */
+            struct buf *buf;           /* OP_READ, OP_WRITE; the engine keeps it referenced until EV_DISK_DONE */
+            uint32_t buf_offset_bytes; /* where in the buffer the data begins; aligned like the offset on the disk */
         } disk;
         struct {
             const struct superblock *superblock; /* unchanged until EV_META_DONE */
@@ -91,6 +92,7 @@ static inline void actions_clear(struct actions *out)
     out->text_used = 0;
 }
 
+/* The new action is all zeroes but for its kind. */
 struct action *actions_add(struct actions *out, enum action_kind kind);
 
 /* Text that lives until actions_clear(); cut short when the room is used up, never overrun. */

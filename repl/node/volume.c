@@ -113,7 +113,7 @@ static void start_disk_io(struct volume *v, const struct action *a)
     vio->io.flags = a->disk.flags;
     vio->io.offset_bytes = a->disk.offset_bytes;
     vio->io.length_bytes = a->disk.length_bytes;
-    vio->io.data = a->disk.buf ? a->disk.buf->data : NULL;
+    vio->io.data = a->disk.buf ? a->disk.buf->data + a->disk.buf_offset_bytes : NULL;
     vio->io.done = disk_io_done;
     disk_submit(v->leg.disk, &vio->io);
 }

@@ -43,7 +43,7 @@ static void apply_block(struct sim_disk *d, const struct sim_disk_request *r, ui
 {
     uint8_t *to = sim_block(d->content, r->first + i);
     if (r->kind == OP_WRITE)
-        memcpy(to, r->buf->data + (size_t)i * BLOCK_BYTES, BLOCK_BYTES);
+        memcpy(to, r->buf->data + r->buf_offset + (size_t)i * BLOCK_BYTES, BLOCK_BYTES);
     else
         memset(to, 0, BLOCK_BYTES);
     bit_set(d->dirty, r->first + i);
@@ -94,10 +94,11 @@ void sim_disk_submit(struct sim *s, unsigned node, const struct action *a)
     }
     if (r.kind == OP_READ || r.kind == OP_WRITE) {
         r.buf = a->disk.buf;
-        if (!r.buf || r.buf->refs == 0 || r.buf->size_bytes < a->disk.length_bytes)
+        r.buf_offset = a->disk.buf_offset_bytes;
+        if (!r.buf || r.buf->refs == 0 || r.buf->size_bytes < r.buf_offset + a->disk.length_bytes)
             sim_fail(s, "disk-buffer", "node %u: %s without a buffer of its size", node, op_name(r.kind));
         if (r.kind == OP_WRITE)
-            r.check = checksum64(r.buf->data, a->disk.length_bytes);
+            r.check = checksum64(r.buf->data + r.buf_offset, a->disk.length_bytes);
     }
     if (r.kind == OP_FLUSH)
         memcpy(r.dirty_before, d->dirty, sizeof(d->dirty));
@@ -166,13 +167,15 @@ static int32_t do_request(struct sim *s, struct sim_disk *d, struct sim_disk_req
         if (r->kind == OP_FLUSH)
             lose_dirt(s, d, r);
         if (r->kind == OP_READ)
-            memset(r->buf->data, 0xee, (size_t)r->count * BLOCK_BYTES);
+            memset(r->buf->data + r->buf_offset, 0xee, (size_t)r->count * BLOCK_BYTES);
         else
             d->has_failed = true;
         return r->kind == OP_WRITE && sim_chance(s, CHANCE_DISK, 300000) ? -ENOSPC : -EIO;
     }
     switch (r->kind) {
-    case OP_READ: memcpy(r->buf->data, sim_block(d->content, r->first), (size_t)r->count * BLOCK_BYTES); return 0;
+    case OP_READ:
+        memcpy(r->buf->data + r->buf_offset, sim_block(d->content, r->first), (size_t)r->count * BLOCK_BYTES);
+        return 0;
     case OP_WRITE:
         if (sim_chance(s, CHANCE_DISK, d->faults.short_per_million)) {
             COVER(disk_short_write);
@@ -219,7 +222,7 @@ void sim_disk_event(struct sim *s, unsigned node, uint32_t slot)
     assert(r->kind != OP_WRITE || r->buf);
     if (r->buf && r->buf->refs == 0)
         sim_fail(s, "disk-buffer", "node %u: the buffer of a %s in flight was freed", node, op_name(r->kind));
-    if (r->kind == OP_WRITE && checksum64(r->buf->data, (size_t)r->count * BLOCK_BYTES) != r->check)
+    if (r->kind == OP_WRITE && checksum64(r->buf->data + r->buf_offset, (size_t)r->count * BLOCK_BYTES) != r->check)
         sim_fail(s, "disk-buffer", "node %u: the payload of a write in flight (blocks %u-%u) was changed", node,
                  r->first, r->first + r->count - 1);
     int32_t result = do_request(s, d, r);

@@ -67,6 +67,7 @@ struct sim_disk_request {
     uint32_t first;
     uint32_t count;
     struct buf *buf;
+    uint32_t buf_offset;
     uint64_t check;                          /* of the payload when it was submitted */
     uint64_t dirty_before[SIM_BITMAP_WORDS]; /* OP_FLUSH: what it has to make stable */
 };

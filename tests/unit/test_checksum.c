@@ -1,4 +1,5 @@
-/* The checksum is XXH3-64 whatever the CPU it is computed on: legs and peers of different machines must agree. */
+/* Checksums and digests are XXH3 whatever the CPU it is computed on: legs and peers of different machines must agree.
+ */
 #include "tests/unit/unit.h"
 
 #include <stdlib.h>
@@ -8,6 +9,7 @@
 #include <xxhash.h>
 
 #include "repl/base/checksum.h"
+#include "repl/base/digest.h"
 #include "repl/base/prng.h"
 
 #define DATA_BYTES (1024 * 1024 + 64)
@@ -39,11 +41,30 @@ static void equal_to_the_reference_for_every_kind_of_length(void **state)
     free(data);
 }
 
+static void digests_are_equal_under_one_key_only(void **state)
+{
+    static uint8_t data[64 * 1024];
+    struct digest_key key, same, other;
+    digest_key_make(&key, "two nonces", 10);
+    digest_key_make(&same, "two nonces", 10);
+    digest_key_make(&other, "two nonceS", 10);
+    for (size_t length = 512; length <= sizeof(data); length += 512) {
+        struct digest d = digest128(&key, data, length);
+        XXH128_hash_t reference = XXH3_128bits_withSecret(data, length, key.secret, sizeof(key.secret));
+        assert_true(d.low == reference.low64 && d.high == reference.high64);
+        assert_true(digest_equal(d, digest128(&same, data, length)));
+        assert_false(digest_equal(d, digest128(&other, data, length)));
+        data[length - 1] ^= 1;
+        assert_false(digest_equal(d, digest128(&key, data, length)));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(known_values),
         cmocka_unit_test(equal_to_the_reference_for_every_kind_of_length),
+        cmocka_unit_test(digests_are_equal_under_one_key_only),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

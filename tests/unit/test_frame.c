@@ -47,7 +47,7 @@ static void test_every_kind_round_trips(void **state)
         f.status = 5;
         if (kind != FRAME_WRITE && kind != FRAME_HELLO)
             f.payload_bytes = 0;
-        if (kind == FRAME_SYNC_ASK || kind == FRAME_SYNC_STABLE)
+        if (kind == FRAME_SYNC_ASK)
             f.payload_bytes = 64;
         if (kind == FRAME_SYNC_DATA)
             f.payload_bytes = SYNC_TABLE_BYTES + 4096;
