@@ -1,6 +1,7 @@
 /* What a leg remembers of itself across restarts. repl/meta knows how it lies on disk; here it is plain values. */
 #pragma once
 
+#include "repl/core/history.h"
 #include "repl/core/names.h"
 
 struct superblock {
@@ -24,4 +25,16 @@ struct superblock {
     bool
         lost_power; /* was attached when its machine went down: may lack writes that were not flushed. Until a resync */
     bool adopted;   /* `create --adopt`: held data before it was ours */
+
+    /* What the two legs need to find each other again. */
+    bool peer_in_sync;      /* the peer is in the in-sync set by the last decree known here */
+    bool was_primary;       /* this node was the primary of that decree */
+    bool full;              /* every granule counts as out of sync: a new or replaced disk */
+    uint64_t al_from;       /* blocks of the activity log with a lower sequence are void; at most UINT64_MAX / 2 */
+    uint32_t granule_bytes; /* of the bitmap */
+    uint32_t extent_bytes;  /* of the activity log: a multiple of granule_bytes */
+    struct history history;
+    struct history_entry base; /* the bitmap is complete from this decree on; none: nothing is known */
+    uint64_t consistent_epoch; /* a syncing leg: its last consistent state */
+    uint64_t consistent_lsn;
 };

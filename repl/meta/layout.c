@@ -5,6 +5,8 @@
 #include <errno.h>
 
 #include "repl/base/units.h"
+#include "repl/meta/activity_log.h"
+#include "repl/meta/bitmap.h"
 
 /* docs/METADATA.md. One bit of bitmap and one of dirty map for each 4 KiB of data; the rest is fixed. */
 #define META_BLOCK_BYTES UINT64_C(4096)
@@ -14,6 +16,9 @@
 #define BITMAP_PAGE_BITS_MIN (4000 * 8) /* what a page holds beside its header, at the least */
 #define BITMAPS 2                       /* out of sync, and dirty for snapshots */
 #define VOLUME_BYTES_MAX (64 * TIB)
+static_assert(AL_RING_BLOCKS * AL_BLOCK_BYTES == ACTIVITY_LOG_BYTES, "the ring fills its area");
+static_assert(BITMAP_PAGE_GRANULES >= BITMAP_PAGE_BITS_MIN && GRANULE_BYTES_DEFAULT >= BITMAP_GRANULE_BYTES_MIN,
+              "the bitmap's pages fit into its area");
 
 static uint64_t bitmap_bytes_for(uint64_t data_bytes)
 {

@@ -9,16 +9,27 @@
 #include "repl/base/block.h"
 #include "repl/base/checksum.h"
 #include "repl/base/endian.h"
+#include "repl/meta/al_block.h"
+#include "repl/meta/bitmap.h"
 
 #define SUPERBLOCK_MAGIC UINT64_C(0x5345504554534b4c) /* "LKSTEPES" as bytes */
-#define SUPERBLOCK_VERSION 1
+#define SUPERBLOCK_VERSION 2
 
 #define FLAG_ATTACHED (1u << 0)
 #define FLAG_PRISTINE (1u << 1)
 #define FLAG_ADOPTED (1u << 2)
 #define FLAG_UNCLEAN (1u << 3)
 #define FLAG_LOST_POWER (1u << 4)
-#define FLAGS_KNOWN (FLAG_ATTACHED | FLAG_PRISTINE | FLAG_ADOPTED | FLAG_UNCLEAN | FLAG_LOST_POWER)
+#define FLAG_PEER_IN_SYNC (1u << 5)
+#define FLAG_WAS_PRIMARY (1u << 6)
+#define FLAG_FULL (1u << 7)
+#define FLAGS_KNOWN ((1u << 8) - 1)
+
+struct entry_disk {
+    le64 epoch;
+    le64 first_lsn;
+    le64 tag;
+};
 
 struct superblock_disk {
     le64 magic;
@@ -41,16 +52,44 @@ struct superblock_disk {
     struct id boot_id;
     char volume[NAME_BYTES_MAX];
     char node[NAME_BYTES_MAX];
-    uint8_t zero[SUPERBLOCK_BYTES - 264];
+    le64 al_from;
+    le32 granule_bytes;
+    le32 extent_bytes;
+    le64 consistent_epoch;
+    le64 consistent_lsn;
+    struct entry_disk base;
+    le32 history_count;
+    uint8_t reserved_too[4];
+    struct entry_disk history[HISTORY_MAX];
+    uint8_t zero[SUPERBLOCK_BYTES - 328 - HISTORY_MAX * 24];
 };
 static_assert(sizeof(struct superblock_disk) == SUPERBLOCK_BYTES, "a superblock is one block");
 static_assert(offsetof(struct superblock_disk, volume_id) == 72, "no padding");
+static_assert(offsetof(struct superblock_disk, history) == 328, "no padding");
 
 static uint64_t block_check(const struct superblock_disk *d)
 {
     struct superblock_disk copy = *d;
     copy.check = to_le64(0);
     return checksum64(&copy, sizeof(copy));
+}
+
+static struct entry_disk entry_encode(struct history_entry e)
+{
+    return (struct entry_disk) { to_le64(e.epoch), to_le64(e.first_lsn), to_le64(e.tag) };
+}
+
+static struct history_entry entry_decode(struct entry_disk d)
+{
+    return (struct history_entry) { from_le64(d.epoch), from_le64(d.first_lsn), from_le64(d.tag) };
+}
+
+static uint32_t flags_of(const struct superblock *sb)
+{
+    return (sb->attached ? FLAG_ATTACHED : 0) | (sb->pristine ? FLAG_PRISTINE : 0) | (sb->adopted ? FLAG_ADOPTED : 0) |
+           (sb->unclean ? FLAG_UNCLEAN : 0) | (sb->lost_power ? FLAG_LOST_POWER : 0) |
+           (sb->peer_in_sync ? FLAG_PEER_IN_SYNC : 0) | (sb->was_primary ? FLAG_WAS_PRIMARY : 0) |
+           (sb->full ? FLAG_FULL : 0);
 }
 
 void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block[SUPERBLOCK_BYTES])
@@ -64,9 +103,7 @@ void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block
         .backing_bytes = to_le64(sb->backing_bytes),
         .epoch = to_le64(sb->epoch),
         .lsn = to_le64(sb->lsn),
-        .flags = to_le32((sb->attached ? FLAG_ATTACHED : 0) | (sb->pristine ? FLAG_PRISTINE : 0) |
-                         (sb->adopted ? FLAG_ADOPTED : 0) | (sb->unclean ? FLAG_UNCLEAN : 0) |
-                         (sb->lost_power ? FLAG_LOST_POWER : 0)),
+        .flags = to_le32(flags_of(sb)),
         .role = (uint8_t)sb->role,
         .leg = (uint8_t)sb->leg,
         .peer_leg = (uint8_t)sb->peer_leg,
@@ -74,7 +111,17 @@ void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block
         .leg_id = sb->leg_id,
         .peer_leg_id = sb->peer_leg_id,
         .boot_id = sb->boot_id,
+        .al_from = to_le64(sb->al_from),
+        .granule_bytes = to_le32(sb->granule_bytes),
+        .extent_bytes = to_le32(sb->extent_bytes),
+        .consistent_epoch = to_le64(sb->consistent_epoch),
+        .consistent_lsn = to_le64(sb->consistent_lsn),
+        .base = entry_encode(sb->base),
+        .history_count = to_le32(sb->history.count),
     };
+    assert(sb->history.count <= HISTORY_MAX);
+    for (uint32_t i = 0; i < sb->history.count; i++)
+        d.history[i] = entry_encode(sb->history.entries[i]);
     memcpy(d.volume, sb->volume, sizeof(d.volume));
     memcpy(d.node, sb->node, sizeof(d.node));
     d.check = to_le64(block_check(&d));
@@ -88,6 +135,34 @@ static int bad(struct err *err, const char *field)
     return err_set(err, -EBADMSG, "superblock with an impossible %s", field);
 }
 
+static bool is_power_of_two(uint32_t v) { return v && (v & (v - 1)) == 0; }
+
+static int check_fields(const struct superblock_disk *d, struct err *err)
+{
+    if (from_le32(d->flags) & ~FLAGS_KNOWN)
+        return bad(err, "flag");
+    if (d->role > ROLE_PRIMARY)
+        return bad(err, "role");
+    if (d->leg > LEG_FAILED || d->peer_leg > LEG_FAILED)
+        return bad(err, "leg state");
+    if (!is_name(d->volume) || !is_name(d->node))
+        return bad(err, "name");
+    if (id_is_none(d->leg_id))
+        return bad(err, "leg id");
+    if (from_le64(d->size_bytes) % BLOCK_BYTES)
+        return bad(err, "size");
+    uint32_t granule = from_le32(d->granule_bytes), extent = from_le32(d->extent_bytes);
+    if (!is_power_of_two(granule) || granule < GRANULE_BYTES_MIN || granule > GRANULE_BYTES_MAX)
+        return bad(err, "granule");
+    if (!is_power_of_two(extent) || extent < granule || extent > EXTENT_BYTES_MAX)
+        return bad(err, "extent");
+    if (from_le64(d->al_from) > AL_SEQUENCE_MAX)
+        return bad(err, "beginning of the activity log");
+    if (from_le32(d->history_count) > HISTORY_MAX)
+        return bad(err, "history");
+    return 0;
+}
+
 int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, struct superblock *sb, struct err *err)
 {
     struct superblock_disk d;
@@ -98,23 +173,15 @@ int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, stru
         return err_set(err, -EBADMSG, "superblock copy %u is damaged (checksum)", copy);
     if (from_le32(d.version) != SUPERBLOCK_VERSION)
         return err_set(err, -ENOTSUP,
-                       "metadata of format %u, where this program knows format %u: use the program that wrote it",
-                       from_le32(d.version), SUPERBLOCK_VERSION);
+                       "metadata of %s format %u, where this program knows format %u: use the program that wrote it",
+                       from_le32(d.version) > SUPERBLOCK_VERSION ? "the newer" : "the older", from_le32(d.version),
+                       SUPERBLOCK_VERSION);
     /* Nothing below can be the disk's doing, the checksum was right: but a bug or a forger must not get further. */
     if (from_le32(d.copy) != copy)
         return err_set(err, -EBADMSG, "superblock copy %u lies where copy %u belongs", from_le32(d.copy), copy);
-    if (from_le32(d.flags) & ~FLAGS_KNOWN)
-        return bad(err, "flag");
-    if (d.role > ROLE_PRIMARY)
-        return bad(err, "role");
-    if (d.leg > LEG_FAILED || d.peer_leg > LEG_FAILED)
-        return bad(err, "leg state");
-    if (!is_name(d.volume) || !is_name(d.node))
-        return bad(err, "name");
-    if (id_is_none(d.leg_id))
-        return bad(err, "leg id");
-    if (from_le64(d.size_bytes) % BLOCK_BYTES)
-        return bad(err, "size");
+    int r = check_fields(&d, err);
+    if (r)
+        return r;
     *sb = (struct superblock) {
         .sequence = from_le64(d.sequence),
         .size_bytes = from_le64(d.size_bytes),
@@ -133,9 +200,25 @@ int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, stru
         .adopted = from_le32(d.flags) & FLAG_ADOPTED,
         .unclean = from_le32(d.flags) & FLAG_UNCLEAN,
         .lost_power = from_le32(d.flags) & FLAG_LOST_POWER,
+        .peer_in_sync = from_le32(d.flags) & FLAG_PEER_IN_SYNC,
+        .was_primary = from_le32(d.flags) & FLAG_WAS_PRIMARY,
+        .full = from_le32(d.flags) & FLAG_FULL,
+        .al_from = from_le64(d.al_from),
+        .granule_bytes = from_le32(d.granule_bytes),
+        .extent_bytes = from_le32(d.extent_bytes),
+        .base = entry_decode(d.base),
+        .consistent_epoch = from_le64(d.consistent_epoch),
+        .consistent_lsn = from_le64(d.consistent_lsn),
+        .history.count = from_le32(d.history_count),
     };
     memcpy(sb->volume, d.volume, sizeof(sb->volume));
     memcpy(sb->node, d.node, sizeof(sb->node));
+    for (uint32_t i = 0; i < sb->history.count; i++)
+        sb->history.entries[i] = entry_decode(d.history[i]);
+    if (!history_is_valid(&sb->history))
+        return bad(err, "history");
+    if (history_entry_is_none(sb->base) && (sb->base.epoch || sb->base.first_lsn))
+        return bad(err, "base of the bitmap");
     return 0;
 }
 

@@ -5,6 +5,8 @@
 #include "repl/core/meta_area.h"
 #include "repl/core/superblock.h"
 
+#define EXTENT_BYTES_MAX (64u << 20) /* so that one change's extents are not the whole disk */
+
 /* Where the metadata lies. Fixed by sizes alone, so that it can be found again. Room for the activity log, the bitmap
  * and the dirty map is set aside from the beginning. */
 struct meta_layout {
@@ -29,16 +31,12 @@ uint32_t meta_page_count(const struct meta_layout *layout, enum meta_area area);
 #define SUPERBLOCK_COPIES_TO_WRITE 3 /* more than must agree when read, so that any read sees the last write */
 #define SUPERBLOCK_BYTES 4096
 
-/* `internal`: the metadata is at the end of the backing itself; else `backing_bytes` is the size of the metadata's own
- * file or device, of which it fills the end, and data_bytes is 0. Returns 0, or -ENOSPC when it does not fit. */
-int meta_layout(uint64_t backing_bytes, bool internal, struct meta_layout *out, struct err *err);
-
 /* Of copy 0 ... SUPERBLOCK_COPIES - 1, from the start of what holds the metadata. */
 uint64_t superblock_copy_offset(const struct meta_layout *layout, unsigned copy);
 
 void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block[SUPERBLOCK_BYTES]);
 
-/* -ENOENT: not ours (no magic); -EBADMSG: damaged; -ENOTSUP: a newer version; 0: good. `err` says which field. */
+/* -ENOENT: not ours (no magic); -EBADMSG: damaged; -ENOTSUP: of another format; 0: good. `err` says which field. */
 int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, struct superblock *sb, struct err *err);
 
 /* Chooses among the copies read: the highest sequence that SUPERBLOCK_COPIES_TO_READ agree on. `good` gets a bit for

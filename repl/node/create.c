@@ -14,6 +14,8 @@
 #include <unistd.h>
 
 #include "repl/base/scoped.h"
+#include "repl/meta/activity_log.h"
+#include "repl/meta/bitmap.h"
 #include "repl/node/leg.h"
 
 #define ZERO_STEP_BYTES (256 * MIB) /* between two reports of progress */
@@ -197,9 +199,8 @@ static int zero_by_writing(int fd, uint64_t offset, uint64_t length, const uint8
     return 0;
 }
 
-/* The whole backing reads as zeroes afterwards, so that two fresh legs are equal. */
-static int zero_leg(const char *path, int fd, uint64_t bytes, void (*progress)(void *, uint64_t, uint64_t), void *ctx,
-                    struct err *err)
+static int zero(const char *path, int fd, struct range range, void (*progress)(void *, uint64_t, uint64_t), void *ctx,
+                struct err *err)
 {
     CLEANUP_FREE void *zeroes = NULL;
     if (posix_memalign(&zeroes, 4096, ZERO_BLOCK_BYTES))
@@ -207,23 +208,23 @@ static int zero_leg(const char *path, int fd, uint64_t bytes, void (*progress)(v
     memset(zeroes, 0, ZERO_BLOCK_BYTES);
     static const int modes[] = { FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE };
     unsigned mode = 0;
-    for (uint64_t done = 0; done < bytes;) {
-        uint64_t step = min_u64(bytes - done, ZERO_STEP_BYTES);
+    for (uint64_t done = 0; done < range.length_bytes;) {
+        uint64_t step = min_u64(range.length_bytes - done, ZERO_STEP_BYTES), at = range.offset_bytes + done;
         int r = -EOPNOTSUPP;
         while (mode < ARRAY_LEN(modes)) {
-            r = fallocate(fd, modes[mode], (off_t)done, (off_t)step) < 0 ? -errno : 0;
+            r = fallocate(fd, modes[mode], (off_t)at, (off_t)step) < 0 ? -errno : 0;
             if (r != -EOPNOTSUPP)
                 break;
             mode++;
         }
         if (r == -EOPNOTSUPP)
-            r = zero_by_writing(fd, done, step, zeroes);
+            r = zero_by_writing(fd, at, step, zeroes);
         if (r)
-            return err_set(err, r, "%s: cannot be zeroed at offset %llu: %s", path, (unsigned long long)done,
+            return err_set(err, r, "%s: cannot be zeroed at offset %llu: %s", path, (unsigned long long)at,
                            strerror(-r));
         done += step;
         if (progress)
-            progress(ctx, done, bytes);
+            progress(ctx, done, range.length_bytes);
     }
     return 0;
 }
@@ -239,6 +240,8 @@ static int write_first_superblock(const struct volume_config *config, const stru
         .leg = LEG_UP_TO_DATE,
         .pristine = !adopt,
         .adopted = adopt,
+        .granule_bytes = GRANULE_BYTES_DEFAULT,
+        .extent_bytes = EXTENT_BYTES_DEFAULT,
     };
     snprintf(sb.volume, sizeof(sb.volume), "%s", config->volume);
     snprintf(sb.node, sizeof(sb.node), "%s", self->name);
@@ -291,9 +294,14 @@ static int create_on(const struct volume_config *config, const struct target *t,
             self->backing, (unsigned long long)t->layout.meta_bytes, (unsigned long long)t->layout.data_bytes);
     if (!r)
         r = wipe_superblocks(t, blocks, err);
+    /* An earlier life's log and bitmap would be taken for damaged ones of this one. */
+    if (!r)
+        r = zero(internal ? self->backing : self->metadata, t->meta_fd,
+                 (struct range) { t->layout.meta_offset_bytes, t->layout.meta_bytes }, NULL, NULL, err);
+    /* All data reads as zeroes afterwards, so that two fresh legs are equal. */
     if (!r && !adopt)
-        r = zero_leg(self->backing, t->data_fd, internal ? t->geometry.size_bytes : t->layout.data_bytes, progress, ctx,
-                     err);
+        r = zero(self->backing, t->data_fd,
+                 (struct range) { 0, internal ? t->geometry.size_bytes : t->layout.data_bytes }, progress, ctx, err);
     if (!r)
         r = write_first_superblock(config, t, adopt, blocks, err);
     return r;

@@ -35,6 +35,8 @@ void sim_node_create(struct sim *s, unsigned node)
         .role = ROLE_SECONDARY,
         .leg = LEG_UP_TO_DATE,
         .pristine = true,
+        .granule_bytes = SIM_GRANULE_BYTES,
+        .extent_bytes = SIM_EXTENT_BYTES,
     };
     strcpy(sb.volume, SIM_VOLUME);
     strcpy(sb.node, NODE_NAME(node));

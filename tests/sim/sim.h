@@ -17,6 +17,8 @@
 #define SIM_NODES 2
 #define SIM_VOLUME "gold42"
 #define SIM_EXIT_VIOLATION 3
+#define SIM_GRANULE_BYTES BLOCK_BYTES /* of the bitmap */
+#define SIM_EXTENT_BYTES (8 * BLOCK_BYTES)
 
 struct sim;
 

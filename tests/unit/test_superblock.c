@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "repl/base/prng.h"
+#include "repl/base/checksum.h"
 #include "repl/base/units.h"
 #include "repl/meta/superblock_disk.h"
 
@@ -24,7 +24,16 @@ static struct superblock sample(uint64_t sequence)
         .peer_leg = LEG_OUTDATED,
         .attached = true,
         .unclean = true,
+        .peer_in_sync = true,
+        .al_from = 77,
+        .granule_bytes = 4096,
+        .extent_bytes = 4 * MIB,
+        .base = { .epoch = 6, .first_lsn = 1000, .tag = 60 },
+        .consistent_epoch = 5,
+        .consistent_lsn = 999,
     };
+    for (uint64_t epoch = 1; epoch <= 7; epoch++)
+        history_append(&sb.history, (struct history_entry) { epoch, epoch * 100, epoch * 10 });
     memset(&sb.leg_id, 0xa5, sizeof(sb.leg_id));
     memset(&sb.volume_id, 0x5a, sizeof(sb.volume_id));
     return sb;
@@ -47,6 +56,72 @@ static void what_is_written_is_read(void **state)
     assert_memory_equal(&in, &out, sizeof(in));
     /* A copy that lies where another belongs is a misdirected write. */
     assert_int_equal(superblock_decode(block, 1, &out, &err), -EBADMSG);
+}
+
+static void every_flag_and_a_full_history_are_kept(void **state)
+{
+    (void)state;
+    uint8_t block[SUPERBLOCK_BYTES];
+    struct err err = { 0 };
+    for (unsigned i = 0; i < 8; i++) {
+        struct superblock in = sample(3), out;
+        bool *flags[] = { &in.attached,   &in.pristine,     &in.adopted,     &in.unclean,
+                          &in.lost_power, &in.peer_in_sync, &in.was_primary, &in.full };
+        for (unsigned k = 0; k < ARRAY_LEN(flags); k++)
+            *flags[k] = k == i;
+        while (in.history.count < HISTORY_MAX)
+            history_append(&in.history, (struct history_entry) { in.history.count + 1, i, UINT64_MAX - i });
+        superblock_encode(&in, 1, block);
+        assert_int_equal(superblock_decode(block, 1, &out, &err), 0);
+        assert_memory_equal(&in, &out, sizeof(in));
+    }
+}
+
+/* With a checksum that is right: a bug's or a forger's. */
+static void what_cannot_be_is_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        unsigned at, bytes;
+        uint64_t value;
+        int result;
+        const char *text;
+    } forged[] = {
+        { 0, 8, 0, -ENOENT, "no Lockstep metadata" },
+        { 16, 4, 1, -ENOTSUP, "the older format 1" },
+        { 16, 4, 3, -ENOTSUP, "the newer format 3" },
+        { 20, 4, 1, -EBADMSG, "copy 1 lies where copy 0 belongs" },
+        { 32, 8, 513, -EBADMSG, "size" },
+        { 64, 4, 256, -EBADMSG, "flag" },
+        { 68, 1, 2, -EBADMSG, "role" },
+        { 69, 1, 5, -EBADMSG, "leg state" },
+        { 70, 1, 5, -EBADMSG, "leg state" },
+        { 136, 1, 0, -EBADMSG, "name" },
+        { 264, 8, UINT64_MAX, -EBADMSG, "activity log" },
+        { 272, 4, 0, -EBADMSG, "granule" },
+        { 272, 4, 4097, -EBADMSG, "granule" },
+        { 272, 4, 256, -EBADMSG, "granule" },
+        { 276, 4, 0, -EBADMSG, "extent" },
+        { 276, 4, 2048, -EBADMSG, "extent" },
+        { 276, 4, 1u << 31, -EBADMSG, "extent" },
+        { 312, 8, 0, -EBADMSG, "base" },
+        { 320, 4, 8, -EBADMSG, "history" },
+        { 320, 4, HISTORY_MAX + 1, -EBADMSG, "history" },
+        { 328, 8, 3, -EBADMSG, "history" },
+        { 344, 8, 0, -EBADMSG, "history" },
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(forged); i++) {
+        uint8_t block[SUPERBLOCK_BYTES];
+        struct superblock sb = sample(3), out;
+        struct err err = { 0 };
+        superblock_encode(&sb, 0, block);
+        memcpy(block + forged[i].at, &forged[i].value, forged[i].bytes); /* tests run on little-endian machines */
+        memset(block + 8, 0, 8);
+        uint64_t check = checksum64(block, sizeof(block));
+        memcpy(block + 8, &check, sizeof(check));
+        assert_int_equal(superblock_decode(block, 0, &out, &err), forged[i].result);
+        assert_non_null(strstr(err.text, forged[i].text));
+    }
 }
 
 static void every_flipped_bit_is_noticed(void **state)
@@ -153,6 +228,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_written_is_read),
+        cmocka_unit_test(every_flag_and_a_full_history_are_kept),
+        cmocka_unit_test(what_cannot_be_is_refused),
         cmocka_unit_test(every_flipped_bit_is_noticed),
         cmocka_unit_test(the_newest_that_enough_copies_agree_on_is_chosen),
         cmocka_unit_test(copies_of_one_sequence_that_differ_do_not_agree),
