@@ -12,6 +12,7 @@ enum action_kind {
     ACT_META_PAGE,  /* .page: put it on stable storage; answered by EV_META_PAGE_DONE. Any order, META_PAGES_MAX at most
                      */
     ACT_SEND,       /* .send: to the peer, in this order. The link takes its own reference to the payload */
+    ACT_BUF_PUT,    /* .put: give the engine's reference back; a frame sent before may carry the buffer */
     ACT_COMPLETE,   /* .complete: answer the front; its reference to the buffer is its own again */
     ACT_SESSION_READY,  /* the peer's hello was accepted: tell it */
     ACT_SESSION_REFUSE, /* .text: tell it why, close, try again later */
@@ -53,6 +54,9 @@ struct action {
             struct frame frame; /* `number` is the session's to fill in */
             struct buf *payload;
         } send;
+        struct {
+            struct buf *buf;
+        } put;
         struct {
             void *cookie;
             int32_t result; /* 0 or negative errno */

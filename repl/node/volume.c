@@ -219,6 +219,7 @@ static void carry_out(struct volume *v, const struct action *a)
     switch (a->kind) {
     case ACT_SEND: break; /* sent already */
     case ACT_DISK: start_disk_io(v, a); break;
+    case ACT_BUF_PUT: buf_put(a->put.buf); break;
     case ACT_COMPLETE: front_complete(a->complete.cookie, a->complete.result); break;
     case ACT_META_WRITE: leg_write_superblock(&v->leg, a->meta.superblock, superblock_written, v); break;
     case ACT_META_PAGE: leg_write_page(&v->leg, a->page.area, a->page.index, a->page.block); break;

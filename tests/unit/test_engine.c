@@ -107,6 +107,7 @@ static void step(struct node *n, struct event ev)
             n->pages[n->page_count++] = *a;
             break;
         case ACT_SEND: n->sent[n->sent_count++] = *a; break;
+        case ACT_BUF_PUT: buf_put(a->put.buf); break;
         case ACT_COMPLETE:
             n->completed++;
             n->complete_result = a->complete.result;
