@@ -158,9 +158,9 @@ static void check_acked(struct sim *s, const struct sim_op *op)
     s->acked_epoch = view.epoch;
     s->acked_node = (int)op->node;
     for (unsigned i = 0; i < SIM_NODES; i++) {
-        if (!model_check_holds(&s->model, s->disk[i].content, op->write))
+        if (!sim_leg_holds(s, i, s->disk[i].data.content, op->write))
             sim_fail(s, "acknowledged-early", "write %u, leg %c: %s", op->write, 'A' + i, s->model.facts);
-        if ((op->flags & OP_FLAG_FUA) && !model_check_holds(&s->model, s->disk[i].stable, op->write))
+        if ((op->flags & OP_FLAG_FUA) && !sim_leg_holds(s, i, s->disk[i].data.stable, op->write))
             sim_fail(s, "fua-not-stable", "write %u, leg %c: %s", op->write, 'A' + i, s->model.facts);
     }
 }
@@ -177,8 +177,10 @@ static void complete_change(struct sim *s, struct sim_op *op, int32_t result)
         COVER(writes_ok);
     else
         COVER(zeroes_ok);
-    if (op->flags & OP_FLAG_FUA)
+    if (op->flags & OP_FLAG_FUA) {
         COVER(fua_ok);
+        s->model.writes[op->write].durable = true;
+    }
     model_write_acked(&s->model, op->write);
 }
 
@@ -190,9 +192,11 @@ static void complete_flush(struct sim *s, struct sim_op *op, int32_t result)
     }
     COVER(flushes_ok);
     for (unsigned i = 0; i < SIM_NODES; i++) {
-        if (!model_check_current(&s->model, s->disk[i].stable, model_span_begun(&s->model, op->span)))
+        if (!sim_leg_is_current(s, i, s->disk[i].data.stable, model_span_begun(&s->model, op->span)))
             sim_fail(s, "flush-not-stable", "leg %c: %s", 'A' + i, s->model.facts);
     }
+    sim_legs_flushed(s, model_span_begun(&s->model, op->span));
+    sim_plan_flushed(s);
 }
 
 /* A node shows nothing that it has not acknowledged: were it lost then, its reader had seen what never was. */
@@ -238,7 +242,10 @@ static void complete_read(struct sim *s, struct sim_op *op, int32_t result)
     COVER(reads_ok);
     check_not_dirty(s, op);
     check_not_deposed(s, op);
-    if (!model_check_read(&s->model, op->span, op->first, op->count, op->buf->data))
+    s->model.damaged = s->disk[op->node].data.has_flaws ? s->disk[op->node].data.damaged : NULL;
+    bool good = model_check_read(&s->model, op->span, op->first, op->count, op->buf->data);
+    s->model.damaged = NULL;
+    if (!good)
         sim_fail(s, "read", "of blocks %u-%u on node %u: %s", op->first, op->first + op->count - 1, op->node,
                  s->model.facts);
 }

@@ -49,7 +49,22 @@
     X(disk_stall, 1, "fault: disks that hung for a while")                                                             \
     X(meta_copy_error, 1, "fault: superblock copies that failed")                                                      \
     X(meta_failed, 1, "superblock writes that failed as a whole")                                                      \
-    X(meta_torn, 1, "superblock writes cut by a crash")                                                                \
+    X(meta_cut, 1, "superblock writes cut by a crash")                                                                 \
+    X(meta_torn, 1, "superblock writes torn by a loss of power")                                                       \
+    X(meta_damage, 1, "fault: metadata that rots or cannot be read any more")                                          \
+    X(meta_unreadable, 1, "metadata that could not be read")                                                           \
+    X(superblock_repaired, 1, "superblocks with a copy that was damaged or left behind")                               \
+    X(disk_latent_error, 1, "reads of what cannot be read any more")                                                   \
+    X(disk_rot, 0, "fault: bits that rotted")                                                                          \
+    X(disk_lost_write, 0, "fault: writes that never happened")                                                         \
+    X(disk_misdirected_write, 0, "fault: writes that landed elsewhere")                                                \
+    X(power_primary, 1, "fault: the primary's machine lost power")                                                     \
+    X(power_secondary, 1, "fault: the secondary's machine lost power")                                                 \
+    X(power_both, 1, "fault: both machines lost power at once")                                                        \
+    X(power_at_start, 1, "fault: a machine lost power while a daemon started")                                         \
+    X(power_lost_sectors, 1, "losses of power that took unflushed blocks with them")                                   \
+    X(power_lost_both, 1, "losses of power after which no leg had everything")                                         \
+    X(clock_jump, 1, "fault: clocks that went forward")                                                                \
     X(secondary_crash, 1, "fault: secondary daemons killed")                                                           \
     X(crash_torn_write, 1, "disk writes torn by a crash")                                                              \
     X(secondary_detach, 1, "operator: secondaries detached and attached again")                                        \

@@ -11,18 +11,14 @@
 #define LATENCY_MAX_NS (300 * NS_PER_US)
 #define LATENCY_LONG_NS (20 * NS_PER_MS)
 
-static bool bit_get(const uint64_t *map, uint32_t i) { return map[i / 64] >> (i % 64) & 1; }
-static void bit_set(uint64_t *map, uint32_t i) { map[i / 64] |= UINT64_C(1) << (i % 64); }
-static void bit_clear(uint64_t *map, uint32_t i) { map[i / 64] &= ~(UINT64_C(1) << (i % 64)); }
+static_assert(SECTOR_BYTES == BLOCK_BYTES, "a block is what a disk writes whole or not at all");
 
 void sim_disk_reset(struct sim *s, unsigned node, uint32_t block_count)
 {
     struct sim_disk *d = &s->disk[node];
     d->node = node;
     d->block_count = block_count;
-    memset(d->content, 0, (size_t)block_count * BLOCK_BYTES);
-    memset(d->stable, 0, (size_t)block_count * BLOCK_BYTES);
-    memset(d->dirty, 0, sizeof(d->dirty));
+    medium_reset(&d->data);
     memset(d->readers, 0, sizeof(d->readers));
     memset(d->writers, 0, sizeof(d->writers));
     memset(d->requests, 0, d->request_high * sizeof(d->requests[0]));
@@ -33,20 +29,14 @@ void sim_disk_reset(struct sim *s, unsigned node, uint32_t block_count)
     d->has_failed = false;
 }
 
-static void settle_block(struct sim_disk *d, uint32_t block)
+static const uint8_t *payload_of(const struct sim_disk_request *r, uint32_t i)
 {
-    memcpy(sim_block(d->stable, block), sim_block(d->content, block), BLOCK_BYTES);
-    bit_clear(d->dirty, block);
+    return r->kind == OP_WRITE ? r->buf->data + r->buf_offset + (size_t)i * BLOCK_BYTES : NULL;
 }
 
 static void apply_block(struct sim_disk *d, const struct sim_disk_request *r, uint32_t i)
 {
-    uint8_t *to = sim_block(d->content, r->first + i);
-    if (r->kind == OP_WRITE)
-        memcpy(to, r->buf->data + r->buf_offset + (size_t)i * BLOCK_BYTES, BLOCK_BYTES);
-    else
-        memset(to, 0, BLOCK_BYTES);
-    bit_set(d->dirty, r->first + i);
+    medium_write(&d->data, r->first + i, payload_of(r, i));
 }
 
 static bool is_change(enum op_kind kind) { return kind == OP_WRITE || kind == OP_DISCARD || kind == OP_WRITE_ZEROES; }
@@ -101,7 +91,7 @@ void sim_disk_submit(struct sim *s, unsigned node, const struct action *a)
             r.check = checksum64(r.buf->data + r.buf_offset, a->disk.length_bytes);
     }
     if (r.kind == OP_FLUSH)
-        memcpy(r.dirty_before, d->dirty, sizeof(d->dirty));
+        memcpy(r.dirty_before, d->data.dirty, sizeof(r.dirty_before));
     if (d->free_count == 0 && d->request_high == SIM_DISK_REQUESTS_MAX)
         sim_fail(s, "disk-flood", "node %u: more than %u requests in flight", node, SIM_DISK_REQUESTS_MAX);
     uint32_t slot = d->free_count ? d->free_slots[--d->free_count] : d->request_high++;
@@ -125,8 +115,8 @@ static void apply_part(struct sim *s, struct sim_disk *d, const struct sim_disk_
 static void lose_dirt(struct sim *s, struct sim_disk *d, const struct sim_disk_request *r)
 {
     for (uint32_t i = 0; i < d->block_count; i++) {
-        if (bit_get(r->dirty_before, i) && sim_chance(s, CHANCE_DISK, 300000))
-            bit_clear(d->dirty, i);
+        if (sector_bit(r->dirty_before, i) && sim_chance(s, CHANCE_DISK, 300000))
+            medium_forget_dirty(&d->data, i);
     }
 }
 
@@ -141,19 +131,42 @@ static void count_error(enum op_kind kind)
     }
 }
 
+/* Damage that no answer tells of. True: the change has gone this way instead of where it should. */
+static bool goes_astray(struct sim *s, struct sim_disk *d, const struct sim_disk_request *r)
+{
+    if (sim_chance(s, CHANCE_DISK, d->faults.lost_per_million)) {
+        COVER(disk_lost_write);
+        for (uint32_t i = 0; i < r->count; i++)
+            medium_write_lost(&d->data, r->first + i, payload_of(r, i));
+        return true;
+    }
+    if (sim_chance(s, CHANCE_DISK, d->faults.misdirected_per_million)) {
+        uint32_t to = (uint32_t)sim_below(s, CHANCE_DISK, d->block_count - r->count + 1);
+        COVER(disk_misdirected_write);
+        sim_trace(s, "%c disk    %s blocks %u+%u op %u lands at %u", 'A' + d->node, op_name(r->kind), r->first,
+                  r->count, r->op, to);
+        if (to == r->first)
+            return false;
+        medium_write_misdirected(&d->data, r->first, r->count, to, payload_of(r, 0));
+        return true;
+    }
+    return false;
+}
+
 static int32_t do_change(struct sim *s, struct sim_disk *d, struct sim_disk_request *r)
 {
-    for (uint32_t i = 0; i < r->count; i++)
+    bool astray = (d->faults.lost_per_million || d->faults.misdirected_per_million) && goes_astray(s, d, r);
+    for (uint32_t i = 0; !astray && i < r->count; i++)
         apply_block(d, r, i);
     if (r->flags & OP_FLAG_FUA) {
         for (uint32_t i = 0; i < r->count; i++)
-            settle_block(d, r->first + i);
+            medium_settle(&d->data, r->first + i);
     }
     /* The cache writes back what it likes, when it likes. */
     if (sim_chance(s, CHANCE_DISK, 200000)) {
         uint32_t from = (uint32_t)sim_below(s, CHANCE_DISK, d->block_count);
         for (uint32_t i = from; i < d->block_count && i < from + 16; i++)
-            settle_block(d, i);
+            medium_settle(&d->data, i);
     }
     return 0;
 }
@@ -174,7 +187,12 @@ static int32_t do_request(struct sim *s, struct sim_disk *d, struct sim_disk_req
     }
     switch (r->kind) {
     case OP_READ:
-        memcpy(r->buf->data + r->buf_offset, sim_block(d->content, r->first), (size_t)r->count * BLOCK_BYTES);
+        if (!medium_is_readable(&d->data, r->first, r->count)) {
+            COVER(disk_latent_error);
+            memset(r->buf->data + r->buf_offset, 0xee, (size_t)r->count * BLOCK_BYTES);
+            return -EIO;
+        }
+        memcpy(r->buf->data + r->buf_offset, sim_block(d->data.content, r->first), (size_t)r->count * BLOCK_BYTES);
         return 0;
     case OP_WRITE:
         if (sim_chance(s, CHANCE_DISK, d->faults.short_per_million)) {
@@ -191,12 +209,7 @@ static int32_t do_request(struct sim *s, struct sim_disk *d, struct sim_disk_req
         if ((r->flags & OP_FLAG_FAST_ONLY) && !d->zeroes_fast)
             return -EOPNOTSUPP;
         return do_change(s, d, r);
-    case OP_FLUSH:
-        for (uint32_t i = 0; i < d->block_count; i++) {
-            if (bit_get(r->dirty_before, i))
-                settle_block(d, i);
-        }
-        return 0;
+    case OP_FLUSH: medium_settle_all(&d->data, r->dirty_before); return 0;
     }
     return -EINVAL;
 }
@@ -257,8 +270,41 @@ void sim_disk_crash(struct sim *s, unsigned node)
     }
     /* A daemon that dies before it could record a failed flush would not know of it. Not simulated: what was lost is
      * found again. */
-    for (uint32_t i = 0; i < d->block_count; i++) {
-        if (memcmp(sim_block(d->content, i), sim_block(d->stable, i), BLOCK_BYTES) != 0)
-            bit_set(d->dirty, i);
+    medium_find_dirty(&d->data);
+}
+
+void sim_disk_power_loss(struct sim *s, unsigned node, unsigned survive_per_million)
+{
+    struct sim_disk *d = &s->disk[node];
+    for (uint32_t slot = 0; slot < d->request_high; slot++) {
+        struct sim_disk_request *r = &d->requests[slot];
+        if (!r->busy)
+            continue;
+        if (is_change(r->kind))
+            apply_part(s, d, r);
+        end_request(d, slot);
     }
+    uint32_t lost = medium_power_loss(&d->data, &s->chance[CHANCE_DISK], survive_per_million);
+    if (lost > 0)
+        COVER(power_lost_sectors);
+    sim_trace(s, "%c disk    loses power, and %u unflushed blocks with it", 'A' + node, lost);
+}
+
+bool sim_disk_make_unreadable(struct sim *s, unsigned node)
+{
+    struct sim_disk *d = &s->disk[node];
+    uint32_t block = (uint32_t)sim_below(s, CHANCE_DISK, d->block_count);
+    if (!medium_make_unreadable(&d->data, block))
+        return false;
+    sim_trace(s, "%c disk    block %u cannot be read any more", 'A' + node, block);
+    return true;
+}
+
+void sim_disk_rot(struct sim *s, unsigned node)
+{
+    struct sim_disk *d = &s->disk[node];
+    uint32_t block = (uint32_t)sim_below(s, CHANCE_DISK, d->block_count);
+    COVER(disk_rot);
+    medium_rot(&d->data, block, (uint32_t)sim_below(s, CHANCE_DISK, SECTOR_BYTES * 8));
+    sim_trace(s, "%c disk    block %u rots", 'A' + node, block);
 }

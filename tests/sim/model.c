@@ -31,6 +31,7 @@ void model_reset(struct model *m, uint32_t block_count)
     m->clock = 1;
     m->block_count = block_count;
     m->write_count = 0;
+    m->damaged = NULL;
     memset(m->spans, 0, sizeof(m->spans));
     uint32_t initial = model_write_begin(m, 0, block_count, true);
     assert(initial == 0);
@@ -158,6 +159,18 @@ void model_write_ended(struct model *m, uint32_t write)
         w->ended = m->clock++;
 }
 
+void model_lost_power(struct model *m, uint64_t since)
+{
+    uint64_t now = m->clock++;
+    for (uint32_t i = 0; i < m->write_count; i++) {
+        struct model_write *w = &m->writes[i];
+        if (w->acked == MODEL_NEVER || w->acked < since || w->durable)
+            continue;
+        w->acked = MODEL_NEVER;
+        w->ended = now;
+    }
+}
+
 uint32_t model_span_begin(struct model *m)
 {
     for (uint32_t i = 0; i < MODEL_SPANS_MAX; i++) {
@@ -179,6 +192,12 @@ void model_span_end(struct model *m, uint32_t span)
 {
     assert(m->spans[span] != 0);
     m->spans[span] = 0;
+}
+
+void model_span_move(struct model *m, uint32_t span, uint64_t begun)
+{
+    assert(m->spans[span] != 0);
+    m->spans[span] = begun;
 }
 
 static int describe(const struct model *m, char *to, size_t room, uint32_t write)
@@ -292,6 +311,11 @@ static bool check_read_block(struct model *m, uint64_t begin, uint64_t now, uint
     return true;
 }
 
+static bool is_left_out(const struct model *m, uint32_t block)
+{
+    return m->damaged && (m->damaged[block / 64] >> (block % 64) & 1);
+}
+
 bool model_shows(const uint8_t data[BLOCK_BYTES], uint32_t write, uint32_t block)
 {
     uint64_t first;
@@ -310,7 +334,7 @@ bool model_check_read(struct model *m, uint32_t span, uint32_t first, uint32_t c
     uint64_t begin = model_span_begun(m, span);
     uint64_t now = m->clock++;
     for (uint32_t i = 0; i < count; i++) {
-        if (!check_read_block(m, begin, now, first + i, data + (size_t)i * BLOCK_BYTES))
+        if (!is_left_out(m, first + i) && !check_read_block(m, begin, now, first + i, data + (size_t)i * BLOCK_BYTES))
             return false;
     }
     return true;
@@ -367,7 +391,7 @@ bool model_check_holds(struct model *m, const uint8_t *image, uint32_t write)
 {
     const struct model_write *w = &m->writes[write];
     for (uint32_t i = w->first; i < w->first + w->count; i++) {
-        if (!check_image_block(m, i, image + (size_t)i * BLOCK_BYTES, older_than_write, write))
+        if (!is_left_out(m, i) && !check_image_block(m, i, image + (size_t)i * BLOCK_BYTES, older_than_write, write))
             return false;
     }
     return true;
@@ -387,8 +411,18 @@ static uint32_t older_than_acked(const struct model *m, const struct model_block
 bool model_check_current(struct model *m, const uint8_t *image, uint64_t bound)
 {
     for (uint32_t i = 0; i < m->block_count; i++) {
-        if (!check_image_block(m, i, image + (size_t)i * BLOCK_BYTES, older_than_acked, bound))
+        if (!is_left_out(m, i) && !check_image_block(m, i, image + (size_t)i * BLOCK_BYTES, older_than_acked, bound))
             return false;
     }
     return true;
+}
+
+bool model_check_durable(struct model *m, const uint8_t *image, uint64_t bound)
+{
+    for (uint32_t i = 0; i < m->write_count; i++) {
+        const struct model_write *w = &m->writes[i];
+        if (w->durable && w->acked != MODEL_NEVER && w->acked >= bound && !model_check_holds(m, image, i))
+            return false;
+    }
+    return model_check_current(m, image, bound);
 }

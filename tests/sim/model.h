@@ -15,7 +15,7 @@
 #include "repl/base/block.h"
 
 #define MODEL_BLOCKS_MAX 256
-#define MODEL_SPANS_MAX 2048
+#define MODEL_SPANS_MAX 2049 /* requests in flight, and one to keep what must not be forgotten */
 #define MODEL_NEVER UINT64_MAX
 
 struct model_write {
@@ -25,6 +25,7 @@ struct model_write {
     uint32_t first;
     uint32_t count;
     bool zero;
+    bool durable;   /* acknowledged as stable */
     unsigned owner; /* the node that it was given to; not looked at here */
 };
 
@@ -48,6 +49,7 @@ struct model {
     uint32_t write_count;
     uint32_t write_max;
     uint64_t spans[MODEL_SPANS_MAX]; /* begins of reads and flushes in flight; 0: free */
+    const uint64_t *damaged;         /* blocks that the checks leave out, as their disk has spoilt them; NULL: none */
     char facts[1024];                /* of the last check that failed */
 };
 
@@ -65,10 +67,14 @@ void model_write_acked(struct model *m, uint32_t write);
  * behind, it has left behind by now. */
 void model_write_ended(struct model *m, uint32_t write);
 
+/* All that was acknowledged since `since` and not as stable may be gone: it counts as answered with an error. */
+void model_lost_power(struct model *m, uint64_t since);
+
 /* A read or flush begins. Returns its span. */
 uint32_t model_span_begin(struct model *m);
 uint64_t model_span_begun(const struct model *m, uint32_t span);
 void model_span_end(struct model *m, uint32_t span);
+void model_span_move(struct model *m, uint32_t span, uint64_t begun); /* as if it had begun then */
 
 /* Does a block show the content of this write? */
 bool model_shows(const uint8_t data[BLOCK_BYTES], uint32_t write, uint32_t block);
@@ -76,7 +82,7 @@ bool model_shows(const uint8_t data[BLOCK_BYTES], uint32_t write, uint32_t block
 /* ... or of some write that was answered with an error? */
 bool model_shows_failed(const struct model *m, const uint8_t data[BLOCK_BYTES], uint32_t block, uint32_t *write);
 
-/* The checks. False: violated, and `facts` says by what. */
+/* The checks. False: violated, and `facts` says by what. Blocks in `damaged` pass. */
 
 /* A read in `span` has returned this. */
 bool model_check_read(struct model *m, uint32_t span, uint32_t first, uint32_t count, const uint8_t *data);
@@ -86,3 +92,6 @@ bool model_check_holds(struct model *m, const uint8_t *image, uint32_t write);
 
 /* Nothing in `image` is older than what was acknowledged before `bound`. */
 bool model_check_current(struct model *m, const uint8_t *image, uint64_t bound);
+
+/* ... nor than what was acknowledged as stable since then. */
+bool model_check_durable(struct model *m, const uint8_t *image, uint64_t bound);

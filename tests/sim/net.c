@@ -185,7 +185,7 @@ void sim_net_opened_event(struct sim *s, unsigned side, uint32_t index)
         sim_at(s, s->now_ns + sim_below(s, CHANCE_NET, s->net.delay_max_ns), Q_OPENED, 1, index);
     }
     c->side[side] = SIDE_OPEN;
-    c->heard_ns[side] = s->now_ns;
+    c->heard_ns[side] = sim_node_now(s, side);
     sim_trace(s, "%c net     %x is open", 'A' + side, c->id[side]);
     sim_node_session(
         s, side,
@@ -218,7 +218,7 @@ static void count_resent(struct sim *s, unsigned node, const struct frame *f, co
     }
     COVER(resent);
     assert(f->kind != FRAME_WRITE || payload);
-    const uint8_t *there = s->disk[1 - node].content + f->offset_bytes;
+    const uint8_t *there = s->disk[1 - node].data.content + f->offset_bytes;
     if (f->kind == FRAME_WRITE && memcmp(there, payload->data, f->length_bytes) == 0)
         COVER(resent_had_it);
 }
@@ -289,7 +289,7 @@ uint64_t sim_net_heard_ns(const struct sim *s, unsigned node, conn_id id)
     if (!c || c->side[node] != SIDE_OPEN)
         return 0;
     bool holds_back = c->starved[node] && c->head[1 - node];
-    return holds_back ? s->now_ns : c->heard_ns[node];
+    return holds_back ? sim_node_now(s, node) : c->heard_ns[node];
 }
 
 bool sim_net_is_open(const struct sim *s, unsigned node, conn_id id)
@@ -387,7 +387,7 @@ void sim_net_frame_event(struct sim *s, unsigned from, uint32_t index)
     } else if (receives && (open || stale) && !m->is_close) {
         if (stale)
             COVER(frame_stale);
-        c->heard_ns[to] = s->now_ns;
+        c->heard_ns[to] = sim_node_now(s, to);
         c->starved[to] = !hand_over(s, c, to, m);
         if (c->starved[to]) {
             m->next = c->head[from];

@@ -11,10 +11,24 @@
 
 #define NODE_NAME(node) ((node) == 0 ? "paris-a" : "paris-b")
 
-#define META_LATENCY_MIN_NS (20 * NS_PER_US)
-#define META_LATENCY_MAX_NS (2 * NS_PER_MS)
+/* Clocks differ in speed by this at the most, in both directions: 1 %. */
+#define CLOCK_DRIFT_PER_MILLION 10000
+#define MILLION UINT64_C(1000000)
 
-uint64_t sim_node_now(const struct sim *s, unsigned node) { return s->now_ns + s->node[node].clock_ahead_ns; }
+uint64_t sim_node_now(const struct sim *s, unsigned node)
+{
+    const struct sim_clock *c = &s->node[node].clock;
+    return c->local_ns + (s->now_ns - c->world_ns) * c->per_million / MILLION;
+}
+
+/* The first moment of the world at which the node's clock shows `local_ns`. */
+static uint64_t world_ns(const struct sim_node *n, uint64_t local_ns)
+{
+    const struct sim_clock *c = &n->clock;
+    if (local_ns <= c->local_ns)
+        return c->world_ns;
+    return c->world_ns + ((local_ns - c->local_ns) * MILLION + c->per_million - 1) / c->per_million;
+}
 
 static struct id random_id(struct sim *s)
 {
@@ -40,24 +54,39 @@ void sim_node_create(struct sim *s, unsigned node)
     };
     strcpy(sb.volume, SIM_VOLUME);
     strcpy(sb.node, NODE_NAME(node));
-    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
-        superblock_encode(&sb, i, n->meta[i]);
+    sim_meta_reset(&n->meta);
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        uint8_t block[SUPERBLOCK_BYTES];
+        superblock_encode(&sb, i, block);
+        sim_meta_put(s, node, SIM_META_SUPERBLOCK, i, block, SIM_META_WHOLE);
+    }
     n->index = node;
     n->machine = random_id(s);
     n->up = n->meta_has_failed = false;
-    n->meta_error_per_million = 0;
     n->boot = 0;
-    n->clock_ahead_ns = sim_below(s, CHANCE_NODE, 1000 * NS_PER_S);
+    n->clock = (struct sim_clock) {
+        .local_ns = sim_below(s, CHANCE_NODE, 1000 * NS_PER_S),
+        .per_million =
+            sim_between(s, CHANCE_NODE, MILLION - CLOCK_DRIFT_PER_MILLION, MILLION + CLOCK_DRIFT_PER_MILLION),
+    };
     n->tells_heard = sim_chance(s, CHANCE_NODE, 500000);
     n->tick_at_ns = UINT64_MAX;
 }
 
 void sim_node_superblock(struct sim *s, unsigned node, struct superblock *sb)
 {
+    uint8_t blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES];
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        /* What cannot be read is as good as damaged. */
+        if (sim_meta_read(s, node, SIM_META_SUPERBLOCK, i, blocks[i]))
+            memset(blocks[i], 0, sizeof(blocks[i]));
+    }
     unsigned good;
     struct err err;
-    if (superblock_choose(s->node[node].meta, sb, &good, &err) < 0)
+    if (superblock_choose(blocks, sb, &good, &err) < 0)
         sim_fail(s, "superblock", "node %u: %s", node, err.text);
+    if (good != (1u << SUPERBLOCK_COPIES) - 1)
+        COVER(superblock_repaired);
 }
 
 static const char *const order_names[] = {
@@ -73,7 +102,7 @@ static void set_tick(struct sim *s, struct sim_node *n)
     uint64_t due = session_deadline_ns(n->session);
     if (due == UINT64_MAX)
         return;
-    due = max_u64(due > n->clock_ahead_ns ? due - n->clock_ahead_ns : 0, s->now_ns + 1);
+    due = max_u64(world_ns(n, due), s->now_ns + 1);
     if (due >= n->tick_at_ns)
         return;
     n->tick_at_ns = due;
@@ -88,8 +117,17 @@ void sim_node_start(struct sim *s, unsigned node)
     struct superblock sb;
     sim_node_superblock(s, node, &sb);
     engine_attach(&sb, n->machine, true);
-    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
-        superblock_encode(&sb, i, n->meta[i]);
+    bool cut = sim_plan_cuts_start(s);
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        uint8_t block[SUPERBLOCK_BYTES];
+        superblock_encode(&sb, i, block);
+        sim_meta_put(s, node, SIM_META_SUPERBLOCK, i, block,
+                     cut ? (unsigned)sim_below(s, CHANCE_NODE, SIM_META_WHOLE + 1) : SIM_META_WHOLE);
+    }
+    if (cut) {
+        sim_plan_start_is_cut(s, node);
+        return;
+    }
     struct engine_config config = {
         .volume = SIM_VOLUME,
         .node = NODE_NAME(node),
@@ -115,7 +153,7 @@ void sim_node_start(struct sim *s, unsigned node)
     };
     n->up = true;
     n->boot++;
-    n->serving = n->detached = n->meta_busy = n->stepping = false;
+    n->serving = n->detached = n->superblock_busy = n->stepping = false;
     memset(n->orders, 0, sizeof(n->orders));
     n->event_count = 0;
     n->tick_at_ns = UINT64_MAX;
@@ -150,20 +188,18 @@ static void drop_ballast(struct sim_node *n)
     }
 }
 
-static void meta_crash(struct sim *s, struct sim_node *n)
+/* The process is gone, with all that it had. */
+static void vanish(struct sim *s, struct sim_node *n, bool silent)
 {
-    for (unsigned i = 0; n->meta_busy && i < SUPERBLOCK_COPIES; i++) {
-        if (!n->meta_copy_busy[i])
-            continue;
-        COVER(meta_torn);
-        /* Not at all, in part, or whole. */
-        size_t bytes = sim_below(s, CHANCE_NODE, 3) * (SUPERBLOCK_BYTES / 2);
-        if (bytes == SUPERBLOCK_BYTES / 2)
-            bytes = sim_below(s, CHANCE_NODE, SUPERBLOCK_BYTES / BLOCK_BYTES) * BLOCK_BYTES;
-        memcpy(n->meta[i], n->meta_pending[i], bytes);
-        n->meta_copy_busy[i] = false;
-    }
-    n->meta_busy = false;
+    sim_net_crash(s, n->index, silent);
+    sim_clients_daemon_died(s, n->index);
+    end(s, n);
+    memset(n->ballast, 0, sizeof(n->ballast));
+    /* Its memory goes as it is; only an orderly end has to have given everything back. */
+    n->pool.free_bytes = n->pool.arena_bytes;
+    buf_pool_close(&n->pool);
+    if (buf_pool_open(&n->pool, SIM_POOL_BYTES) < 0)
+        abort();
 }
 
 void sim_node_crash(struct sim *s, unsigned node)
@@ -173,16 +209,31 @@ void sim_node_crash(struct sim *s, unsigned node)
         sim_fail(s, "simulator", "node %u is down and crashes", node);
     sim_trace(s, "%c node    is killed", 'A' + node);
     sim_disk_crash(s, node);
-    meta_crash(s, n);
-    sim_net_crash(s, node, sim_chance(s, CHANCE_NET, 300000));
-    sim_clients_daemon_died(s, node);
-    end(s, n);
-    memset(n->ballast, 0, sizeof(n->ballast));
-    /* Its memory goes as it is; only an orderly end has to have given everything back. */
-    n->pool.free_bytes = n->pool.arena_bytes;
-    buf_pool_close(&n->pool);
-    if (buf_pool_open(&n->pool, SIM_POOL_BYTES) < 0)
-        abort();
+    sim_meta_crash(s, node);
+    vanish(s, n, sim_chance(s, CHANCE_NET, 300000));
+}
+
+void sim_node_power_loss(struct sim *s, unsigned node)
+{
+    static const unsigned survive[] = { 0, 100000, 500000, 900000, 1000000 };
+    struct sim_node *n = &s->node[node];
+    unsigned survive_per_million = survive[sim_below(s, CHANCE_NODE, ARRAY_LEN(survive))];
+    sim_trace(s, "%c node    loses power", 'A' + node);
+    sim_disk_power_loss(s, node, survive_per_million);
+    sim_meta_power_loss(s, node, survive_per_million);
+    n->machine = random_id(s);
+    if (n->up)
+        vanish(s, n, true);
+}
+
+void sim_node_clock_jump(struct sim *s, unsigned node, uint64_t by_ns)
+{
+    struct sim_node *n = &s->node[node];
+    sim_trace(s, "%c node    its clock goes forward by %" PRIu64 " ms", 'A' + node, by_ns / NS_PER_MS);
+    n->clock.local_ns = sim_node_now(s, node) + by_ns;
+    n->clock.world_ns = s->now_ns;
+    if (n->up)
+        set_tick(s, n);
 }
 
 /* The engine has said that it is done: what a daemon does next. */
@@ -205,40 +256,17 @@ static void finish_detach(struct sim *s, struct sim_node *n)
     end(s, n);
 }
 
-static void meta_write(struct sim *s, struct sim_node *n, const struct superblock *sb)
+static void superblock_copy_done(struct sim *s, unsigned node, enum sim_meta_area area, uint32_t copy,
+                                 int32_t copy_result)
 {
-    if (n->meta_busy)
-        sim_fail(s, "superblock", "node %u: written while a write of it is in flight", n->index);
-    n->meta_busy = true;
-    n->meta_left = SUPERBLOCK_COPIES;
-    n->meta_good = 0;
-    sim_trace(s, "%c meta    %s, leg %s, peer leg %s, epoch %" PRIu64 ", sequence %" PRIu64 "%s%s", 'A' + n->index,
-              role_name(sb->role), leg_state_name(sb->leg), leg_state_name(sb->peer_leg), sb->epoch, sb->sequence,
-              sb->attached ? ", attached" : "", sb->pristine ? ", pristine" : "");
-    sim_plan_writes_meta(s, n->index, sb);
-    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
-        superblock_encode(sb, i, n->meta_pending[i]);
-        n->meta_copy_busy[i] = true;
-        sim_at(s, s->now_ns + sim_between(s, CHANCE_NODE, META_LATENCY_MIN_NS, META_LATENCY_MAX_NS), Q_META, n->index,
-               i);
-    }
-}
-
-void sim_node_meta_event(struct sim *s, unsigned node, uint32_t copy)
-{
+    (void)area;
+    (void)copy;
     struct sim_node *n = &s->node[node];
-    n->meta_copy_busy[copy] = false;
-    n->meta_left--;
-    if (sim_chance(s, CHANCE_NODE, n->meta_error_per_million)) {
-        COVER(meta_copy_error);
-    } else {
-        memcpy(n->meta[copy], n->meta_pending[copy], SUPERBLOCK_BYTES);
-        n->meta_good++;
-    }
-    if (n->meta_left > 0)
+    n->superblock_good += copy_result == 0;
+    if (--n->superblock_left > 0)
         return;
-    n->meta_busy = false;
-    int32_t result = n->meta_good >= SUPERBLOCK_COPIES_TO_WRITE ? 0 : -EIO;
+    n->superblock_busy = false;
+    int32_t result = n->superblock_good >= SUPERBLOCK_COPIES_TO_WRITE ? 0 : -EIO;
     if (result) {
         COVER(meta_failed);
         n->meta_has_failed = true;
@@ -251,6 +279,31 @@ void sim_node_meta_event(struct sim *s, unsigned node, uint32_t copy)
     if (result && view.leg != LEG_FAILED)
         sim_fail(s, "superblock", "node %u: it could not be written, and the leg is %s", node,
                  leg_state_name(view.leg));
+}
+
+static void superblock_write(struct sim *s, struct sim_node *n, const struct superblock *sb)
+{
+    if (n->superblock_busy)
+        sim_fail(s, "superblock", "node %u: written while a write of it is in flight", n->index);
+    n->superblock_busy = true;
+    n->superblock_left = SUPERBLOCK_COPIES;
+    n->superblock_good = 0;
+    sim_trace(s, "%c meta    %s, leg %s, peer leg %s, epoch %" PRIu64 ", sequence %" PRIu64 "%s%s", 'A' + n->index,
+              role_name(sb->role), leg_state_name(sb->leg), leg_state_name(sb->peer_leg), sb->epoch, sb->sequence,
+              sb->attached ? ", attached" : "", sb->pristine ? ", pristine" : "");
+    sim_plan_writes_meta(s, n->index, sb);
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        superblock_encode(sb, i, n->superblock_blocks[i]);
+        sim_meta_write(s, n->index, SIM_META_SUPERBLOCK, i, n->superblock_blocks[i], superblock_copy_done);
+    }
+}
+
+static void page_done(struct sim *s, unsigned node, enum sim_meta_area area, uint32_t index, int32_t result)
+{
+    sim_trace(s, "%c meta    page %u of area %d done: %d", 'A' + node, index, (int)area, result);
+    sim_node_engine(s, node,
+                    (struct event) { .kind = EV_META_PAGE_DONE,
+                                     .page = { .area = (enum meta_area)area, .index = index, .result = result } });
 }
 
 /* ---- session ---- */
@@ -350,8 +403,10 @@ static void carry_out(struct sim *s, struct sim_node *n, const struct action *a)
     unsigned node = n->index;
     switch (a->kind) {
     case ACT_DISK: sim_disk_submit(s, node, a); return;
-    case ACT_META_WRITE: meta_write(s, n, a->meta.superblock); return;
-    case ACT_META_PAGE: sim_fail(s, "simulator", "node %u writes a page of metadata", node);
+    case ACT_META_WRITE: superblock_write(s, n, a->meta.superblock); return;
+    case ACT_META_PAGE:
+        sim_meta_write(s, node, (enum sim_meta_area)a->page.area, a->page.index, a->page.block, page_done);
+        return;
     case ACT_SEND:
         step_session(s, n, (struct session_event) { .kind = SV_SEND, .send = { a->send.frame, a->send.payload } });
         return;
@@ -427,8 +482,7 @@ void sim_node_tick(struct sim *s, unsigned node)
         return;
     }
     uint64_t heard = n->tells_heard ? sim_net_heard_ns(s, node, session_conn(n->session)) : 0;
-    sim_node_session(s, node,
-                     (struct session_event) { .kind = SV_TICK, .tick = { heard ? heard + n->clock_ahead_ns : 0 } });
+    sim_node_session(s, node, (struct session_event) { .kind = SV_TICK, .tick = { heard } });
 }
 
 unsigned sim_node_orders(const struct sim *s, unsigned node)

@@ -6,13 +6,13 @@
 
 enum queue_kind {
     Q_DISK,   /* node; a: slot of the request */
-    Q_META,   /* node; a: copy of the superblock */
+    Q_META,   /* node; a: slot of the request */
     Q_FRAME,  /* node: direction; a: connection */
     Q_OPENED, /* node: side; a: connection */
     Q_TICK,   /* node: its session's deadline */
     Q_CLIENT, /* a: client */
     Q_PLAN,   /* the next fault or order */
-    Q_CRASH,  /* node: its daemon is killed */
+    Q_CRASH,  /* node; a: enum cut */
     Q_START,  /* node: its daemon starts */
     Q_ORDER,  /* node; a: enum order */
 };

@@ -76,7 +76,7 @@ void sim_fail(struct sim *s, const char *check, const char *format, ...)
     _Exit(SIM_EXIT_VIOLATION);
 }
 
-static void reset(struct sim *s, uint64_t seed)
+void sim_reset(struct sim *s, uint64_t seed)
 {
     s->seed = seed;
     s->now_ns = 0;
@@ -103,6 +103,7 @@ static void reset(struct sim *s, uint64_t seed)
     }
     sim_net_reset(s);
     sim_clients_reset(s);
+    sim_legs_reset(s);
     sim_plan_reset(s);
 }
 
@@ -116,7 +117,7 @@ static void dispatch(struct sim *s, const struct queue_event *ev)
         return;
     case Q_META:
         if (of_this_boot)
-            sim_node_meta_event(s, ev->node, ev->a);
+            sim_meta_event(s, ev->node, ev->a);
         return;
     case Q_TICK:
         if (of_this_boot)
@@ -132,7 +133,7 @@ static void dispatch(struct sim *s, const struct queue_event *ev)
         return;
     case Q_CRASH:
         if (of_this_boot)
-            sim_plan_crash(s, ev->node);
+            sim_plan_cut(s, ev->node, (enum cut)ev->a);
         return;
     case Q_ORDER: sim_plan_late_order(s, ev->node, (enum order)ev->a); return;
     }
@@ -147,15 +148,15 @@ static void tear_down(struct sim *s)
     }
     sim_net_reset(s);
     for (unsigned i = 0; i < SIM_NODES; i++) {
-        sim_mix(s, checksum64(s->disk[i].content, (size_t)s->block_count * BLOCK_BYTES));
-        sim_mix(s, checksum64(s->disk[i].stable, (size_t)s->block_count * BLOCK_BYTES));
-        sim_mix(s, checksum64(s->node[i].meta, sizeof(s->node[i].meta)));
+        sim_mix(s, checksum64(s->disk[i].data.content, (size_t)s->block_count * BLOCK_BYTES));
+        sim_mix(s, checksum64(s->disk[i].data.stable, (size_t)s->block_count * BLOCK_BYTES));
+        sim_mix(s, checksum64(s->node[i].meta.medium.stable, SUPERBLOCK_COPIES * (size_t)SUPERBLOCK_BYTES));
     }
 }
 
 uint64_t sim_run(struct sim *s, uint64_t seed)
 {
-    reset(s, seed);
+    sim_reset(s, seed);
     struct queue_event ev;
     while (!s->ended && queue_pop(&s->queue, &ev)) {
         if (ev.time_ns < s->now_ns)
@@ -185,9 +186,9 @@ struct sim *sim_new(void)
     if (!s->net.conns || !s->trace || !s->actions.list || !s->actions.text)
         abort();
     for (unsigned i = 0; i < SIM_NODES; i++) {
-        s->disk[i].content = calloc(MODEL_BLOCKS_MAX, BLOCK_BYTES);
-        s->disk[i].stable = calloc(MODEL_BLOCKS_MAX, BLOCK_BYTES);
-        if (!s->disk[i].content || !s->disk[i].stable || buf_pool_open(&s->node[i].pool, SIM_POOL_BYTES) < 0)
+        medium_open(&s->disk[i].data, MODEL_BLOCKS_MAX);
+        sim_meta_open(&s->node[i].meta);
+        if (buf_pool_open(&s->node[i].pool, SIM_POOL_BYTES) < 0)
             abort();
     }
     return s;

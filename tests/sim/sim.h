@@ -7,10 +7,12 @@
 
 #include "repl/base/prng.h"
 #include "repl/core/action.h"
+#include "repl/core/meta_area.h"
 #include "repl/engine/engine.h"
 #include "repl/link/session.h"
 #include "repl/meta/superblock_disk.h"
 #include "tests/sim/cover.h"
+#include "tests/sim/medium.h"
 #include "tests/sim/model.h"
 #include "tests/sim/queue.h"
 
@@ -58,6 +60,10 @@ struct sim_disk_faults {
     unsigned error_per_million[OP_FLUSH + 1];
     unsigned short_per_million; /* writes cut short */
     unsigned slow_per_million;  /* requests that take long */
+
+    /* Reported as done all the same: nothing but a comparison of both legs finds these. */
+    unsigned lost_per_million;        /* changes that never happen */
+    unsigned misdirected_per_million; /* changes that land elsewhere */
 };
 
 struct sim_disk_request {
@@ -77,9 +83,7 @@ struct sim_disk_request {
 struct sim_disk {
     unsigned node;
     uint32_t block_count;
-    uint8_t *content;                 /* what a read returns */
-    uint8_t *stable;                  /* what would survive a loss of power */
-    uint64_t dirty[SIM_BITMAP_WORDS]; /* blocks whose content has not reached `stable` */
+    struct medium data; /* of MODEL_BLOCKS_MAX sectors */
     uint16_t readers[MODEL_BLOCKS_MAX];
     uint16_t writers[MODEL_BLOCKS_MAX];
     struct sim_disk_request requests[SIM_DISK_REQUESTS_MAX];
@@ -97,6 +101,66 @@ void sim_disk_reset(struct sim *s, unsigned node, uint32_t block_count);
 void sim_disk_submit(struct sim *s, unsigned node, const struct action *a);
 void sim_disk_event(struct sim *s, unsigned node, uint32_t slot);
 void sim_disk_crash(struct sim *s, unsigned node); /* the process dies: what was in flight has happened, or half */
+
+/* The machine loses power: of what was in flight any part has happened, of what was not stable any part is left. */
+void sim_disk_power_loss(struct sim *s, unsigned node, unsigned survive_per_million);
+bool sim_disk_make_unreadable(struct sim *s, unsigned node); /* some block, until it is written. False: not that one */
+void sim_disk_rot(struct sim *s, unsigned node);             /* a bit somewhere */
+
+/* ---- meta.c: the metadata area of a leg ---- */
+
+#define SIM_META_LOG_PAGES 32
+#define SIM_META_BITMAP_PAGES 2 /* the largest volume has one, whose granules are blocks */
+#define SIM_META_REQUESTS_MAX (META_PAGES_MAX + SUPERBLOCK_COPIES)
+
+enum sim_meta_area {
+    SIM_META_ACTIVITY_LOG = META_ACTIVITY_LOG,
+    SIM_META_BITMAP = META_BITMAP,
+    SIM_META_SUPERBLOCK, /* its pages are its copies */
+};
+
+typedef void sim_meta_done_fn(struct sim *s, unsigned node, enum sim_meta_area area, uint32_t index, int32_t result);
+
+struct sim_meta_request {
+    bool busy;
+    enum sim_meta_area area;
+    uint32_t index;
+    const uint8_t *block;
+    uint64_t check; /* of the block when it was submitted */
+    sim_meta_done_fn *done;
+};
+
+struct sim_meta {
+    struct medium medium;
+    struct sim_meta_request requests[SIM_META_REQUESTS_MAX];
+    uint32_t busy;
+    unsigned error_per_million;
+};
+
+void sim_meta_open(struct sim_meta *meta);
+void sim_meta_reset(struct sim_meta *meta);
+
+/* Writes a page, stable when `done` is called with 0. The block stays unchanged until then; it is forgotten when the
+ * node goes down. Pages are written in any order, each by one write at a time. */
+void sim_meta_write(struct sim *s, unsigned node, enum sim_meta_area area, uint32_t index, const uint8_t *block,
+                    sim_meta_done_fn *done);
+
+/* As a node reads it when it starts: 0, or -EIO and a block full of 0xff. */
+int sim_meta_read(struct sim *s, unsigned node, enum sim_meta_area area, uint32_t index,
+                  uint8_t block[META_PAGE_BYTES]);
+
+/* At once and stable: of those sectors of the page whose bits are set. */
+void sim_meta_put(struct sim *s, unsigned node, enum sim_meta_area area, uint32_t index, const uint8_t *block,
+                  unsigned sectors);
+#define SIM_META_WHOLE 0xffu
+
+void sim_meta_event(struct sim *s, unsigned node, uint32_t slot);
+void sim_meta_crash(struct sim *s, unsigned node);
+void sim_meta_power_loss(struct sim *s, unsigned node, unsigned survive_per_million);
+
+/* A bit of some page rots, or a sector of it cannot be read any more; of the superblock's copies one at a time. False:
+ * nothing happened. */
+bool sim_meta_damage(struct sim *s, unsigned node);
 
 /* ---- net.c ---- */
 
@@ -134,7 +198,7 @@ struct sim_conn {
     bool lost[SIM_NODES];         /* what this side sends goes nowhere any more */
     bool closing[SIM_NODES];      /* a close is on its way from this side */
     uint64_t last_ns[SIM_NODES];  /* when the last message on its way from this side arrives */
-    uint64_t heard_ns[SIM_NODES]; /* when this side last received something */
+    uint64_t heard_ns[SIM_NODES]; /* when this side last received something, by its own clock */
     bool starved[SIM_NODES];      /* this side has no buffer for what has come */
     uint64_t stalled_until_ns[SIM_NODES];
     struct sim_message *head[SIM_NODES]; /* on their way from this side */
@@ -166,7 +230,7 @@ void sim_net_send(struct sim *s, unsigned node, conn_id id, const struct frame *
 void sim_net_close(struct sim *s, unsigned node, conn_id id, bool after_sending);
 void sim_net_opened_event(struct sim *s, unsigned side, uint32_t conn);
 void sim_net_frame_event(struct sim *s, unsigned from, uint32_t conn);
-uint64_t sim_net_heard_ns(const struct sim *s, unsigned node, conn_id id);
+uint64_t sim_net_heard_ns(const struct sim *s, unsigned node, conn_id id); /* by the node's clock; 0: not open */
 bool sim_net_is_open(const struct sim *s, unsigned node, conn_id id);
 
 /* The node's process ends: `silent`: as if its machine had, so that nobody is told. */
@@ -186,16 +250,23 @@ void sim_net_heal(struct sim *s);
 #define SIM_ORDERS_MAX 4
 enum order { ORDER_PROMOTE, ORDER_PROMOTE_FORCE, ORDER_DEMOTE, ORDER_DEMOTE_FORCE, ORDER_DETACH, ORDER_DETACH_FORCE };
 
+/* A node's own clock: nodes agree neither on the time nor on how fast it goes. */
+struct sim_clock {
+    uint64_t world_ns; /* it showed `local_ns` then */
+    uint64_t local_ns;
+    uint64_t per_million; /* of the world's speed */
+};
+
 struct sim_node {
     unsigned index;
     bool up;
     uint32_t boot;     /* counts the starts of its daemon */
-    struct id machine; /* its boot id: no machine restarts here, only daemons do */
+    struct id machine; /* its boot id: another one after a loss of power */
     struct engine *engine;
     struct session *session;
     struct buf_pool pool;
-    struct buf *ballast[5];  /* all but 1/32 of the pool, so that buffers run out */
-    uint64_t clock_ahead_ns; /* nodes don't agree on the time */
+    struct buf *ballast[5]; /* all but 1/32 of the pool, so that buffers run out */
+    struct sim_clock clock;
     bool serving;
     bool stepping; /* inside sim_node_run() */
 
@@ -204,13 +275,11 @@ struct sim_node {
     uint32_t event_head;
     uint32_t event_count;
 
-    uint8_t meta[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES];
-    bool meta_busy;
-    uint8_t meta_pending[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES];
-    bool meta_copy_busy[SUPERBLOCK_COPIES];
-    unsigned meta_left;
-    unsigned meta_good;
-    unsigned meta_error_per_million;
+    struct sim_meta meta;
+    bool superblock_busy;
+    uint8_t superblock_blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES]; /* on their way to the disk */
+    unsigned superblock_left;
+    unsigned superblock_good;
     bool meta_has_failed;
 
     uint64_t tick_at_ns; /* when the next Q_TICK comes; UINT64_MAX: none is queued */
@@ -228,10 +297,15 @@ void sim_node_superblock(struct sim *s, unsigned node, struct superblock *sb); /
 void sim_node_start(struct sim *s, unsigned node);
 void sim_node_crash(struct sim *s, unsigned node);
 
+/* The machine loses power; its daemon may be down. */
+void sim_node_power_loss(struct sim *s, unsigned node);
+
+/* Its clock goes forward, as after the machine was suspended. */
+void sim_node_clock_jump(struct sim *s, unsigned node, uint64_t by_ns);
+
 /* Gives something to the engine or the session, and carries out all that follows. */
 void sim_node_engine(struct sim *s, unsigned node, struct event ev);
 void sim_node_session(struct sim *s, unsigned node, struct session_event ev);
-void sim_node_meta_event(struct sim *s, unsigned node, uint32_t copy);
 void sim_node_tick(struct sim *s, unsigned node);
 void sim_node_order(struct sim *s, unsigned node, enum order what);
 unsigned sim_node_orders(const struct sim *s, unsigned node); /* under way */
@@ -294,6 +368,38 @@ void sim_client_complete(struct sim *s, unsigned node, void *cookie, int32_t res
 void sim_clients_daemon_died(struct sim *s, unsigned node);
 void sim_clients_session_lost(struct sim *s);
 
+/* ---- legs.c: what each leg must hold ---- */
+
+struct sim_legs {
+    bool watched;              /* power may be lost in this run: what is flushed is kept track of */
+    uint32_t span;             /* keeps the model from forgetting what came after `flushed` */
+    uint64_t flushed;          /* what was acknowledged before is stable on both legs */
+    bool behind[SIM_NODES];    /* the leg lost power, and is not known to be in sync again */
+    uint64_t since[SIM_NODES]; /* ... which was then */
+    uint64_t bound[SIM_NODES]; /* ... but has what was acknowledged before, and what was acknowledged as stable */
+};
+
+void sim_legs_reset(struct sim *s);
+void sim_legs_watch(struct sim *s);
+void sim_legs_flushed(struct sim *s, uint64_t begun); /* by the model's clock */
+
+/* Their machines lose power at one instant. Called when the disks have settled. */
+void sim_legs_power_lost(struct sim *s, const bool lost[SIM_NODES]);
+
+/* The primary says that both legs hold everything, and its peer is there: after a silent death it may not know better.
+ */
+bool sim_legs_in_sync(const struct sim *s, unsigned primary);
+
+/* On this node, of the layers `content` or `stable`: see the model's checks. */
+bool sim_leg_holds(struct sim *s, unsigned node, const uint8_t *layer, uint32_t write);
+bool sim_leg_is_current(struct sim *s, unsigned node, const uint8_t *layer, uint64_t bound);
+
+/* The first block that reads otherwise on the other leg, and that neither disk has spoilt; or UINT32_MAX. */
+uint32_t sim_legs_differ(const struct sim *s);
+
+/* What a view of both legs must show at any moment. */
+void sim_audit(struct sim *s);
+
 /* ---- plan.c: faults, orders, and the phases of a run ---- */
 
 enum stage { STAGE_SETUP, STAGE_LOAD, STAGE_HEAL, STAGE_READ_BACK, STAGE_DETACH, STAGE_END };
@@ -319,13 +425,17 @@ struct sim_plan {
 void sim_plan_reset(struct sim *s);
 void sim_plan_event(struct sim *s);
 void sim_plan_writes_meta(struct sim *s, unsigned node, const struct superblock *sb);
-void sim_plan_crash(struct sim *s, unsigned node);                        /* when its time comes */
+void sim_plan_flushed(struct sim *s);
+bool sim_plan_cuts_start(struct sim *s); /* while a daemon writes its first superblock, its machine loses power... */
+void sim_plan_start_is_cut(struct sim *s, unsigned node); /* ... now */
+enum cut { CUT_DAEMON, CUT_POWER, CUT_POWER_BOTH };
+void sim_plan_cut(struct sim *s, unsigned node, enum cut how);            /* when its time comes */
 void sim_plan_serves(struct sim *s, unsigned node);                       /* its engine opens the front */
 void sim_plan_late_order(struct sim *s, unsigned node, enum order order); /* given when its time comes */
 void sim_plan_order_done(struct sim *s, unsigned node, enum order order, int32_t result, const char *text);
 
-/* What a view of both legs must show at any moment. */
-void sim_audit(struct sim *s);
+bool sim_node_view(const struct sim *s, unsigned node, struct engine_view *v); /* false: it is down */
+int sim_primary(const struct sim *s);                                          /* -1: nobody serves */
 
 struct sim {
     uint64_t seed;
@@ -344,6 +454,7 @@ struct sim {
     struct sim_net net;
     struct sim_node node[SIM_NODES];
     struct sim_clients clients;
+    struct sim_legs legs;
     struct sim_plan plan;
     struct model model;
 
@@ -360,6 +471,8 @@ struct sim {
 
 struct sim *sim_new(void);
 void sim_trace_print(const struct sim *s);
+
+void sim_reset(struct sim *s, uint64_t seed);
 
 /* Runs one seed to its end. The same world can be used for one seed after the other. Returns the run's hash. */
 uint64_t sim_run(struct sim *s, uint64_t seed);

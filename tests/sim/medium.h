@@ -1,0 +1,74 @@
+/* What a disk keeps its sectors on: two layers, and all that can go wrong with a sector at rest or in a loss of power.
+ *
+ * `content` is what a read returns, `stable` what would survive a loss of power; a sector that is dirty has not got
+ * from the one to the other. A flaw belongs to a sector of a layer and goes where its content goes: a damaged sector
+ * holds something else than the disk's user believes, an unreadable one nothing. Writing a sector mends it. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "repl/base/prng.h"
+
+#define SECTOR_BYTES 512 /* what a disk writes whole or not at all */
+
+struct medium {
+    uint32_t sectors;
+    uint32_t words; /* of each bitmap below, one bit a sector */
+    uint8_t *content;
+    uint8_t *stable;
+    uint64_t *dirty;
+    uint64_t *touched; /* since the last reset */
+    uint64_t *unreadable;
+    uint64_t *damaged;
+    uint64_t *stable_unreadable;
+    uint64_t *stable_damaged;
+    bool has_flaws; /* some sector has had one since the last reset */
+};
+
+void medium_open(struct medium *m, uint32_t sectors); /* zeroes; out of memory ends the process */
+void medium_close(struct medium *m);
+void medium_reset(struct medium *m); /* zeroes again, at the cost of what was touched */
+
+static inline uint8_t *medium_sector(uint8_t *layer, uint32_t sector)
+{
+    return layer + (uint64_t)sector * SECTOR_BYTES;
+}
+
+static inline bool sector_bit(const uint64_t *map, uint32_t sector) { return map[sector / 64] >> (sector % 64) & 1; }
+
+/* `data` of SECTOR_BYTES; NULL: zeroes. Dirty afterwards. */
+void medium_write(struct medium *m, uint32_t sector, const uint8_t *data);
+
+/* A dirty sector becomes stable. */
+void medium_settle(struct medium *m, uint32_t sector);
+
+/* ... all those whose bit is set in `which` (of `words` words). */
+void medium_settle_all(struct medium *m, const uint64_t *which);
+
+/* A failed flush: the sector stays as it reads, and no later flush knows that it is not stable. */
+void medium_forget_dirty(struct medium *m, uint32_t sector);
+
+/* What is dirty by its content is dirty again. */
+void medium_find_dirty(struct medium *m);
+
+/* The machine goes down: of each dirty sector either the new or the old content is left. Returns the number of those
+ * that lost the new one. */
+uint32_t medium_power_loss(struct medium *m, struct prng *chance, unsigned survive_per_million);
+
+bool medium_is_readable(const struct medium *m, uint32_t first, uint32_t count);
+
+/* A write that is reported as done and never happens. `data` as for medium_write(). */
+void medium_write_lost(struct medium *m, uint32_t sector, const uint8_t *data);
+
+/* A write that is reported as done and lands at `to` instead. */
+void medium_write_misdirected(struct medium *m, uint32_t first, uint32_t count, uint32_t to, const uint8_t *data);
+
+/* A latent read error. False: the sector is dirty, and what is about to be written over cannot be lost. */
+bool medium_make_unreadable(struct medium *m, uint32_t sector);
+
+/* A bit of the stable layer flips; a sector that is not dirty reads so, too. */
+void medium_rot(struct medium *m, uint32_t sector, uint32_t bit);
+
+/* Sectors that read otherwise than they should. */
+uint32_t medium_damaged_count(const struct medium *m);

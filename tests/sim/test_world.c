@@ -1,0 +1,377 @@
+/* The simulated world itself: a disk that fails otherwise than it claims to would prove nothing. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/sim/sim.h"
+
+#define SECTORS 200
+
+static void fill(uint8_t data[SECTOR_BYTES], uint8_t with) { memset(data, with, SECTOR_BYTES); }
+
+static void write_sector(struct medium *m, uint32_t sector, uint8_t with)
+{
+    uint8_t data[SECTOR_BYTES];
+    fill(data, with);
+    medium_write(m, sector, data);
+}
+
+static uint8_t reads(const struct medium *m, uint32_t sector) { return medium_sector(m->content, sector)[0]; }
+
+static int medium_setup(void **state)
+{
+    static struct medium m;
+    medium_open(&m, SECTORS);
+    *state = &m;
+    return 0;
+}
+
+static int medium_teardown(void **state)
+{
+    medium_close(*state);
+    return 0;
+}
+
+static void a_loss_of_power_leaves_any_subset_of_what_was_not_flushed(void **state)
+{
+    struct medium *m = *state;
+    struct prng chance = prng_seed(1);
+    unsigned kept[SECTORS] = { 0 };
+    unsigned pairs[4] = { 0 };
+    for (unsigned round = 0; round < 200; round++) {
+        medium_reset(m);
+        for (uint32_t i = 0; i < SECTORS; i++)
+            write_sector(m, i, 1);
+        medium_settle_all(m, m->dirty);
+        for (uint32_t i = 0; i < SECTORS; i += 2)
+            write_sector(m, i, 2);
+        uint32_t lost = medium_power_loss(m, &chance, 500000);
+        for (uint32_t i = 0; i < SECTORS; i++) {
+            assert_true(reads(m, i) == 1 || (i % 2 == 0 && reads(m, i) == 2));
+            kept[i] += reads(m, i) == 2;
+            lost -= i % 2 == 0 && reads(m, i) == 1;
+        }
+        assert_int_equal(lost, 0);
+        assert_memory_equal(m->content, m->stable, SECTORS * SECTOR_BYTES);
+        pairs[(reads(m, 0) - 1) * 2 + (reads(m, 2) - 1)]++;
+    }
+    for (uint32_t i = 0; i < SECTORS; i += 2)
+        assert_in_range(kept[i], 60, 140);
+    for (unsigned i = 0; i < 4; i++)
+        assert_true(pairs[i] > 20);
+}
+
+static void a_loss_of_power_can_take_all_or_nothing(void **state)
+{
+    struct medium *m = *state;
+    struct prng chance = prng_seed(1);
+    for (uint32_t i = 0; i < SECTORS; i++)
+        write_sector(m, i, 1);
+    assert_int_equal(medium_power_loss(m, &chance, 1000000), 0);
+    for (uint32_t i = 0; i < SECTORS; i++)
+        write_sector(m, i, 2);
+    assert_int_equal(medium_power_loss(m, &chance, 0), SECTORS);
+    for (uint32_t i = 0; i < SECTORS; i++)
+        assert_int_equal(reads(m, i), 1);
+}
+
+static void what_a_failed_flush_forgot_reads_well_until_power_is_lost(void **state)
+{
+    struct medium *m = *state;
+    struct prng chance = prng_seed(1);
+    write_sector(m, 7, 1);
+    medium_forget_dirty(m, 7);
+    medium_settle_all(m, m->dirty);
+    assert_int_equal(reads(m, 7), 1);
+    medium_find_dirty(m); /* another daemon's flush could still save it */
+    assert_true(sector_bit(m->dirty, 7));
+    medium_forget_dirty(m, 7);
+    medium_power_loss(m, &chance, 1000000);
+    assert_int_equal(reads(m, 7), 0);
+}
+
+static void a_lost_write_is_known_until_it_is_written_over(void **state)
+{
+    struct medium *m = *state;
+    uint8_t two[SECTOR_BYTES];
+    fill(two, 2);
+    write_sector(m, 7, 1);
+    medium_settle(m, 7);
+    medium_write_lost(m, 7, two);
+    assert_int_equal(reads(m, 7), 1);
+    assert_true(sector_bit(m->damaged, 7));
+    assert_false(sector_bit(m->stable_damaged, 7));
+    medium_settle_all(m, m->dirty); /* a flush claims to have saved it */
+    assert_true(sector_bit(m->stable_damaged, 7));
+    medium_write(m, 7, two);
+    assert_int_equal(medium_damaged_count(m), 0);
+    medium_write_lost(m, 7, two); /* it is there already */
+    medium_write_lost(m, 8, NULL);
+    assert_int_equal(medium_damaged_count(m), 0);
+}
+
+static void a_misdirected_write_spoils_two_places(void **state)
+{
+    struct medium *m = *state;
+    uint8_t data[3 * SECTOR_BYTES];
+    memset(data, 3, sizeof(data));
+    medium_write_misdirected(m, 10, 3, 100, data);
+    for (uint32_t i = 0; i < SECTORS; i++) {
+        assert_int_equal(reads(m, i), i >= 100 && i < 103 ? 3 : 0);
+        assert_int_equal(sector_bit(m->damaged, i), (i >= 100 && i < 103) || (i >= 10 && i < 13));
+    }
+    /* Overlapping: what lies right by chance is not spoilt. */
+    medium_reset(m);
+    medium_write_misdirected(m, 10, 3, 11, data);
+    assert_true(sector_bit(m->damaged, 10));
+    assert_true(sector_bit(m->damaged, 13));
+    assert_int_equal(reads(m, 10), 0);
+    assert_int_equal(reads(m, 13), 3);
+}
+
+static void what_cannot_be_read_can_be_written(void **state)
+{
+    struct medium *m = *state;
+    struct prng chance = prng_seed(1);
+    assert_true(medium_make_unreadable(m, 7));
+    assert_true(medium_is_readable(m, 0, 7));
+    assert_false(medium_is_readable(m, 6, 2));
+    write_sector(m, 7, 1);
+    assert_true(medium_is_readable(m, 6, 2));
+    assert_false(medium_make_unreadable(m, 7)); /* about to be written over */
+    medium_power_loss(m, &chance, 0);           /* that write is lost */
+    assert_false(medium_is_readable(m, 7, 1));
+    write_sector(m, 7, 1);
+    medium_settle(m, 7);
+    medium_power_loss(m, &chance, 0);
+    assert_true(medium_is_readable(m, 7, 1));
+}
+
+static void a_bit_rots_at_rest(void **state)
+{
+    struct medium *m = *state;
+    struct prng chance = prng_seed(1);
+    medium_rot(m, 7, 9);
+    assert_int_equal(medium_sector(m->content, 7)[1], 2);
+    assert_true(sector_bit(m->damaged, 7));
+    /* Under a write that has not reached it: seen only if that is lost. */
+    write_sector(m, 8, 1);
+    medium_rot(m, 8, 0);
+    assert_int_equal(reads(m, 8), 1);
+    assert_false(sector_bit(m->damaged, 8));
+    medium_power_loss(m, &chance, 0);
+    assert_int_equal(reads(m, 8), 1); /* the bit that flipped in zeroes */
+    assert_int_equal(medium_sector(m->content, 8)[1], 0);
+    assert_true(sector_bit(m->damaged, 8));
+}
+
+static void a_reset_leaves_nothing(void **state)
+{
+    struct medium *m = *state;
+    static const uint8_t none[SECTORS * SECTOR_BYTES];
+    write_sector(m, 1, 1);
+    write_sector(m, 2, 1);
+    medium_settle(m, 2);
+    medium_rot(m, 3, 5);
+    medium_make_unreadable(m, 64);
+    medium_reset(m);
+    assert_memory_equal(m->content, none, sizeof(none));
+    assert_memory_equal(m->stable, none, sizeof(none));
+    assert_true(medium_is_readable(m, 0, SECTORS));
+    assert_int_equal(medium_damaged_count(m), 0);
+}
+
+/* ---- the metadata of a node ---- */
+
+static unsigned pages_done, pages_failed;
+
+static void page_done(struct sim *s, unsigned node, enum sim_meta_area area, uint32_t index, int32_t result)
+{
+    (void)s;
+    assert_int_equal(node, 1);
+    assert_true((area == SIM_META_ACTIVITY_LOG && index == 5) || (area == SIM_META_BITMAP && index == 1));
+    pages_done++;
+    pages_failed += result != 0;
+}
+
+static int world_setup(void **state)
+{
+    static struct sim *s;
+    if (!s)
+        s = sim_new();
+    sim_reset(s, 1);
+    queue_clear(&s->queue);
+    pages_done = pages_failed = 0;
+    *state = s;
+    return 0;
+}
+
+static void run_meta(struct sim *s)
+{
+    struct queue_event ev;
+    while (queue_pop(&s->queue, &ev)) {
+        assert_int_equal(ev.kind, Q_META);
+        s->now_ns = ev.time_ns;
+        sim_meta_event(s, ev.node, ev.a);
+    }
+}
+
+static void a_page_that_is_done_survives_a_loss_of_power(void **state)
+{
+    struct sim *s = *state;
+    uint8_t five[META_PAGE_BYTES], six[META_PAGE_BYTES], found[META_PAGE_BYTES];
+    memset(five, 5, sizeof(five));
+    memset(six, 6, sizeof(six));
+    sim_meta_write(s, 1, SIM_META_ACTIVITY_LOG, 5, five, page_done);
+    sim_meta_write(s, 1, SIM_META_BITMAP, 1, six, page_done);
+    run_meta(s);
+    assert_int_equal(pages_done, 2);
+    sim_meta_power_loss(s, 1, 0);
+    assert_int_equal(sim_meta_read(s, 1, SIM_META_ACTIVITY_LOG, 5, found), 0);
+    assert_memory_equal(found, five, sizeof(found));
+    assert_int_equal(sim_meta_read(s, 1, SIM_META_BITMAP, 1, found), 0);
+    assert_memory_equal(found, six, sizeof(found));
+}
+
+/* Cuts a write of a page and counts what is left of it: not at all, torn, whole. */
+static void cut_often(struct sim *s, bool power, unsigned left[3])
+{
+    for (unsigned round = 0; round < 200; round++) {
+        uint8_t old[META_PAGE_BYTES], new[META_PAGE_BYTES], found[META_PAGE_BYTES];
+        memset(old, 1, sizeof(old));
+        memset(new, 2, sizeof(new));
+        sim_meta_put(s, 1, SIM_META_BITMAP, 1, old, SIM_META_WHOLE);
+        sim_meta_write(s, 1, SIM_META_BITMAP, 1, new, page_done);
+        queue_clear(&s->queue);
+        if (power)
+            sim_meta_power_loss(s, 1, 900000);
+        else
+            sim_meta_crash(s, 1);
+        assert_int_equal(sim_meta_read(s, 1, SIM_META_BITMAP, 1, found), 0);
+        unsigned news = 0;
+        for (unsigned i = 0; i < META_PAGE_BYTES; i += SECTOR_BYTES) {
+            assert_memory_equal(found + i, found[i] == 2 ? new : old, SECTOR_BYTES);
+            news += found[i] == 2;
+        }
+        left[news == 0 ? 0 : news < META_PAGE_BYTES / SECTOR_BYTES ? 1 : 2]++;
+    }
+    assert_int_equal(pages_done, 0);
+}
+
+static void a_page_tears_between_sectors_when_power_is_lost(void **state)
+{
+    unsigned left[3] = { 0 };
+    cut_often(*state, true, left);
+    assert_true(left[0] > 10 && left[1] > 10 && left[2] > 10);
+}
+
+static void a_page_does_not_tear_when_a_daemon_dies(void **state)
+{
+    unsigned left[3] = { 0 };
+    cut_often(*state, false, left);
+    assert_true(left[0] > 10 && left[2] > 10);
+    assert_int_equal(left[1], 0);
+}
+
+static void a_page_that_failed_may_be_there_all_the_same(void **state)
+{
+    struct sim *s = *state;
+    unsigned there = 0;
+    s->node[1].meta.error_per_million = 1000000;
+    for (unsigned round = 1; round <= 100; round++) {
+        uint8_t block[META_PAGE_BYTES], found[META_PAGE_BYTES];
+        memset(block, (int)round, sizeof(block));
+        sim_meta_write(s, 1, SIM_META_BITMAP, 1, block, page_done);
+        run_meta(s);
+        sim_meta_read(s, 1, SIM_META_BITMAP, 1, found);
+        there += found[0] == round;
+    }
+    assert_int_equal(pages_failed, 100);
+    assert_in_range(there, 10, 60);
+}
+
+static void of_the_superblock_one_copy_at_a_time_is_spoilt(void **state)
+{
+    struct sim *s = *state;
+    unsigned spoilt = 0;
+    for (unsigned round = 0; round < 1000; round++)
+        spoilt += sim_meta_damage(s, 1);
+    assert_int_equal(spoilt, 1);
+    struct superblock sb;
+    sim_node_superblock(s, 1, &sb); /* still the right one; else it ends the process */
+    assert_string_equal(sb.volume, SIM_VOLUME);
+}
+
+/* ---- clocks, and the model ---- */
+
+static void clocks_differ_and_go_forward(void **state)
+{
+    struct sim *s = *state;
+    struct sim_clock *c = &s->node[0].clock;
+    *c = (struct sim_clock) { .local_ns = 5 * NS_PER_S, .per_million = 1010000 };
+    s->now_ns = 100 * NS_PER_S;
+    assert_int_equal(sim_node_now(s, 0), 106 * NS_PER_S);
+    sim_node_clock_jump(s, 0, 3 * NS_PER_S);
+    assert_int_equal(sim_node_now(s, 0), 109 * NS_PER_S);
+    s->now_ns = 200 * NS_PER_S;
+    assert_int_equal(sim_node_now(s, 0), 210 * NS_PER_S);
+}
+
+static void what_was_not_flushed_may_be_lost_with_both_legs(void **state)
+{
+    struct sim *s = *state;
+    struct model *m = &s->model;
+    static uint8_t image[MODEL_BLOCKS_MAX * BLOCK_BYTES];
+    uint32_t flushed = model_write_begin(m, 0, 3, false);
+    model_write_acked(m, flushed);
+    uint32_t horizon = model_span_begin(m);
+    uint32_t lost = model_write_begin(m, 0, 1, false);
+    model_write_acked(m, lost);
+    uint32_t durable = model_write_begin(m, 1, 1, false);
+    model_write_acked(m, durable);
+    m->writes[durable].durable = true;
+    for (uint32_t i = 0; i < 3; i++)
+        model_fill(i == 1 ? durable : flushed, i, image + (size_t)i * BLOCK_BYTES);
+    assert_false(model_check_current(m, image, m->clock));
+    assert_true(model_check_durable(m, image, model_span_begun(m, horizon)));
+    model_lost_power(m, model_span_begun(m, horizon));
+    assert_true(model_check_current(m, image, m->clock));
+    model_fill(flushed, 1, image + BLOCK_BYTES);
+    assert_false(model_check_current(m, image, m->clock));
+    assert_false(model_check_durable(m, image, model_span_begun(m, horizon)));
+    model_fill(durable, 1, image + BLOCK_BYTES);
+    memset(image + 2 * BLOCK_BYTES, 0, BLOCK_BYTES);
+    assert_false(model_check_durable(m, image, model_span_begun(m, horizon)));
+    uint64_t damaged[SIM_BITMAP_WORDS] = { UINT64_C(1) << 2 };
+    m->damaged = damaged;
+    assert_true(model_check_durable(m, image, model_span_begun(m, horizon)));
+    m->damaged = NULL;
+}
+
+int main(void)
+{
+#define MEDIUM(f) cmocka_unit_test_setup_teardown(f, medium_setup, medium_teardown)
+#define WORLD(f) cmocka_unit_test_setup(f, world_setup)
+    const struct CMUnitTest tests[] = {
+        MEDIUM(a_loss_of_power_leaves_any_subset_of_what_was_not_flushed),
+        MEDIUM(a_loss_of_power_can_take_all_or_nothing),
+        MEDIUM(what_a_failed_flush_forgot_reads_well_until_power_is_lost),
+        MEDIUM(a_lost_write_is_known_until_it_is_written_over),
+        MEDIUM(a_misdirected_write_spoils_two_places),
+        MEDIUM(what_cannot_be_read_can_be_written),
+        MEDIUM(a_bit_rots_at_rest),
+        MEDIUM(a_reset_leaves_nothing),
+        WORLD(a_page_that_is_done_survives_a_loss_of_power),
+        WORLD(a_page_tears_between_sectors_when_power_is_lost),
+        WORLD(a_page_does_not_tear_when_a_daemon_dies),
+        WORLD(a_page_that_failed_may_be_there_all_the_same),
+        WORLD(of_the_superblock_one_copy_at_a_time_is_spoilt),
+        WORLD(clocks_differ_and_go_forward),
+        WORLD(what_was_not_flushed_may_be_lost_with_both_legs),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
