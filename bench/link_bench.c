@@ -130,9 +130,11 @@ static void on_event(void *ctx, const struct event *ev)
 static void on_hello(void *ctx, struct hello *h)
 {
     const struct node *n = ctx;
-    *h = (struct hello) {
-        .version = PROTOCOL_VERSION, .volume = "bench", .window_frames = DEPTH_MAX, .window_bytes = DEPTH_MAX * MIB
-    };
+    *h = (struct hello) { .version = PROTOCOL_VERSION,
+                          .volume = "bench",
+                          .window_frames = DEPTH_MAX,
+                          .window_bytes = DEPTH_MAX * MIB,
+                          .granule_bytes = 4096 };
     snprintf(h->node, sizeof(h->node), "%s", n->server ? "server" : "client");
     snprintf(h->peer, sizeof(h->peer), "%s", n->server ? "client" : "server");
 }

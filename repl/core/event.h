@@ -53,7 +53,7 @@ struct event {
             uint32_t index;
             int32_t result; /* 0: it is on stable storage; else negative errno */
         } page;
-        struct hello hello;
+        const struct hello *hello; /* valid during the step */
         struct {
             const char *reason; /* valid during the step */
         } down;

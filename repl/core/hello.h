@@ -1,9 +1,11 @@
 /* What a node says of itself when a connection opens. Both ends judge both hellos by the same table (repl/sync). */
 #pragma once
 
+#include "repl/core/history.h"
 #include "repl/core/names.h"
 
 #define PROTOCOL_VERSION 1
+#define HELLO_NONCE_BYTES 32
 
 struct hello {
     uint32_t version;  /* the protocol version spoken; PROTOCOL_VERSION */
@@ -19,11 +21,19 @@ struct hello {
     uint64_t epoch;            /* highest seen, persisted */
     enum role role;
     enum leg_state leg;
-    bool pristine;               /* zeroes since `create`: nothing was ever written to it */
-    bool lost_power;             /* may lack writes it had completed but not flushed */
-    bool unclean_primary;        /* was primary and ended without draining: may hold writes that nobody else has */
-    uint32_t window_frames;      /* changes that may be on their way to this node, not yet acknowledged */
-    uint64_t window_bytes;       /* payload of those */
-    uint32_t block_bytes;        /* what this leg's disk needs changes aligned to: a power of two, 512 ... 4096 */
-    uint32_t served_block_bytes; /* what the primary's clients were told, likewise; 0: it does not serve */
+    bool pristine;          /* zeroes since `create`: nothing was ever written to it */
+    bool lost_power;        /* may lack writes it had completed but not flushed */
+    bool unclean_primary;   /* was primary and ended without draining: may hold writes that nobody else has */
+    uint32_t window_frames; /* changes that may be on their way to this node, not yet acknowledged */
+    uint64_t window_bytes;  /* payload of those */
+    uint32_t block_bytes;   /* what this leg's disk needs changes aligned to: a power of two, 512 ... 4096 */
+    uint32_t granule_bytes; /* of the bitmap: both must be the same */
+    bool full;              /* every block of this leg counts as different from the peer's */
+    uint64_t dirty_bytes;   /* what may differ from the peer's leg, as this one knows */
+    bool was_primary;       /* this node was the primary of the last decree that it knows of */
+    bool peer_in_sync;      /* the peer is in the in-sync set by that decree */
+    struct history history;
+    struct history_entry base; /* this leg's bitmap is complete from this decree on; none: it cannot be relied on */
+    uint8_t nonce[HELLO_NONCE_BYTES]; /* random for each hello: both together key the digests of a session */
+    uint32_t served_block_bytes;      /* what the primary's clients were told, likewise; 0: it does not serve */
 };

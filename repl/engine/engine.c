@@ -147,7 +147,7 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
     case EV_META_DONE: superblock_on_written(e, ev->meta.result, out); break;
     case EV_META_PAGE_DONE:
     case EV_TICK: break;
-    case EV_HELLO: session_on_hello(e, &ev->hello, out); break;
+    case EV_HELLO: session_on_hello(e, ev->hello, out); break;
     case EV_SESSION_UP: session_on_up(e, out); break;
     case EV_SESSION_DOWN: session_on_down(e, out); break;
     case EV_PROMOTE: order_promote(e, ev->order.force, ev->order.cookie, out); break;
@@ -183,6 +183,7 @@ void engine_hello(struct engine *e, struct hello *out)
         .window_bytes = e->config.window_bytes,
         .block_bytes = own_block_bytes(e),
         .served_block_bytes = is_leading(e) ? e->served_block_bytes : 0,
+        .granule_bytes = 4096,
     };
     snprintf(out->volume, sizeof(out->volume), "%s", e->config.volume);
     snprintf(out->node, sizeof(out->node), "%s", e->config.node);

@@ -7,8 +7,11 @@
 
 #include "proto/handshake.pb-c.h"
 
-/* Three names, three ids, the numbers at their longest: far below what a frame may carry. */
-static_assert(3 * (NAME_BYTES_MAX + 3) + 3 * (sizeof(struct id) + 3) + 18 * 13 <= FRAME_HELLO_BYTES_MAX, "fits");
+/* Three names, three ids, the nonce, the numbers at their longest, and a full history: below what a frame may carry. */
+static_assert(3 * (NAME_BYTES_MAX + 3) + 3 * (sizeof(struct id) + 3) + HELLO_NONCE_BYTES + 3 + 26 * 13 + 3 * 5 +
+                      HISTORY_MAX * (10 + 10 + 8) <=
+                  FRAME_HELLO_BYTES_MAX,
+              "fits");
 
 static_assert((int)LOCKSTEP__HELLO_ROLE__HELLO_ROLE_SECONDARY == (int)ROLE_SECONDARY, "same numbers");
 static_assert((int)LOCKSTEP__HELLO_ROLE__HELLO_ROLE_PRIMARY == (int)ROLE_PRIMARY, "same numbers");
@@ -48,6 +51,25 @@ size_t hello_encode(const struct hello *hello, uint8_t *out)
     m.window_bytes = hello->window_bytes;
     m.block_bytes = hello->block_bytes;
     m.served_block_bytes = hello->served_block_bytes;
+    m.granule_bytes = hello->granule_bytes;
+    m.full = hello->full;
+    m.dirty_bytes = hello->dirty_bytes;
+    m.was_primary = hello->was_primary;
+    m.peer_in_sync = hello->peer_in_sync;
+    uint64_t epochs[HISTORY_MAX], lsns[HISTORY_MAX], tags[HISTORY_MAX];
+    for (uint32_t i = 0; i < hello->history.count; i++) {
+        epochs[i] = hello->history.entries[i].epoch;
+        lsns[i] = hello->history.entries[i].first_lsn;
+        tags[i] = hello->history.entries[i].tag;
+    }
+    m.n_history_epoch = m.n_history_first_lsn = m.n_history_tag = hello->history.count;
+    m.history_epoch = epochs;
+    m.history_first_lsn = lsns;
+    m.history_tag = tags;
+    m.base_epoch = hello->base.epoch;
+    m.base_first_lsn = hello->base.first_lsn;
+    m.base_tag = hello->base.tag;
+    m.nonce = (ProtobufCBinaryData) { sizeof(hello->nonce), (uint8_t *)hello->nonce };
     size_t bytes = lockstep__hello__pack(&m, out);
     assert(bytes <= FRAME_HELLO_BYTES_MAX);
     return bytes;
@@ -87,6 +109,20 @@ static bool is_block_size(uint32_t bytes)
     return bytes >= BLOCK_BYTES && bytes <= BLOCK_BYTES_MAX && (bytes & (bytes - 1)) == 0;
 }
 
+static bool take_history(const Lockstep__Hello *m, struct history *h)
+{
+    if (m->n_history_epoch > HISTORY_MAX || m->n_history_first_lsn != m->n_history_epoch ||
+        m->n_history_tag != m->n_history_epoch)
+        return false;
+    h->count = (uint32_t)m->n_history_epoch;
+    for (uint32_t i = 0; i < h->count; i++)
+        h->entries[i] = (struct history_entry) { m->history_epoch[i], m->history_first_lsn[i], m->history_tag[i] };
+    /* The leg has seen every epoch that it was part of. */
+    return history_is_valid(h) && (h->count == 0 || h->entries[h->count - 1].epoch <= m->epoch);
+}
+
+static bool is_granule(uint32_t bytes) { return bytes >= BLOCK_BYTES && bytes <= MIB && (bytes & (bytes - 1)) == 0; }
+
 static int take_state(const Lockstep__Hello *m, struct hello *h, const char **why)
 {
     if (m->size_bytes % BLOCK_BYTES)
@@ -107,6 +143,21 @@ static int take_state(const Lockstep__Hello *m, struct hello *h, const char **wh
     if ((m->block_bytes && !is_block_size(m->block_bytes)) ||
         (m->served_block_bytes && !is_block_size(m->served_block_bytes)))
         return wrong(why, "impossible block size (block_bytes, served_block_bytes)");
+    if (!take_history(m, &h->history))
+        return wrong(why, "history that cannot be (history)");
+    if (m->base_tag == 0 && (m->base_epoch || m->base_first_lsn))
+        return wrong(why, "start of the bitmap without a tag (base)");
+    if (!is_granule(m->granule_bytes))
+        return wrong(why, "impossible granule (granule_bytes)");
+    if (m->nonce.len != sizeof(h->nonce))
+        return wrong(why, "nonce that does not have 32 bytes (nonce)");
+    memcpy(h->nonce, m->nonce.data, sizeof(h->nonce));
+    h->base = (struct history_entry) { m->base_epoch, m->base_first_lsn, m->base_tag };
+    h->granule_bytes = m->granule_bytes;
+    h->full = m->full;
+    h->dirty_bytes = m->dirty_bytes;
+    h->was_primary = m->was_primary;
+    h->peer_in_sync = m->peer_in_sync;
     h->size_bytes = m->size_bytes;
     h->capacity_bytes = m->capacity_bytes;
     h->epoch = m->epoch;

@@ -209,13 +209,14 @@ static void on_garbage(void *ctx, conn_id conn, const char *reason) { on_ended(c
 
 static void on_hello(struct link *l, conn_id conn, const struct frame *frame, struct buf *payload)
 {
-    struct session_event ev = { .kind = SV_HELLO, .now_ns = now_ns(l) };
+    struct hello hello;
     const char *why = "damaged hello (payload_check)";
     bool good = checksum64(payload->data, frame->payload_bytes) == frame->payload_check &&
-                hello_decode(payload->data, frame->payload_bytes, &ev.hello.hello, &why) == 0;
+                hello_decode(payload->data, frame->payload_bytes, &hello, &why) == 0;
     buf_put(payload);
-    ev.hello.conn = conn;
-    ev.hello.frame = *frame;
+    struct session_event ev = { .kind = SV_HELLO,
+                                .now_ns = now_ns(l),
+                                .hello = { .conn = conn, .frame = *frame, .hello = &hello } };
     if (good)
         feed(l, &ev);
     else

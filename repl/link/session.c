@@ -372,7 +372,7 @@ static void enter_judging(struct session *s, uint64_t now, struct session_action
     struct session_action *a = act(out, SA_EVENT);
     a->event.kind = EV_HELLO;
     a->event.now_ns = now;
-    a->event.hello = s->hello;
+    a->event.hello = &s->hello;
 }
 
 static void enter_up(struct session *s, uint64_t now, struct session_actions *out)
@@ -463,7 +463,7 @@ static const char *misnamed(const struct session *s, const struct hello *h, stru
 static void on_stranger_hello(struct session *s, struct conn *c, const struct session_event *ev,
                               struct session_actions *out)
 {
-    const struct hello *h = &ev->hello.hello;
+    const struct hello *h = ev->hello.hello;
     if (ev->hello.frame.number != 1) {
         drop_stranger(s, ev->now_ns, c, "its hello is not its first frame", out);
         return;
@@ -557,16 +557,16 @@ static void on_hello(struct session *s, const struct session_event *ev, struct s
         broken(s, ev->now_ns, out, "a second hello");
         return;
     }
-    const char *why = misnamed(s, &ev->hello.hello, out);
+    const char *why = misnamed(s, ev->hello.hello, out);
     if (why) {
         refuse_conn(&s->conn, FRAME_REFUSE_LASTING, why, out);
         leave(s, ev->now_ns, OUTCOME_REFUSED,
-              text(out, "%s answers as volume %s of %s: %s", s->path_names[s->conn.path], ev->hello.hello.volume,
-                   ev->hello.hello.node, why),
+              text(out, "%s answers as volume %s of %s: %s", s->path_names[s->conn.path], ev->hello.hello->volume,
+                   ev->hello.hello->node, why),
               out);
         return;
     }
-    s->hello = ev->hello.hello;
+    s->hello = *ev->hello.hello;
     enter_judging(s, ev->now_ns, out);
 }
 

@@ -88,7 +88,7 @@ struct session_event {
         struct {
             conn_id conn;
             struct frame frame;
-            struct hello hello;
+            const struct hello *hello; /* valid during the step */
         } hello;
         struct {
             /* When bytes of any kind last came in on session_conn(), or now_ns when we ourselves do not receive for

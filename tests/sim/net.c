@@ -339,12 +339,13 @@ static bool hand_over(struct sim *s, struct sim_conn *c, unsigned to, struct sim
               m->corrupted ? ", corrupted" : "");
     if (frame.kind == FRAME_HELLO) {
         assert(payload);
-        struct session_event ev = { .kind = SV_HELLO, .hello = { .conn = c->id[to], .frame = frame } };
+        struct hello hello;
+        struct session_event ev = { .kind = SV_HELLO, .hello = { .conn = c->id[to], .frame = frame, .hello = &hello } };
         bool whole = checksum64(payload->data, frame.payload_bytes) == frame.payload_check;
         COVER(hellos);
         if (!whole)
             garbage(s, to, c, "hello damaged on its way (payload_check)");
-        else if (hello_decode(payload->data, frame.payload_bytes, &ev.hello.hello, &why) < 0)
+        else if (hello_decode(payload->data, frame.payload_bytes, &hello, &why) < 0)
             garbage(s, to, c, why);
         else
             sim_node_session(s, to, ev);
@@ -476,6 +477,7 @@ void sim_net_stranger(struct sim *s)
                                .node = "a",
                                .peer = "b",
                                .window_frames = 1,
+                               .granule_bytes = 4096,
                                .window_bytes = 1 };
         struct frame frame = { .kind = FRAME_HELLO, .number = 1 };
         frame.payload_bytes = (uint32_t)hello_encode(&hello, bytes);

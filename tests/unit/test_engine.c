@@ -160,11 +160,11 @@ static struct frame deliver(struct node *from, struct node *to)
 
 static void hellos(struct node *a, struct node *b)
 {
-    struct event to_a = { .kind = EV_HELLO }, to_b = { .kind = EV_HELLO };
-    engine_hello(a->engine, &to_b.hello);
-    engine_hello(b->engine, &to_a.hello);
-    step(a, to_a);
-    step(b, to_b);
+    struct hello of_a, of_b;
+    engine_hello(a->engine, &of_a);
+    engine_hello(b->engine, &of_b);
+    step(a, (struct event) { .kind = EV_HELLO, .hello = &of_b });
+    step(b, (struct event) { .kind = EV_HELLO, .hello = &of_a });
 }
 
 static void connect_nodes(struct node *a, struct node *b)
@@ -617,7 +617,7 @@ static void a_refused_node_knows_who_is_primary(void **state)
     struct hello theirs;
     engine_hello(b.engine, &theirs);
     theirs.unclean_primary = true; /* any reason will do */
-    step(&a, (struct event) { .kind = EV_HELLO, .hello = theirs });
+    step(&a, (struct event) { .kind = EV_HELLO, .hello = &theirs });
     assert_true(a.refused);
     metas_done(&a);
     step(&a, (struct event) { .kind = EV_SESSION_DOWN });
@@ -639,7 +639,7 @@ static void a_refused_node_knows_who_is_primary(void **state)
     step(&b, (struct event) { .kind = EV_SESSION_DOWN });
     struct hello own;
     engine_hello(a.engine, &own);
-    step(&b, (struct event) { .kind = EV_HELLO, .hello = own });
+    step(&b, (struct event) { .kind = EV_HELLO, .hello = &own });
     assert_false(b.serving);
     node_close(&a);
     node_close(&b);
@@ -1026,12 +1026,12 @@ static void an_epoch_that_the_hello_did_not_say_is_told_by_a_decree(void **state
     struct node a, b;
     node_open(&a, 0, true);
     node_open(&b, 1, true);
-    struct event to_a = { .kind = EV_HELLO }, to_b = { .kind = EV_HELLO };
-    engine_hello(a.engine, &to_b.hello);
+    struct hello of_a, of_b;
+    engine_hello(a.engine, &of_a);
     promote(&a, &b);
-    step(&b, to_b);
-    engine_hello(b.engine, &to_a.hello);
-    step(&a, to_a);
+    step(&b, (struct event) { .kind = EV_HELLO, .hello = &of_a });
+    engine_hello(b.engine, &of_b);
+    step(&a, (struct event) { .kind = EV_HELLO, .hello = &of_b });
     metas_done(&a);
     metas_done(&b);
     step(&a, (struct event) { .kind = EV_SESSION_UP });

@@ -24,12 +24,20 @@ static struct hello sample(void)
         .lost_power = true,
         .unclean_primary = true,
         .window_frames = 1024,
+        .granule_bytes = 4096,
+        .full = true,
+        .dirty_bytes = 123456,
+        .was_primary = true,
+        .peer_in_sync = true,
+        .history = { .count = 2, .entries = { { 3, 1, 0xaaaa }, { 7, 99, UINT64_MAX } } },
+        .base = { 3, 1, 0xaaaa },
         .window_bytes = 32 * MIB,
         .block_bytes = 4096,
         .served_block_bytes = 512,
     };
     memset(h.volume_id.bytes, 0xaa, sizeof(h.volume_id.bytes));
     memset(h.leg_id.bytes, 0xbb, sizeof(h.leg_id.bytes));
+    memset(h.nonce, 0xcc, sizeof(h.nonce));
     return h;
 }
 
@@ -48,6 +56,9 @@ static Lockstep__Hello valid_message(void)
     m.node = (char *)"a";
     m.peer = (char *)"b";
     m.window_frames = 1;
+    m.granule_bytes = 4096;
+    static uint8_t nonce[HELLO_NONCE_BYTES];
+    m.nonce = (ProtobufCBinaryData) { sizeof(nonce), nonce };
     m.window_bytes = FRAME_PAYLOAD_BYTES_MAX;
     return m;
 }
@@ -76,6 +87,9 @@ static void test_longest_fits(void **state)
     h.size_bytes = h.capacity_bytes = UINT64_MAX - UINT64_MAX % BLOCK_BYTES;
     h.window_frames = UINT32_MAX;
     h.window_bytes = UINT64_MAX;
+    h.history = (struct history) { 0 };
+    for (uint64_t i = 0; i < HISTORY_MAX; i++)
+        history_append(&h.history, (struct history_entry) { h.epoch - HISTORY_MAX + i, UINT64_MAX, UINT64_MAX - i });
     struct hello back = { 0 };
     uint8_t bytes[FRAME_HELLO_BYTES_MAX];
     const char *why = NULL;
@@ -142,6 +156,41 @@ static void test_bad_fields(void **state)
     m = valid_message();
     m.window_bytes--;
     refused(&m, "window_bytes");
+    m = valid_message();
+    m.granule_bytes = 5000;
+    refused(&m, "(granule_bytes)");
+    m = valid_message();
+    m.nonce.len = 31;
+    refused(&m, "(nonce)");
+    m = valid_message();
+    m.base_epoch = 1;
+    refused(&m, "(base)");
+    uint64_t rising[] = { 1, 2 }, falling[] = { 2, 1 }, tags[] = { 5, 6 }, none[] = { 0, 6 }, many[HISTORY_MAX + 1];
+    m = valid_message();
+    m.epoch = 2;
+    m.n_history_epoch = m.n_history_first_lsn = m.n_history_tag = 2;
+    m.history_epoch = m.history_first_lsn = rising;
+    m.history_tag = tags;
+    struct hello h;
+    const char *why;
+    assert_int_equal(decode_message(&m, &h, &why), 0);
+    m.history_epoch = falling;
+    refused(&m, "(history)");
+    m.history_epoch = rising;
+    m.history_tag = none;
+    refused(&m, "(history)");
+    m.history_tag = tags;
+    m.n_history_tag = 1;
+    refused(&m, "(history)");
+    m.n_history_tag = 2;
+    m.epoch = 1; /* it would have been part of an epoch that it has not seen */
+    refused(&m, "(history)");
+    m.epoch = FRAME_EPOCH_MAX;
+    for (unsigned i = 0; i <= HISTORY_MAX; i++)
+        many[i] = i + 1;
+    m.history_epoch = m.history_first_lsn = m.history_tag = many;
+    m.n_history_epoch = m.n_history_first_lsn = m.n_history_tag = HISTORY_MAX + 1;
+    refused(&m, "(history)");
 }
 
 static void test_other_version_keeps_names(void **state)

@@ -135,7 +135,7 @@ static void on_event(void *ctx, const struct event *ev)
         assert_false(n->up);
         n->judging = true;
         n->hellos++;
-        n->peer = ev->hello;
+        n->peer = *ev->hello;
         if (n->refuse)
             link_refuse(n->link, n->refuse);
         else if (!n->hold_verdict)
@@ -182,7 +182,9 @@ static void on_event(void *ctx, const struct event *ev)
 static void on_hello(void *ctx, struct hello *out)
 {
     struct node *n = ctx;
-    *out = (struct hello) { .version = PROTOCOL_VERSION, .window_frames = 32, .window_bytes = 32 * MIB };
+    *out = (struct hello) {
+        .version = PROTOCOL_VERSION, .window_frames = 32, .window_bytes = 32 * MIB, .granule_bytes = 4096
+    };
     snprintf(out->volume, sizeof(out->volume), "%s", n->volume);
     snprintf(out->node, sizeof(out->node), "%s", n->name);
     snprintf(out->peer, sizeof(out->peer), "%s", n == &n->lab->a ? n->lab->b.name : n->lab->a.name);
@@ -706,6 +708,7 @@ static void stream_build(uint64_t seed)
         .node = "paris-a",
         .peer = "paris-b",
         .window_frames = 1,
+        .granule_bytes = 4096,
         .window_bytes = FRAME_PAYLOAD_BYTES_MAX,
     };
     uint8_t bytes[FRAME_HELLO_BYTES_MAX];

@@ -105,7 +105,7 @@ static void says_hello(struct solo *t, conn_id conn, struct hello h)
     ev.hello.conn = conn;
     ev.hello.frame.kind = FRAME_HELLO;
     ev.hello.frame.number = ++t->number;
-    ev.hello.hello = h;
+    ev.hello.hello = &h;
     step(t, ev);
 }
 
@@ -198,7 +198,7 @@ static struct solo *accepted_up(void)
     says_hello(t, 1, hello_of("gold42", "paris-a", "paris-b"));
     assert_non_null(find(t, SA_SEND_HELLO));
     expect_event(t, EV_HELLO);
-    assert_string_equal(event_of(t)->hello.node, "paris-a");
+    assert_string_equal(event_of(t)->hello->node, "paris-a");
     step(t, (struct session_event) { .kind = SV_READY });
     assert_int_equal(find(t, SA_SEND)->send.frame.kind, FRAME_READY);
     assert_null(event_of(t));
@@ -964,7 +964,7 @@ static void receive_message(struct world *w, unsigned k)
     case SV_HELLO:
         ev.hello.conn = id;
         ev.hello.frame = m.frame;
-        ev.hello.hello = m.hello;
+        ev.hello.hello = &m.hello;
         break;
     case SV_FRAME:
         ev.frame.conn = id;
