@@ -29,6 +29,7 @@ uint32_t meta_page_count(const struct meta_layout *layout, enum meta_area area);
 #define SUPERBLOCK_COPIES 4
 #define SUPERBLOCK_COPIES_TO_READ 2  /* that must agree */
 #define SUPERBLOCK_COPIES_TO_WRITE 3 /* more than must agree when read, so that any read sees the last write */
+#define SUPERBLOCK_COPIES_AT_ONCE 2  /* that may be torn by one loss of power: enough are left that agree */
 #define SUPERBLOCK_BYTES 4096
 
 /* Of copy 0 ... SUPERBLOCK_COPIES - 1, from the start of what holds the metadata. */

@@ -126,17 +126,15 @@ static uint8_t (*blocks_of(struct leg *leg))[SUPERBLOCK_BYTES]
     return (uint8_t(*)[SUPERBLOCK_BYTES])leg->store.blocks->data;
 }
 
-static void store_submit(struct leg *leg, enum op_kind kind, uint32_t flags, disk_done_fn *done)
+static void store_start(struct leg *leg, unsigned count, uint32_t flags, disk_done_fn *done)
 {
     struct leg_store *store = &leg->store;
-    assert(store->pending == 0);
-    store->pending = SUPERBLOCK_COPIES;
-    store->good = 0;
-    store->first_error = 0;
-    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+    store->pending = count;
+    for (; count > 0; count--) {
+        unsigned i = store->started++;
         store->copies[i].leg = leg;
         struct disk_io *io = &store->copies[i].io;
-        io->kind = kind;
+        io->kind = store->kind;
         io->flags = flags;
         io->offset_bytes = superblock_copy_offset(&leg->layout, i);
         io->length_bytes = SUPERBLOCK_BYTES;
@@ -146,9 +144,19 @@ static void store_submit(struct leg *leg, enum op_kind kind, uint32_t flags, dis
     }
 }
 
+static void store_begin(struct leg *leg, enum op_kind kind)
+{
+    struct leg_store *store = &leg->store;
+    assert(store->pending == 0);
+    store->kind = kind;
+    store->started = 0;
+    store->good = 0;
+    store->first_error = 0;
+}
+
 static struct leg *leg_of(struct disk_io *io) { return container_of(io, struct leg_copy, io)->leg; }
 
-/* True when this was the last of the copies. */
+/* True when this was the last of those under way. */
 static bool store_copy_done(struct leg_store *store, const struct disk_io *io)
 {
     if (io->result == 0)
@@ -191,7 +199,8 @@ static int check_superblock(const struct leg *leg, const struct volume_config *c
 
 int leg_read_superblock(struct leg *leg, const struct volume_config *config, struct superblock *sb, struct err *err)
 {
-    store_submit(leg, OP_READ, 0, read_done);
+    store_begin(leg, OP_READ);
+    store_start(leg, SUPERBLOCK_COPIES, 0, read_done);
     ring_run(leg->ring, NULL, NULL);
     unsigned good = 0;
     int r = superblock_choose(blocks_of(leg), sb, &good, err);
@@ -208,10 +217,16 @@ int leg_read_superblock(struct leg *leg, const struct volume_config *config, str
     return check_superblock(leg, config, sb, err);
 }
 
+/* A loss of power may tear every copy that is being written then: never so many that no two of the others agree. */
 static void write_done(struct disk_io *io)
 {
-    struct leg_store *store = &leg_of(io)->store;
-    if (store_copy_done(store, io))
+    struct leg *leg = leg_of(io);
+    struct leg_store *store = &leg->store;
+    if (!store_copy_done(store, io))
+        return;
+    if (store->started < SUPERBLOCK_COPIES)
+        store_start(leg, SUPERBLOCK_COPIES_AT_ONCE, OP_FLAG_FUA, write_done);
+    else
         store->done(store->ctx, store->good >= SUPERBLOCK_COPIES_TO_WRITE ? 0 : store->first_error);
 }
 
@@ -222,7 +237,8 @@ void leg_write_superblock(struct leg *leg, const struct superblock *sb, void (*d
         superblock_encode(sb, i, blocks_of(leg)[i]);
     leg->store.done = done;
     leg->store.ctx = ctx;
-    store_submit(leg, OP_WRITE, OP_FLAG_FUA, write_done);
+    store_begin(leg, OP_WRITE);
+    store_start(leg, SUPERBLOCK_COPIES_AT_ONCE, OP_FLAG_FUA, write_done);
 }
 
 static void page_written(struct disk_io *io)

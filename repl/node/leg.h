@@ -20,6 +20,8 @@ struct leg {
             struct leg *leg;
         } copies[SUPERBLOCK_COPIES];
         struct buf *blocks; /* of all copies, one after the other */
+        enum op_kind kind;
+        unsigned started; /* copies, of which `pending` are under way */
         unsigned pending;
         unsigned good;
         int32_t first_error;
@@ -53,8 +55,8 @@ void leg_close(struct leg *leg);
  * -ENOENT: the backing was never created. Other volume or node, other size: refused with what to do. */
 int leg_read_superblock(struct leg *leg, const struct volume_config *config, struct superblock *sb, struct err *err);
 
-/* Starts to write all copies, each stable when done; `done` gets 0 when SUPERBLOCK_COPIES_TO_WRITE are, else the first
- * error. One at a time. */
+/* Starts to write all copies, SUPERBLOCK_COPIES_AT_ONCE at a time, each stable when done; `done` gets 0 when
+ * SUPERBLOCK_COPIES_TO_WRITE are, else the first error. One at a time. */
 void leg_write_superblock(struct leg *leg, const struct superblock *sb, void (*done)(void *ctx, int32_t result),
                           void *ctx);
 

@@ -118,11 +118,17 @@ void sim_node_start(struct sim *s, unsigned node)
     sim_node_superblock(s, node, &sb);
     engine_attach(&sb, n->machine, true);
     bool cut = sim_plan_cuts_start(s);
-    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+    unsigned whole = SUPERBLOCK_COPIES, torn = 0;
+    if (cut) {
+        whole = (unsigned)sim_below(s, CHANCE_NODE, SUPERBLOCK_COPIES / SUPERBLOCK_COPIES_AT_ONCE) *
+                SUPERBLOCK_COPIES_AT_ONCE;
+        torn = SUPERBLOCK_COPIES_AT_ONCE;
+    }
+    for (unsigned i = 0; i < whole + torn; i++) {
         uint8_t block[SUPERBLOCK_BYTES];
         superblock_encode(&sb, i, block);
         sim_meta_put(s, node, SIM_META_SUPERBLOCK, i, block,
-                     cut ? (unsigned)sim_below(s, CHANCE_NODE, SIM_META_WHOLE + 1) : SIM_META_WHOLE);
+                     i < whole ? SIM_META_WHOLE : (unsigned)sim_below(s, CHANCE_NODE, SIM_META_WHOLE + 1));
     }
     if (cut) {
         sim_plan_start_is_cut(s, node);
@@ -256,6 +262,18 @@ static void finish_detach(struct sim *s, struct sim_node *n)
     end(s, n);
 }
 
+static sim_meta_done_fn superblock_copy_done;
+
+/* Never so many at once that a loss of power could leave no two that agree. */
+static void superblock_start(struct sim *s, struct sim_node *n)
+{
+    n->superblock_left = SUPERBLOCK_COPIES_AT_ONCE;
+    for (unsigned left = n->superblock_left; left > 0; left--) {
+        unsigned i = n->superblock_started++;
+        sim_meta_write(s, n->index, SIM_META_SUPERBLOCK, i, n->superblock_blocks[i], superblock_copy_done);
+    }
+}
+
 static void superblock_copy_done(struct sim *s, unsigned node, enum sim_meta_area area, uint32_t copy,
                                  int32_t copy_result)
 {
@@ -265,6 +283,10 @@ static void superblock_copy_done(struct sim *s, unsigned node, enum sim_meta_are
     n->superblock_good += copy_result == 0;
     if (--n->superblock_left > 0)
         return;
+    if (n->superblock_started < SUPERBLOCK_COPIES) {
+        superblock_start(s, n);
+        return;
+    }
     n->superblock_busy = false;
     int32_t result = n->superblock_good >= SUPERBLOCK_COPIES_TO_WRITE ? 0 : -EIO;
     if (result) {
@@ -286,16 +308,14 @@ static void superblock_write(struct sim *s, struct sim_node *n, const struct sup
     if (n->superblock_busy)
         sim_fail(s, "superblock", "node %u: written while a write of it is in flight", n->index);
     n->superblock_busy = true;
-    n->superblock_left = SUPERBLOCK_COPIES;
-    n->superblock_good = 0;
+    n->superblock_started = n->superblock_good = 0;
     sim_trace(s, "%c meta    %s, leg %s, peer leg %s, epoch %" PRIu64 ", sequence %" PRIu64 "%s%s", 'A' + n->index,
               role_name(sb->role), leg_state_name(sb->leg), leg_state_name(sb->peer_leg), sb->epoch, sb->sequence,
               sb->attached ? ", attached" : "", sb->pristine ? ", pristine" : "");
     sim_plan_writes_meta(s, n->index, sb);
-    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
         superblock_encode(sb, i, n->superblock_blocks[i]);
-        sim_meta_write(s, n->index, SIM_META_SUPERBLOCK, i, n->superblock_blocks[i], superblock_copy_done);
-    }
+    superblock_start(s, n);
 }
 
 static void page_done(struct sim *s, unsigned node, enum sim_meta_area area, uint32_t index, int32_t result)

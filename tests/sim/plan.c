@@ -301,7 +301,7 @@ void sim_plan_writes_meta(struct sim *s, unsigned node, const struct superblock 
     if (has(s, STRIKE_SECONDARY_CRASH) && is_secondary && chance(s, 100000))
         sim_at(s, now_plus(s, draw(s, 1, 3 * NS_PER_MS)), Q_CRASH, node, CUT_DAEMON);
     if (has(s, STRIKE_POWER) && chance(s, 300000))
-        sim_at(s, now_plus(s, draw(s, 1, NS_PER_MS)), Q_CRASH, node, CUT_POWER);
+        sim_at(s, now_plus(s, draw(s, 1, 3 * NS_PER_MS)), Q_CRASH, node, CUT_POWER);
 }
 
 /* The moments after a flush are those in which most could be lost that must not be. */

@@ -278,6 +278,7 @@ struct sim_node {
     struct sim_meta meta;
     bool superblock_busy;
     uint8_t superblock_blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES]; /* on their way to the disk */
+    unsigned superblock_started; /* copies, of which `superblock_left` are under way */
     unsigned superblock_left;
     unsigned superblock_good;
     bool meta_has_failed;

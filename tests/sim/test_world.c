@@ -306,6 +306,75 @@ static void of_the_superblock_one_copy_at_a_time_is_spoilt(void **state)
     assert_string_equal(sb.volume, SIM_VOLUME);
 }
 
+static void copy_done(struct sim *s, unsigned node, enum sim_meta_area area, uint32_t copy, int32_t result)
+{
+    (void)s;
+    (void)node;
+    (void)copy;
+    assert_int_equal(area, SIM_META_SUPERBLOCK);
+    assert_int_equal(result, 0);
+    pages_done++;
+}
+
+/* Writes a superblock, so many copies at once, until the power is lost somewhere. Returns what is found afterwards: its
+ * sequence, or 0 when nothing agrees. */
+static uint64_t cut_superblock(struct sim *s, struct superblock *sb, unsigned at_once)
+{
+    static uint8_t blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES];
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        superblock_encode(sb, i, blocks[i]);
+        sim_meta_put(s, 1, SIM_META_SUPERBLOCK, i, blocks[i], SIM_META_WHOLE);
+    }
+    /* Longer than a sector, so that it can tear. */
+    sb->sequence++;
+    history_append(&sb->history, (struct history_entry) { sb->sequence, 1, 1 });
+    pages_done = 0;
+    unsigned until = (unsigned)sim_below(s, CHANCE_PLAN, SUPERBLOCK_COPIES + 1), started = 0;
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
+        superblock_encode(sb, i, blocks[i]);
+    for (;;) {
+        struct queue_event ev;
+        for (; started < SUPERBLOCK_COPIES && started < pages_done / at_once * at_once + at_once; started++)
+            sim_meta_write(s, 1, SIM_META_SUPERBLOCK, started, blocks[started], copy_done);
+        if (pages_done == until || !queue_pop(&s->queue, &ev))
+            break;
+        s->now_ns = ev.time_ns;
+        sim_meta_event(s, ev.node, ev.a);
+    }
+    sim_meta_power_loss(s, 1, 500000);
+    queue_clear(&s->queue);
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
+        sim_meta_read(s, 1, SIM_META_SUPERBLOCK, i, blocks[i]);
+    struct superblock found;
+    unsigned good;
+    struct err err;
+    return superblock_choose(blocks, &found, &good, &err) < 0 ? 0 : found.sequence;
+}
+
+static void a_superblock_is_found_wherever_its_write_was_cut(void **state)
+{
+    struct sim *s = *state;
+    unsigned old = 0, new = 0, nothing = 0;
+    struct superblock base;
+    sim_node_superblock(s, 1, &base);
+    base.sequence = 100;
+    for (uint64_t epoch = 1; epoch <= 30; epoch++)
+        history_append(&base.history, (struct history_entry) { epoch, 1, 1 });
+    for (unsigned round = 0; round < 500; round++) {
+        struct superblock sb = base;
+        uint64_t found = cut_superblock(s, &sb, SUPERBLOCK_COPIES_AT_ONCE);
+        assert_true(found == 100 || found == 101);
+        old += found == 100;
+        new += found == 101;
+        if (pages_done == SUPERBLOCK_COPIES)
+            assert_int_equal(found, 101);
+        sb = base;
+        nothing += cut_superblock(s, &sb, SUPERBLOCK_COPIES) == 0;
+    }
+    assert_true(old > 50 && new > 50);
+    assert_true(nothing > 5); /* which is why they are not written all at once */
+}
+
 /* ---- clocks, and the model ---- */
 
 static void clocks_differ_and_go_forward(void **state)
@@ -370,6 +439,7 @@ int main(void)
         WORLD(a_page_does_not_tear_when_a_daemon_dies),
         WORLD(a_page_that_failed_may_be_there_all_the_same),
         WORLD(of_the_superblock_one_copy_at_a_time_is_spoilt),
+        WORLD(a_superblock_is_found_wherever_its_write_was_cut),
         WORLD(clocks_differ_and_go_forward),
         WORLD(what_was_not_flushed_may_be_lost_with_both_legs),
     };
