@@ -650,6 +650,12 @@ static bool failed_for_good(const struct sim *s)
     struct engine_view a, b;
     if (sim_node_view(s, 0, &a) && sim_node_view(s, 1, &b) && a.role == ROLE_PRIMARY && b.role == ROLE_PRIMARY)
         return true;
+    /* Promoted apart before they were a pair: two volumes of one name. */
+    struct superblock first, second;
+    sim_node_superblock((struct sim *)s, 0, &first);
+    sim_node_superblock((struct sim *)s, 1, &second);
+    if (!id_is_none(first.volume_id) && !id_is_none(second.volume_id) && !id_equal(first.volume_id, second.volume_id))
+        return true;
     for (unsigned i = 0; i < SIM_NODES; i++) {
         struct engine_view v;
         if (sim_node_view(s, i, &v) && (v.leg == LEG_FAILED || v.peer_leg == LEG_FAILED))
