@@ -114,14 +114,20 @@ static bool is_hot(const struct al_slot *s) { return s->list >= AL_BUSY; }
 
 /* ---- Open and close ---- */
 
+static uint32_t hash_bits_for(uint32_t slots)
+{
+    uint32_t bits = 1;
+    while (1u << bits < slots)
+        bits++;
+    return bits;
+}
+
 void al_reset(struct activity_log *al, uint32_t slots, uint32_t context_slots)
 {
-    assert(slots > 0 && slots <= AL_SLOTS_MAX && !al->commit_in_flight);
+    assert(slots > 0 && slots <= al->capacity && !al->commit_in_flight);
     al->slots = slots;
     al->context_slots = context_slots;
-    al->hash_bits = 1;
-    while (1u << al->hash_bits < slots)
-        al->hash_bits++;
+    al->hash_bits = hash_bits_for(slots);
     memset(al->hash, 0, sizeof(*al->hash) << al->hash_bits);
     for (unsigned i = 0; i < AL_LISTS; i++)
         al->lists[i] = (struct al_head) { AL_NONE, AL_NONE, 0 };
@@ -152,9 +158,10 @@ struct activity_log *al_open(const struct al_options *options, struct err *err)
     struct activity_log *al = calloc(1, sizeof(*al));
     if (al) {
         /* What is not used is not touched, and costs no memory. */
-        al->slot = calloc(AL_SLOTS_MAX, sizeof(*al->slot));
-        al->hash = calloc(AL_SLOTS_MAX, sizeof(*al->hash));
-        al->seen = calloc(AL_SLOTS_MAX / 64, sizeof(*al->seen));
+        al->capacity = (uint32_t)min_u64((o.ring_blocks - AL_RING_SPARE) * UINT64_C(1) * AL_CONTEXT_MAX, AL_SLOTS_MAX);
+        al->slot = calloc(al->capacity, sizeof(*al->slot));
+        al->hash = calloc(1u << hash_bits_for(al->capacity), sizeof(*al->hash));
+        al->seen = calloc(al->capacity / 64 + 1, sizeof(*al->seen));
         al->ring_sequences = calloc(o.ring_blocks, sizeof(*al->ring_sequences));
         if (al->slot && al->hash && al->seen && al->ring_sequences) {
             al->options = o;

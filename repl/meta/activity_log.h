@@ -47,7 +47,8 @@ void al_set_size(struct activity_log *al, uint64_t size_bytes);
  * may differ is given to `found`, as its range cut at the volume's end; it is in the log and hot, and nobody is in it.
  * The number of slots is that of the log on disk, until it is void.
  * 0; or -EBADMSG: an extent may be missing; `found` was not called, nothing is in the log. The caller sets every bit,
- * and writes al_from = al_next_sequence() into the superblock. */
+ * and writes al_from = al_next_sequence() into the superblock. It had better zero the ring, too: damaged blocks that
+ * stay there may be taken for more damage after the next crash. */
 int al_load(struct activity_log *al, const uint8_t *ring, uint64_t from_sequence,
             void (*found)(void *ctx, struct range range), void *ctx, struct err *err);
 

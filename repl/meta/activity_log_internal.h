@@ -31,6 +31,7 @@ struct al_span {
 
 struct activity_log {
     struct al_options options;
+    uint32_t capacity;      /* the most slots that the ring can tell of */
     uint32_t slots;         /* in use: as configured, or as found on disk */
     uint32_t context_slots; /* likewise */
     uint64_t sequence;      /* of the next block */
@@ -41,7 +42,7 @@ struct activity_log {
     struct al_head {
         uint32_t first, last, count;
     } lists[AL_LISTS];
-    struct al_slot *slot; /* AL_SLOTS_MAX, of which `slots` are used and touched */
+    struct al_slot *slot; /* `capacity`, of which `slots` are used and touched */
     uint32_t *hash;       /* heads of chains, + 1; 0: none */
     uint32_t hash_bits;
 

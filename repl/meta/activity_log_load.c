@@ -99,7 +99,7 @@ static int damaged(struct err *err, uint64_t sequence, const char *what)
 static int rebuild(struct activity_log *al, const uint8_t *ring, const struct al_run *run, struct err *err)
 {
     al_reset(al, run->slots, run->context_slots);
-    memset(al->seen, 0, AL_SLOTS_MAX / 8);
+    memset(al->seen, 0, (run->slots / 64 + 1) * sizeof(*al->seen));
     for (uint64_t s = run->newest; s >= run->oldest; s--) {
         struct al_block b;
         int why;

@@ -34,5 +34,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (memcmp(once, twice, sizeof(once)) != 0)
             abort();
     }
+    superblock_choose(blocks, &sb, &good, &err);
     return 0;
 }
