@@ -10,11 +10,13 @@
 
 #include "repl/base/units.h"
 #include "repl/cli/client.h"
+#include "repl/cli/metadata.h"
 #include "repl/cli/show.h"
 #include "repl/node/config.h"
 #include "repl/node/quantity.h"
 
 #define DEFAULT_CONTROL CONFIG_RUN_DIR "/control.sock"
+#define CONFIG_DIR "/etc/lockstep"
 #define STATUS_TIMEOUT_NS (10 * NS_PER_S)
 #define ORDER_TIMEOUT_NS (60 * NS_PER_S)
 #define WATCH_EVERY_NS (1 * NS_PER_S)
@@ -30,6 +32,11 @@ enum option_bit {
     OPTION_TIMEOUT = 1 << 14,
     OPTION_HELP = 1 << 15,
     OPTION_VERSION = 1 << 16,
+    OPTION_CONFIG = 1 << 17,
+    OPTION_NODE = 1 << 18,
+    OPTION_BACKING = 1 << 19,
+    OPTION_METADATA = 1 << 20,
+    OPTION_VERBOSE = 1 << 21,
 };
 #define OPTIONS_EVERYWHERE (OPTION_JSON | OPTION_CONTROL | OPTION_HELP)
 
@@ -37,6 +44,10 @@ struct arguments {
     const struct command_info *command;
     const char *volume; /* NULL: not named */
     const char *control;
+    const char *config;   /* file or directory */
+    const char *node;     /* NULL: this machine's */
+    const char *backing;  /* NULL: not named */
+    const char *metadata; /* likewise */
     uint64_t timeout_ns;
     unsigned given; /* of enum option_bit */
 };
@@ -55,6 +66,7 @@ struct command_info {
 static int run_order(const struct arguments *args);
 static int run_status(const struct arguments *args);
 static int run_events(const struct arguments *args);
+static int run_metadata(const struct arguments *args);
 
 static const struct command_info commands[] = {
     { "create", "VOLUME [--adopt] [--force]", "writes fresh metadata on this node's backing",
@@ -93,6 +105,17 @@ static const struct command_info commands[] = {
       "\n"
       "  --force  writes that wait for the peer fail\n",
       OPTION_FORCE | OPTION_TIMEOUT, true, ORDER_TIMEOUT_NS, run_order },
+    { "metadata", "dump [VOLUME] [OPTION...]", "shows what a leg remembers on disk",
+      "Reads the leg's metadata from its backing, without a daemon, and changes nothing. Which copies of the\n"
+      "superblock are good; what it says; the history of decrees; what the activity log and the bitmap hold.\n"
+      "\n"
+      "  --config PATH    where the volume's configuration is (default: " CONFIG_DIR ")\n"
+      "  --node NAME      this node's name there (default: the host's)\n"
+      "  --backing PATH   this backing, instead of a volume of the configuration\n"
+      "  --metadata PATH  with --backing: where its metadata is, unless at its end\n"
+      "  --verbose        with each range of the activity log\n",
+      OPTION_CONFIG | OPTION_NODE | OPTION_BACKING | OPTION_METADATA | OPTION_VERBOSE, false, UINT64_MAX,
+      run_metadata },
 };
 
 static const char common_help[] = "\n"
@@ -158,6 +181,12 @@ static void take_positionals(struct arguments *args, int count, char **words)
         print_command_help(args->command);
         exit(CONTROL_DONE);
     }
+    if (args->command->run == run_metadata) {
+        if (count < 2 || strcmp(words[1], "dump") != 0)
+            used_wrongly("metadata: expected dump");
+        words++;
+        count--;
+    }
     if (count > 2)
         used_wrongly("%s: expected one volume, found also %s", words[0], words[2]);
     if (count == 2)
@@ -178,11 +207,23 @@ static void parse_arguments(int argc, char **argv, struct arguments *args)
         { "watch", no_argument, NULL, OPTION_WATCH },
         { "no-follow", no_argument, NULL, OPTION_NO_FOLLOW },
         { "timeout", required_argument, NULL, OPTION_TIMEOUT },
+        { "config", required_argument, NULL, OPTION_CONFIG },
+        { "node", required_argument, NULL, OPTION_NODE },
+        { "backing", required_argument, NULL, OPTION_BACKING },
+        { "metadata", required_argument, NULL, OPTION_METADATA },
+        { "verbose", no_argument, NULL, OPTION_VERBOSE },
         { "help", no_argument, NULL, OPTION_HELP },
         { "version", no_argument, NULL, OPTION_VERSION },
         { 0 },
     };
-    *args = (struct arguments) { .control = DEFAULT_CONTROL };
+    *args = (struct arguments) { .control = DEFAULT_CONTROL, .config = CONFIG_DIR };
+    const struct {
+        int code;
+        const char **to;
+    } texts[] = {
+        { OPTION_CONTROL, &args->control }, { OPTION_CONFIG, &args->config },     { OPTION_NODE, &args->node },
+        { OPTION_BACKING, &args->backing }, { OPTION_METADATA, &args->metadata },
+    };
     for (int code; (code = getopt_long(argc, argv, "hV", options, NULL)) != -1;) {
         if (code == 'V' || code == OPTION_VERSION) {
             puts("lockstep " LOCKSTEP_VERSION);
@@ -190,8 +231,9 @@ static void parse_arguments(int argc, char **argv, struct arguments *args)
         }
         if (code == '?')
             exit(CONTROL_USED_WRONGLY); /* getopt has said why */
-        if (code == OPTION_CONTROL)
-            args->control = optarg;
+        for (size_t i = 0; i < ARRAY_LEN(texts); i++)
+            if (code == texts[i].code)
+                *texts[i].to = optarg;
         if (code == OPTION_TIMEOUT && !quantity_time(optarg, &args->timeout_ns))
             used_wrongly("--timeout: expected a time such as 30s, found %s", optarg);
         args->given |= code == 'h' ? OPTION_HELP : (unsigned)code;
@@ -412,6 +454,54 @@ static int run_events(const struct arguments *args)
     if (code)
         show_result(&show, code, text.text);
     return (int)code;
+}
+
+/* ---- metadata ---- */
+
+/* Backing and metadata of the volume, as the configuration has them. `found` keeps the names. */
+static int find_source(const struct arguments *args, struct volume_config *found, struct metadata_source *source,
+                       struct err *err)
+{
+    /* A test's faults are none of the disk's. */
+    struct config_options options = { .node = args->node, .allow_test_faults = true };
+    struct config config;
+    int r = config_load(args->config, &options, &config, err);
+    if (r)
+        return r;
+    r = err_set(err, -ENOENT, "%s: there is no volume %s", args->config, args->volume);
+    for (unsigned i = 0; i < config.count; i++) {
+        if (strcmp(config.volumes[i].volume, args->volume) != 0)
+            continue;
+        *found = config.volumes[i];
+        const struct config_node *self = config_self(found);
+        *source = (struct metadata_source) { self->backing, self->metadata[0] ? self->metadata : NULL };
+        r = 0;
+    }
+    config_free(&config);
+    return r;
+}
+
+static int run_metadata(const struct arguments *args)
+{
+    if (!args->backing == !args->volume)
+        used_wrongly("metadata dump: expected a volume's name or --backing, and not both");
+    if (args->metadata && !args->backing)
+        used_wrongly("metadata dump: --metadata goes with --backing; a volume's configuration tells it");
+    struct show show = show_to_stdout(args);
+    struct metadata_source source = { args->backing, args->metadata };
+    static struct volume_config config;
+    static struct metadata metadata;
+    struct err err = { 0 };
+    int r = args->volume ? find_source(args, &config, &source, &err) : 0;
+    if (!r)
+        r = metadata_read(&source, &metadata, &err);
+    if (r) {
+        show_result(&show, CONTROL_FAILED, err.text);
+        return CONTROL_FAILED;
+    }
+    metadata_show(&show, &metadata, args->given & OPTION_VERBOSE);
+    metadata_free(&metadata);
+    return metadata.usable ? CONTROL_DONE : CONTROL_FAILED;
 }
 
 int main(int argc, char **argv)

@@ -14,17 +14,17 @@ _lockstep() {
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
             --control) control=${COMP_WORDS[++i]} ;;
-            --timeout) ((++i)) ;;
+            --timeout | --config | --node | --backing | --metadata) ((++i)) ;;
             -*) ;;
             *) if [[ -z $command ]]; then command=${COMP_WORDS[i]}; else volume=${COMP_WORDS[i]}; fi ;;
         esac
     done
     case $previous in
-        --control)
+        --control | --config | --backing | --metadata)
             mapfile -t COMPREPLY < <(compgen -f -- "$word")
             return
             ;;
-        --timeout) return ;;
+        --timeout | --node) return ;;
     esac
     case $command in
         create) options+=' --adopt --force --timeout' ;;
@@ -32,13 +32,16 @@ _lockstep() {
         up) options+=' --timeout' ;;
         status) options+=' --watch --timeout' ;;
         events) options+=' --no-follow' ;;
+        metadata) options+=' --config --node --backing --metadata --verbose' ;;
         '') options+=' --version' ;;
     esac
     if [[ $word == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
     elif [[ -z $command ]]; then
-        mapfile -t COMPREPLY < <(compgen -W 'create up down status events promote demote' -- "$word")
-    elif [[ -z $volume ]]; then
+        mapfile -t COMPREPLY < <(compgen -W 'create up down status events promote demote metadata' -- "$word")
+    elif [[ $command == metadata && -z $volume ]]; then
+        COMPREPLY=(dump)
+    elif [[ -z $volume || ($command == metadata && $volume == dump) ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$(_lockstep_volumes "$control")" -- "$word")
     fi
 }
