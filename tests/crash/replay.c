@@ -18,7 +18,7 @@
  *   time NS      to right after the last event that was not later than that (CLOCK_MONOTONIC)
  *   look SEED    WORK becomes a disk as it could be found; the next command takes that back first
  *   cut SEED TO  the same into a file TO, sparse
- *   flushes      answers the events at which a flush completed: "ok N N N..."
+ *   flushes      answers when a flush completed, in nanoseconds of CLOCK_MONOTONIC: "ok NS NS NS..."
  *
  * SEED: a number, or `none` (nothing uncertain survives) or `all` (everything does, as when only the process dies). */
 #include <assert.h>
@@ -73,7 +73,7 @@ static struct replay {
     uint64_t time_ns;
     uint64_t events; /* whole ones, in all of the log */
     uint64_t first_ns, last_ns;
-    uint64_t *flush_ends;
+    uint64_t *flush_ends_ns;
     uint64_t flush_end_count;
 
     int work_fd;
@@ -296,8 +296,9 @@ static void scan(void)
         replay.last_ns = e.time_ns;
         if (e.event != RECORD_COMPLETE || e.op != OP_FLUSH || e.result)
             continue;
-        replay.flush_ends = grown(replay.flush_ends, replay.flush_end_count, &room, sizeof(*replay.flush_ends));
-        replay.flush_ends[replay.flush_end_count++] = e.number;
+        replay.flush_ends_ns =
+            grown(replay.flush_ends_ns, replay.flush_end_count, &room, sizeof(*replay.flush_ends_ns));
+        replay.flush_ends_ns[replay.flush_end_count++] = e.time_ns;
     }
 }
 
@@ -443,7 +444,7 @@ static void on_command(char *line)
     } else if (strcmp(word, "flushes") == 0) {
         printf("ok");
         for (uint64_t i = 0; i < replay.flush_end_count; i++)
-            printf(" %llu", (unsigned long long)replay.flush_ends[i]);
+            printf(" %llu", (unsigned long long)replay.flush_ends_ns[i]);
         printf("\n");
     } else {
         printf("error no such command: %s\n", word);

@@ -109,7 +109,7 @@ class Scribbler:
         elif roll < read + zero + trim:
             self.change(at, n, ZEROES, lambda flags: self.handle.trim(n * self.block_bytes, at * self.block_bytes, flags))
         elif roll < read + zero + trim + flush:
-            self.handle.flush()
+            self.flush()
         else:
             self.next_stamp += 1
             stamp = self.next_stamp
@@ -125,6 +125,9 @@ class Scribbler:
             self.acked[b] = stamp
             del self.doubt[b]
         self.writes += 1
+
+    def flush(self):
+        self.handle.flush()
 
     def allowed(self, block):
         return {self.acked.get(block, ZEROES)} | self.doubt.get(block, set())
