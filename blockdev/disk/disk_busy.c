@@ -4,14 +4,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/openat2.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include "blockdev/disk/disk_private.h"
 
+#define CACHED_ATTEMPTS 8 /* a rename anywhere can spoil one */
 #define PF_EXITING 0x4 /* include/linux/sched.h; in field 9 of /proc/PID/stat */
 
 /* A process that was killed but is still on its way out lets go soon. */
@@ -155,6 +160,26 @@ static long writer_of(const struct stat *st)
     return found;
 }
 
+/* As stat(), of a file that somebody holds open, but without ever asking a file system that may have to ask somebody:
+ * the loop device may stand on a network or FUSE file system that hangs, perhaps for want of this very volume. What
+ * such a file system does not vouch for at once is taken for another file. */
+static bool stat_held(const char *path, struct stat *out)
+{
+    struct open_how how = { .flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_CACHED };
+    int fd = -1;
+    errno = EAGAIN;
+    for (unsigned attempt = 0; fd < 0 && errno == EAGAIN && attempt < CACHED_ATTEMPTS; attempt++)
+        fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
+    if (fd < 0)
+        return errno != EAGAIN && errno != ENOENT && stat(path, out) == 0; /* openat2() is not allowed here */
+    struct statx st;
+    bool known = statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &st) == 0;
+    close(fd);
+    out->st_dev = makedev(st.stx_dev_major, st.stx_dev_minor);
+    out->st_ino = st.stx_ino;
+    return known;
+}
+
 static bool is_loop_on(const char *device, const struct stat *st)
 {
     char path[128], file[PATH_MAX];
@@ -168,7 +193,7 @@ static bool is_loop_on(const char *device, const struct stat *st)
     if (!got)
         return false;
     file[strcspn(file, "\n")] = 0;
-    return stat(file, &below) == 0 && below.st_dev == st->st_dev && below.st_ino == st->st_ino;
+    return stat_held(file, &below) && below.st_dev == st->st_dev && below.st_ino == st->st_ino;
 }
 
 bool disk_under_loop(const struct stat *st, char *who, size_t who_bytes)

@@ -4,9 +4,13 @@ written to it."""
 
 import hashlib
 import os
+import signal
+import time
 
 from lib import fs, proc, run
 from lib.cluster import DONE, FAILED, KIB, METADATA_BYTES, MIB, NO_DAEMON, REFUSED, Cluster
+
+FUSE_FORGETS_S = 1.5  # nbdfuse has the kernel ask again after a second
 
 
 def digest(path):
@@ -147,10 +151,32 @@ def test(t):
         t.check(digest(path) == before, "the file is untouched")
         c.stop()
         mounted.unmount()
+        beside_a_device_that_hangs(t)
 
     t.step("no daemon at all")
     p = c.a.cli("status", ok=None)
     t.check(p.returncode == NO_DAEMON and str(c.a.control) in p.stderr, p.stderr.strip(), p.returncode)
+
+
+def beside_a_device_that_hangs(t):
+    t.step("somebody's loop device stands on a FUSE file system that does not answer")
+    serving = single(t, "serving", image(t, "serving.img"))
+    serving.a.cli("create", serving.volume)
+    serving.create_done()
+    serving.promote(serving.a, protected=False)
+    device = fs.BlockDevice(t, serving.a.uri, "hangs")
+    device.fuse.send_signal(signal.SIGSTOP)
+    t.cleanup.callback(device.fuse.send_signal, signal.SIGCONT)
+    time.sleep(FUSE_FORGETS_S)
+    c = single(t, "beside", image(t, "beside.img"))
+    p = c.a.cli("create", c.volume)
+    c.create_done()
+    c.a.wait("to be up", lambda s: s["state"] == "up")
+    t.check(p.returncode == 0, "created and brought up all the same")
+    c.stop()
+    device.fuse.send_signal(signal.SIGCONT)
+    device.close()
+    serving.stop()
 
 
 def make_ext4(path):
