@@ -43,7 +43,7 @@ struct engine *engine_open(const struct engine_config *config)
     }
     mirror_set_size(e->mirror, e->sb.size_bytes);
     if (e->sb.leg == LEG_FAILED)
-        mirror_fail_leg(e->mirror);
+        mirror_fail_leg(e->mirror, NULL);
     e->leg_failed = e->sb.leg == LEG_FAILED;
     return e;
 }
@@ -134,7 +134,7 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
         if (ev->disk.result) {
             actions_note(out, NOTE_ERROR, "disk", "flush failed on %s: %s", e->config.backing,
                          strerror(-ev->disk.result));
-            mirror_fail_leg(e->mirror);
+            mirror_fail_leg(e->mirror, out);
             faults_handle(e, (struct mirror_faults) { .leg = true, .flush = true }, out);
         }
         break;

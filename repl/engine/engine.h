@@ -49,7 +49,7 @@ struct engine_view {
 
 /* Actions that one engine_step() can emit at the most (each operation in flight at most two, and some of its own), and
  * the room for their text. */
-#define ENGINE_ACTIONS_MAX (2 * (MIRROR_CHANGES_MAX + MIRROR_READS_MAX + MIRROR_PEER_CHANGES_MAX) + 64)
+#define ENGINE_ACTIONS_MAX (2 * MIRROR_OPS + 64)
 #define ENGINE_TEXT_BYTES (16 * KIB)
 
 /* Allocates all it will ever need. NULL: out of memory. */

@@ -60,7 +60,7 @@ void superblock_on_written(struct engine *e, int32_t result, struct actions *out
     e->sb_broken = true;
     e->leg_failed = true;
     e->sb.leg = LEG_FAILED;
-    mirror_fail_leg(e->mirror);
+    mirror_fail_leg(e->mirror, out);
     actions_note(out, NOTE_ERROR, "leg", "the superblock on %s could not be written: %s. The leg has failed",
                  e->config.backing, strerror(-result));
     session_drop(e, "the leg's metadata could not be written", out);

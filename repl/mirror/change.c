@@ -1,14 +1,12 @@
-/* A change or flush on the primary: on both legs at once, complete when both have it. */
+/* A change or flush on the primary: on both legs at once, complete when both have it; or on the one that is left. */
 #include <errno.h>
 #include <string.h>
 
+#include "repl/meta/activity_log.h"
+#include "repl/meta/bitmap.h"
 #include "repl/mirror/mirror_internal.h"
 
 static uint32_t change_op(const struct mirror *m, const struct change *c) { return (uint32_t)(c - m->changes); }
-
-static bool is_flush(const struct change *c) { return c->request.kind == OP_FLUSH; }
-
-static bool is_durable(const struct change *c) { return is_flush(c) || (c->request.flags & OP_FLAG_FUA); }
 
 static uint32_t payload_bytes(const struct change *c)
 {
@@ -84,42 +82,134 @@ static void change_queue(struct mirror *m, struct change *c, struct actions *out
     send_what_fits(m, out);
 }
 
-static void change_complete(struct mirror *m, struct change *c, struct actions *out)
+/* The legs may differ where it writes, from now on until a resync. In memory first: its extents in the activity log
+ * stay on disk until these bits are there, too. */
+static void change_mark(struct mirror *m, struct change *c)
 {
-    /* After a failure of the leg nothing is acknowledged on it, whatever this one request met. */
-    if (m->leg_failed && c->result == 0)
-        c->result = -EIO;
-    /* Refused, it has left no trace. */
-    if (c->result != -EOPNOTSUPP || !is_refusable(c))
-        m->completed_any = true;
-    struct action *a = actions_add(out, ACT_COMPLETE);
-    a->complete.cookie = c->request.cookie;
-    a->complete.result = c->result;
+    if (change_is_flush(c) || c->marked)
+        return;
+    c->marked = true;
+    if (m->bitmap)
+        bitmap_set(m->bitmap, c->lock.range);
+}
+
+static void change_free(struct mirror *m, struct change *c, struct actions *out)
+{
+    bool flush = change_is_flush(c);
     c->in_use = false;
     c->remote = REMOTE_NONE;
     list_remove(&c->queue);
     list_remove(&c->live);
-    list_append(&m->changes_free, &c->live);
-    if (!is_flush(c))
+    if (!change_is_own_flush(m, c))
+        list_append(&m->changes_free, &c->live);
+    if (!flush)
         range_unlock(m->locks, &c->lock, out);
 }
 
-/* Both legs have it; or it has failed, and nothing of it is on its way any more. */
+/* All that was acknowledged before the flush began is stable where it counts: on both legs, or on the one that is left.
+ */
+static void flush_succeeded(struct mirror *m, bool on_peer, uint64_t mark, uint32_t generation, struct actions *out)
+{
+    if (on_peer)
+        unflushed_drop(&m->unflushed, mark);
+    if (m->local && m->al)
+        al_flush_done(m->al, generation);
+    /* Who waits for what this has freed goes first. */
+    admission_retry(m, out);
+}
+
+static void change_complete(struct mirror *m, struct change *c, struct actions *out)
+{
+    /* After a failure of the leg nothing is acknowledged on it, whatever this one request met. */
+    if (m->local && m->leg_failed && c->result == 0)
+        c->result = -EIO;
+    /* Refused, it has left no trace. */
+    bool no_trace = !c->started || (c->result == -EOPNOTSUPP && is_refusable(c));
+    if (c->result && m->local && !no_trace)
+        change_mark(m, c);
+    admission_over(m, c);
+    if (!change_is_own_flush(m, c)) {
+        m->completed_any |= c->result != -EOPNOTSUPP || !is_refusable(c);
+        struct action *a = actions_add(out, ACT_COMPLETE);
+        a->complete.cookie = c->request.cookie;
+        a->complete.result = c->result;
+    }
+    bool flushed = change_is_flush(c) && c->result == 0;
+    bool on_peer = c->remote == REMOTE_DONE;
+    change_free(m, c, out);
+    /* Nothing was unlocked by it, so that its fields are still its own. */
+    if (flushed)
+        flush_succeeded(m, on_peer, c->unflushed_mark, c->al_generation, out);
+}
+
+/* Both legs have it, or the one that is left; or it has failed, and nothing of it is on its way any more. */
 static void change_complete_if_over(struct mirror *m, struct change *c, struct actions *out)
 {
     bool local_over = c->local == LOCAL_DONE || c->local == LOCAL_FAILED;
     bool remote_over = c->remote == REMOTE_DONE || c->remote == REMOTE_NONE;
     bool given_up = c->result != 0 && c->remote == REMOTE_QUEUED;
-    if (local_over && (remote_over || given_up))
+    bool undecided = c->result == 0 && is_undecided(m) && !change_is_own_flush(m, c);
+    if (local_over && (remote_over || given_up) && !undecided)
         change_complete(m, c, out);
+}
+
+/* Gives it to whom it is to reach. */
+static void change_start(struct mirror *m, struct change *c, struct actions *out)
+{
+    c->started = true;
+    if (change_is_flush(c)) {
+        c->unflushed_mark = m->unflushed.head;
+        c->al_generation = m->al ? al_flush_begin(m->al) : 0;
+    }
+    if (m->alone)
+        change_mark(m, c);
+    /* The peer first: its way is longer. */
+    if (m->peer && !m->alone && !(m->local && is_refusable(c)))
+        change_queue(m, c, out);
+    c->local = m->local ? LOCAL_PENDING : LOCAL_DONE;
+    if (m->local)
+        change_start_disk(m, c, out);
+}
+
+static void change_start_if_admitted(struct mirror *m, struct change *c, struct actions *out)
+{
+    switch (admission_ask(m, c)) {
+    case ADMISSION_GO: change_start(m, c, out); break;
+    case ADMISSION_WAIT:
+        c->local = LOCAL_LOGGING;
+        list_append(&m->log_queue, &c->queue);
+        break;
+    case ADMISSION_REFUSED: c->local = LOCAL_FAILED; break;
+    }
+}
+
+/* The local disk has failed it. */
+static void change_local_failed(struct mirror *m, struct change *c, int32_t result, struct actions *out)
+{
+    actions_note(out, NOTE_ERROR, "disk", "%s failed on %s: %s, offset %llu, length %llu, LSN %llu",
+                 op_name(c->request.kind), m->backing, strerror(-result), (unsigned long long)c->request.offset_bytes,
+                 (unsigned long long)c->request.length_bytes, (unsigned long long)c->lsn);
+    if (!m->local) {
+        /* The leg was given up already. What it was to be asked first goes to the peer now. */
+        if (c->remote == REMOTE_NONE && c->result == 0)
+            change_queue(m, c, out);
+        return;
+    }
+    mirror_local_failure(m, change_is_durable(c), true);
+    if (!is_undecided(m) && c->result == 0)
+        c->result = result;
 }
 
 enum change_event {
     CHANGE_GRANTED,    /* it has its range (a flush needs none) */
+    CHANGE_ASKS_AGAIN, /* what it waited for, beside its range, may be there now */
     CHANGE_LOCAL_DONE, /* with `result` */
     CHANGE_ACKED,      /* by the peer, with `result` */
     CHANGE_PEER_LOST,
-    CHANGE_ABANDONED, /* it has got its result, and will not wait for the peer any longer */
+    CHANGE_UNREPLACED, /* the peer does not stand in for the local leg any more */
+    CHANGE_ALONE,      /* its bits are set: the peer is not waited for */
+    CHANGE_LEG_OUT,    /* the local leg has left the in-sync set: the peer has the only one */
+    CHANGE_ABANDONED,  /* it has got its result, and will not wait for the peer any longer */
 };
 
 /* Everything that happens to a change passes here. */
@@ -130,58 +220,76 @@ static void change_step(struct mirror *m, struct change *c, enum change_event ev
     switch (event) {
     case CHANGE_GRANTED:
         assert(c->local == LOCAL_LOCKING && c->remote == REMOTE_NONE);
-        if (m->leg_failed || c->result) {
-            c->local = LOCAL_FAILED;
-            break;
-        }
-        /* The peer first: its way is longer. */
-        if (m->peer && !is_refusable(c))
-            change_queue(m, c, out);
-        c->local = LOCAL_PENDING;
-        change_start_disk(m, c, out);
+        change_start_if_admitted(m, c, out);
+        break;
+    case CHANGE_ASKS_AGAIN:
+        assert(c->local == LOCAL_LOGGING && c->remote == REMOTE_NONE);
+        change_start_if_admitted(m, c, out);
         break;
     case CHANGE_LOCAL_DONE:
         assert(c->local == LOCAL_PENDING);
         c->local = result ? LOCAL_FAILED : LOCAL_DONE;
-        if (result == -EOPNOTSUPP && is_refusable(c)) {
+        if (result == -EOPNOTSUPP && is_refusable(c))
             c->result = c->result ? c->result : result;
-        } else if (result) {
-            actions_note(out, NOTE_ERROR, "disk", "%s failed on %s: %s, offset %llu, length %llu, LSN %llu",
-                         op_name(c->request.kind), m->backing, strerror(-result),
-                         (unsigned long long)c->request.offset_bytes, (unsigned long long)c->request.length_bytes,
-                         (unsigned long long)c->lsn);
-            mirror_local_failure(m, is_durable(c), true);
-            c->result = result;
-        } else if (m->peer && is_refusable(c) && c->result == 0) {
+        else if (result)
+            change_local_failed(m, c, result, out);
+        else if (m->peer && is_refusable(c) && c->result == 0 && !c->marked && c->remote == REMOTE_NONE)
             change_queue(m, c, out);
-        }
         break;
     case CHANGE_ACKED:
         assert(c->remote == REMOTE_SENT);
         if (result == 0) {
             c->remote = REMOTE_DONE;
+            if (c->reserved)
+                unflushed_add(&m->unflushed, c->lock.range);
+            c->reserved = false;
             break;
         }
         actions_note(out, NOTE_ERROR, "disk", "%s failed on %s's disk: %s, offset %llu, length %llu, LSN %llu",
                      op_name(c->request.kind), m->peer, strerror(-result), (unsigned long long)c->request.offset_bytes,
                      (unsigned long long)c->request.length_bytes, (unsigned long long)c->lsn);
         m->faults.peer_leg = true;
-        m->faults.peer_flush |= is_durable(c);
+        m->faults.peer_flush |= change_is_durable(c);
         m->sending = false;
         c->remote = REMOTE_QUEUED;
         break;
     case CHANGE_PEER_LOST:
         if (c->remote == REMOTE_SENT)
             c->remote = REMOTE_QUEUED;
+        /* Nobody waits for it: another one can be begun when the peer is back. */
+        if (change_is_own_flush(m, c) && c->remote == REMOTE_QUEUED && c->result == 0)
+            c->result = -ENOTCONN;
         break;
-    case CHANGE_ABANDONED: assert(c->remote != REMOTE_SENT); break;
+    case CHANGE_UNREPLACED:
+        if (c->local == LOCAL_FAILED && c->result == 0)
+            c->result = -EIO;
+        break;
+    case CHANGE_ALONE:
+        assert(c->remote != REMOTE_SENT);
+        if (c->remote == REMOTE_QUEUED) {
+            c->remote = REMOTE_NONE;
+            list_remove(&c->queue);
+        }
+        if (c->reserved)
+            m->unflushed.reserved--;
+        c->reserved = false;
+        break;
+    case CHANGE_LEG_OUT:
+        /* It was to go to the peer when the local disk had not refused it. */
+        if (c->local == LOCAL_FAILED && c->remote == REMOTE_NONE && c->result == 0 && is_refusable(c))
+            change_queue(m, c, out);
+        break;
+    case CHANGE_ABANDONED:
+        assert(c->remote != REMOTE_SENT);
+        if (c->local == LOCAL_LOGGING)
+            c->local = LOCAL_FAILED;
+        break;
     }
     change_complete_if_over(m, c, out);
 }
 
-void change_request(struct mirror *m, const struct request *request, uint64_t now_ns, struct actions *out)
+static void change_begin(struct mirror *m, struct change *c, const struct request *request, uint64_t now_ns)
 {
-    struct change *c = container_of(list_pop(&m->changes_free), struct change, live);
     list_append(&m->changes_live, &c->live);
     c->request = *request;
     c->since_ns = now_ns;
@@ -189,16 +297,46 @@ void change_request(struct mirror *m, const struct request *request, uint64_t no
     c->local = LOCAL_LOCKING;
     c->remote = REMOTE_NONE;
     c->result = 0;
-    if (is_flush(c)) {
-        c->lsn = m->lsn;
+    c->started = false;
+    c->logged = false;
+    c->reserved = false;
+    c->marked = false;
+    c->lsn = change_is_flush(c) ? m->lsn : ++m->lsn;
+}
+
+void change_request(struct mirror *m, const struct request *request, uint64_t now_ns, struct actions *out)
+{
+    struct change *c = container_of(list_pop(&m->changes_free), struct change, live);
+    change_begin(m, c, request, now_ns);
+    if (change_is_flush(c)) {
         change_step(m, c, CHANGE_GRANTED, 0, out);
         return;
     }
-    c->lsn = ++m->lsn;
     struct range range = { request->offset_bytes, request->length_bytes };
     assert(range_fits(range, m->size_bytes));
     if (range_lock(m->locks, &c->lock, range, true))
         change_step(m, c, CHANGE_GRANTED, 0, out);
+}
+
+static bool own_flush_can_begin(const struct mirror *m)
+{
+    bool both_reachable = !m->peer || m->alone || m->sending;
+    return !m->changes[MIRROR_CHANGES_MAX].in_use && both_reachable && !(m->local && m->leg_failed);
+}
+
+void mirror_flush(struct mirror *m, uint64_t now_ns, struct actions *out)
+{
+    if (!own_flush_can_begin(m))
+        return;
+    struct change *c = &m->changes[MIRROR_CHANGES_MAX];
+    change_begin(m, c, &(struct request) { .kind = OP_FLUSH }, now_ns);
+    change_step(m, c, CHANGE_GRANTED, 0, out);
+}
+
+bool mirror_wants_flush(const struct mirror *m)
+{
+    bool full = m->unflushed.ring && unflushed_is_half_full(&m->unflushed);
+    return (full || mirror_log_stuck(m)) && own_flush_can_begin(m);
 }
 
 void change_granted(struct mirror *m, struct change *c, struct actions *out)
@@ -206,14 +344,23 @@ void change_granted(struct mirror *m, struct change *c, struct actions *out)
     change_step(m, c, CHANGE_GRANTED, 0, out);
 }
 
+void change_ask_again(struct mirror *m, struct change *c, struct actions *out)
+{
+    change_step(m, c, CHANGE_ASKS_AGAIN, 0, out);
+}
+
 void change_disk_done(struct mirror *m, struct change *c, int32_t result, struct actions *out)
 {
+    bool had_failed = m->leg_failed;
     change_step(m, c, CHANGE_LOCAL_DONE, result, out);
+    /* Nobody will commit or flush for those that wait. */
+    if (m->leg_failed && !had_failed)
+        admission_retry(m, out);
 }
 
 const char *mirror_ack(struct mirror *m, const struct frame *ack, struct actions *out)
 {
-    if (ack->tag >= MIRROR_CHANGES_MAX)
+    if (ack->tag > MIRROR_CHANGES_MAX)
         return "acknowledgement of a change that cannot be (tag)";
     struct change *c = &m->changes[ack->tag];
     if (c->remote != REMOTE_SENT || c->lsn != ack->lsn)
@@ -235,6 +382,7 @@ void mirror_peer_ready(struct mirror *m, uint64_t epoch, uint32_t window_frames,
     m->window_bytes = window_bytes;
     m->sent_frames = 0;
     m->sent_bytes = 0;
+    m->alone = false;
     /* Queued anew: some were sent in the last session and some were not, and LSN order is to hold for all. */
     while (list_pop(&m->send_queue)) {}
     list_for_each (pos, &m->changes_live) {
@@ -244,12 +392,14 @@ void mirror_peer_ready(struct mirror *m, uint64_t epoch, uint32_t window_frames,
             list_append(&m->send_queue, &c->queue);
     }
     send_what_fits(m, out);
+    reads_peer_ready(m, out);
+    admission_retry(m, out);
 }
 
 /* Gives an event to every change in flight. By index: one change's completion may start or complete others. */
 static void change_step_all(struct mirror *m, enum change_event event, int32_t result, struct actions *out)
 {
-    for (unsigned i = 0; i < MIRROR_CHANGES_MAX; i++) {
+    for (unsigned i = 0; i <= MIRROR_CHANGES_MAX; i++) {
         if (m->changes[i].in_use)
             change_step(m, &m->changes[i], event, result, out);
     }
@@ -260,7 +410,57 @@ void mirror_peer_lost(struct mirror *m, struct actions *out)
     m->session++;
     m->sending = false;
     change_step_all(m, CHANGE_PEER_LOST, 0, out);
+    mirror_set_peer_readable(m, false, out);
+    reads_peer_lost(m, out);
     peer_changes_forget_unstarted(m, out);
+    peer_reads_forget_unstarted(m, out);
+}
+
+void mirror_set_peer_readable(struct mirror *m, bool readable, struct actions *out)
+{
+    assert(!readable || m->sending);
+    bool undecided = is_undecided(m);
+    m->peer_readable = readable;
+    if (undecided && !readable) {
+        change_step_all(m, CHANGE_UNREPLACED, 0, out);
+        admission_retry(m, out);
+    }
+}
+
+void mirror_go_alone(struct mirror *m, struct actions *out)
+{
+    assert(!m->sending && m->local);
+    m->alone = true;
+    if (m->bitmap)
+        mirror_unflushed_to_bitmap(m);
+    /* All have their bits before the first completes. What the peer has acknowledged is on both legs, or will be. */
+    list_for_each (pos, &m->changes_live) {
+        struct change *c = container_of(pos, struct change, live);
+        if (c->started && c->remote != REMOTE_DONE)
+            change_mark(m, c);
+    }
+    change_step_all(m, CHANGE_ALONE, 0, out);
+    admission_retry(m, out);
+}
+
+void mirror_set_local(struct mirror *m, bool local, struct actions *out)
+{
+    if (local) {
+        assert(mirror_is_idle(m));
+        m->local = true;
+        m->leg_failed = false;
+        return;
+    }
+    assert(m->peer && !m->alone);
+    m->local = false;
+    change_step_all(m, CHANGE_LEG_OUT, 0, out);
+    admission_retry(m, out);
+}
+
+void mirror_fail_leg(struct mirror *m, struct actions *out)
+{
+    m->leg_failed = true;
+    admission_retry(m, out);
 }
 
 static void fail_changes(struct mirror *m, int32_t result, bool also_acked, struct actions *out)

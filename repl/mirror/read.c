@@ -1,59 +1,205 @@
-/* A read: from the local leg, and never ahead of a change that is not acknowledged yet. */
+/* A read: from the local leg, never ahead of a change that is not acknowledged yet; from the peer's where the local one
+ * cannot be read. */
+#include <errno.h>
 #include <string.h>
 
+#include "repl/meta/bitmap.h"
 #include "repl/mirror/mirror_internal.h"
+
+static uint32_t read_index(const struct mirror *m, const struct read *r) { return (uint32_t)(r - m->reads); }
+
+static void read_start_disk(struct mirror *m, struct read *r, enum op_kind kind, struct buf *buf, struct actions *out)
+{
+    struct action *a = actions_add(out, ACT_DISK);
+    a->disk.op = OP_FIRST_READ + read_index(m, r);
+    a->disk.kind = kind;
+    a->disk.flags = 0;
+    a->disk.offset_bytes = r->request.offset_bytes;
+    a->disk.length_bytes = r->request.length_bytes;
+    a->disk.buf = buf;
+}
+
+static void read_send(struct mirror *m, struct read *r, struct actions *out)
+{
+    r->state = READ_SENT;
+    struct action *a = actions_add(out, ACT_SEND);
+    a->send.payload = NULL;
+    a->send.frame = (struct frame) {
+        .kind = FRAME_READ,
+        .epoch = m->epoch,
+        .offset_bytes = r->request.offset_bytes,
+        .length_bytes = r->request.length_bytes,
+        .tag = read_index(m, r),
+    };
+}
+
+static void read_ask_peer(struct mirror *m, struct read *r, struct actions *out)
+{
+    r->state = READ_QUEUED;
+    if (m->sending)
+        read_send(m, r, out);
+}
+
+static void read_answer(struct read *r, int32_t result, struct actions *out)
+{
+    struct action *a = actions_add(out, ACT_COMPLETE);
+    a->complete.cookie = r->request.cookie;
+    a->complete.result = result;
+}
+
+static void read_free(struct mirror *m, struct read *r, struct actions *out)
+{
+    r->state = READ_FREE;
+    m->reads_busy--;
+    list_append(&m->reads_free, &r->free);
+    range_unlock(m->locks, &r->lock, out);
+}
+
+static void read_complete(struct mirror *m, struct read *r, int32_t result, struct actions *out)
+{
+    read_answer(r, result, out);
+    read_free(m, r, out);
+}
 
 void read_request(struct mirror *m, const struct request *request, struct actions *out)
 {
     struct read *r = container_of(list_pop(&m->reads_free), struct read, free);
     m->reads_busy++;
     r->request = *request;
+    r->result = 0;
     struct range range = { request->offset_bytes, request->length_bytes };
     assert(range_fits(range, m->size_bytes));
     /* A shared lock: what a change in flight has put on this leg may not be on the peer's yet. Were it shown, and this
      * node lost then, the reader would have seen something that never was. */
-    r->waiting = true;
+    r->state = READ_LOCKING;
     if (range_lock(m->locks, &r->lock, range, false))
         read_granted(m, r, out);
 }
 
 void read_granted(struct mirror *m, struct read *r, struct actions *out)
 {
-    r->waiting = false;
-    struct action *a = actions_add(out, ACT_DISK);
-    a->disk.op = OP_FIRST_READ + (uint32_t)(r - m->reads);
-    a->disk.kind = OP_READ;
-    a->disk.flags = 0;
-    a->disk.offset_bytes = r->request.offset_bytes;
-    a->disk.length_bytes = r->request.length_bytes;
-    a->disk.buf = r->request.buf;
+    if (!m->local) {
+        read_ask_peer(m, r, out);
+        return;
+    }
+    r->state = READ_LOCAL;
+    read_start_disk(m, r, OP_READ, r->request.buf, out);
 }
 
-static void read_complete(struct mirror *m, struct read *r, int32_t result, struct actions *out)
+/* With the range locked, and without bits in it, the peer's leg holds the same as the own one should. */
+static bool peer_may_answer(const struct mirror *m, const struct read *r)
 {
-    struct action *a = actions_add(out, ACT_COMPLETE);
-    a->complete.cookie = r->request.cookie;
-    a->complete.result = result;
-    m->reads_busy--;
-    list_append(&m->reads_free, &r->free);
-    range_unlock(m->locks, &r->lock, out);
+    if (!m->local)
+        return true;
+    return m->peer_readable && m->sending && !(m->bitmap && bitmap_any(m->bitmap, r->lock.range));
+}
+
+static void read_local_done(struct mirror *m, struct read *r, int32_t result, struct actions *out)
+{
+    if (result == 0) {
+        read_complete(m, r, 0, out);
+        return;
+    }
+    r->result = result;
+    bool masked = peer_may_answer(m, r);
+    actions_note(out, NOTE_ERROR, "disk", "read failed on %s: %s, offset %llu, length %llu%s", m->backing,
+                 strerror(-result), (unsigned long long)r->request.offset_bytes,
+                 (unsigned long long)r->request.length_bytes, masked ? "; the peer is asked" : "");
+    if (masked)
+        read_ask_peer(m, r, out);
+    else
+        read_complete(m, r, result, out);
+}
+
+static void read_repair_done(struct mirror *m, struct read *r, int32_t result, struct actions *out)
+{
+    /* The leg stays: it lacks what it lacked before, the peer is asked again, and the application has its data. A disk
+     * that refuses writes fails the next change. */
+    m->repairs_failed += result != 0;
+    actions_note(out, result ? NOTE_ERROR : NOTE_WARNING, "disk", "%s on %s%s%s, offset %llu, length %llu",
+                 result ? "could not write back what was unreadable" : "wrote back what was unreadable", m->backing,
+                 result ? ": " : "", result ? strerror(-result) : "", (unsigned long long)r->request.offset_bytes,
+                 (unsigned long long)r->request.length_bytes);
+    buf_put(r->payload);
+    r->payload = NULL;
+    read_free(m, r, out);
 }
 
 void read_disk_done(struct mirror *m, struct read *r, int32_t result, struct actions *out)
 {
-    if (result)
-        actions_note(out, NOTE_ERROR, "disk", "read failed on %s: %s, offset %llu, length %llu", m->backing,
-                     strerror(-result), (unsigned long long)r->request.offset_bytes,
-                     (unsigned long long)r->request.length_bytes);
-    read_complete(m, r, result, out);
+    if (r->state == READ_REPAIRING) {
+        read_repair_done(m, r, result, out);
+        return;
+    }
+    assert(r->state == READ_LOCAL);
+    read_local_done(m, r, result, out);
+}
+
+static const char *what_is_wrong(const struct mirror *m, const struct frame *frame)
+{
+    if (frame->tag >= MIRROR_READS_MAX || m->reads[frame->tag].state != READ_SENT)
+        return "answer to a read that was not asked for (tag)";
+    const struct request *request = &m->reads[frame->tag].request;
+    if (frame->status == 0 &&
+        (frame->offset_bytes != request->offset_bytes || frame->payload_bytes != request->length_bytes))
+        return "answer to another read than was asked for (offset_bytes, payload_bytes)";
+    return NULL;
+}
+
+const char *mirror_read_data(struct mirror *m, const struct frame *frame, struct buf *payload, struct actions *out)
+{
+    const char *wrong = what_is_wrong(m, frame);
+    struct read *r = wrong ? NULL : &m->reads[frame->tag];
+    if (r && frame->status == 0 && (!m->local || peer_may_answer(m, r))) {
+        memcpy(r->request.buf->data, payload->data, r->request.length_bytes);
+        read_answer(r, 0, out);
+        m->reads_masked += r->result != 0;
+        if (m->local && !m->leg_failed) {
+            /* Under the read's shared lock: no change touches the range, and what others read there meanwhile is
+             * either the same data or the error, which the peer masks for them, too. */
+            r->state = READ_REPAIRING;
+            r->payload = payload;
+            read_start_disk(m, r, OP_WRITE, payload, out);
+            return NULL;
+        }
+        read_free(m, r, out);
+    } else if (r) {
+        if (frame->status)
+            actions_note(out, NOTE_ERROR, "disk", "read failed on %s's disk: %s, offset %llu, length %llu", m->peer,
+                         strerror(frame->status), (unsigned long long)r->request.offset_bytes,
+                         (unsigned long long)r->request.length_bytes);
+        /* The own disk's error, where there was one: it is the one to look after. */
+        read_complete(m, r, r->result ? r->result : -EIO, out);
+    }
+    if (payload)
+        buf_put(payload);
+    return wrong;
+}
+
+void reads_peer_lost(struct mirror *m, struct actions *out)
+{
+    for (unsigned i = 0; i < MIRROR_READS_MAX; i++) {
+        struct read *r = &m->reads[i];
+        if (r->state != READ_SENT)
+            continue;
+        r->state = READ_QUEUED;
+        if (m->local)
+            read_complete(m, r, r->result, out);
+    }
+}
+
+void reads_peer_ready(struct mirror *m, struct actions *out)
+{
+    for (unsigned i = 0; i < MIRROR_READS_MAX; i++) {
+        if (m->reads[i].state == READ_QUEUED)
+            read_send(m, &m->reads[i], out);
+    }
 }
 
 void reads_fail_waiting(struct mirror *m, int32_t result, struct actions *out)
 {
     for (unsigned i = 0; i < MIRROR_READS_MAX; i++) {
-        if (m->reads[i].waiting) {
-            m->reads[i].waiting = false;
+        if (m->reads[i].state == READ_LOCKING || m->reads[i].state == READ_QUEUED)
             read_complete(m, &m->reads[i], result, out);
-        }
     }
 }

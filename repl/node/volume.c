@@ -32,7 +32,7 @@
 #define REFUSED_RETRY_NS (5 * NS_PER_S)
 #define STATUS_WAIT_NS (1 * NS_PER_S)
 
-#define DISK_OPS (MIRROR_CHANGES_MAX + MIRROR_READS_MAX + MIRROR_PEER_CHANGES_MAX)
+#define DISK_OPS MIRROR_OPS
 /* Gathered in a turn; above the mark no more requests are taken until they are carried out. */
 #define ACTIONS_MAX (2 * ENGINE_ACTIONS_MAX)
 #define ACTIONS_MARK ENGINE_ACTIONS_MAX
