@@ -53,6 +53,7 @@ struct action {
         struct {
             struct frame frame; /* `number` is the session's to fill in */
             struct buf *payload;
+            bool payload_is_given; /* the emitter's reference goes along: who carries this out gives it back */
         } send;
         struct {
             struct buf *buf;

@@ -241,6 +241,8 @@ static void carry_out_all(struct volume *v)
         const struct action *a = &actions->list[i];
         if (a->kind == ACT_SEND)
             link_send(v->link, &a->send.frame, a->send.payload);
+        if (a->kind == ACT_SEND && a->send.payload_is_given)
+            buf_put(a->send.payload);
     }
     if (v->link)
         link_flush(v->link);

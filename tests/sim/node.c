@@ -429,6 +429,8 @@ static void carry_out(struct sim *s, struct sim_node *n, const struct action *a)
         return;
     case ACT_SEND:
         step_session(s, n, (struct session_event) { .kind = SV_SEND, .send = { a->send.frame, a->send.payload } });
+        if (a->send.payload_is_given)
+            buf_put(a->send.payload);
         return;
     case ACT_BUF_PUT: buf_put(a->put.buf); return;
     case ACT_COMPLETE: sim_client_complete(s, node, a->complete.cookie, a->complete.result); return;

@@ -1,0 +1,89 @@
+/* What the two machines of a resync share: windows of ranges that are locked and go to the disk, and the record of
+ * windows that are not stable yet. */
+#pragma once
+
+#include "repl/sync/resync.h"
+
+#define RETRY_NS (1 * NS_PER_MS) /* when no buffer was free */
+
+enum entry_state {
+    ENTRY_IDLE,    /* nothing is asked of lock or disk */
+    ENTRY_LOCKING, /* waits for its range */
+    ENTRY_DISK,    /* has its range, and is with the disk */
+    ENTRY_LOCKED,  /* has its range, and the disk is done */
+};
+
+struct sync_entry {
+    uint64_t offset_bytes;
+    uint32_t length_bytes;
+    uint32_t buf_offset_bytes;
+    bool has_digest;
+    enum sync_answer answer;
+    struct digest digest;
+    /* While it is locked. */
+    enum entry_state state;
+    enum op_kind op;
+    int32_t result;
+    struct range_lock lock;
+};
+
+enum window_state {
+    WINDOW_FREE,
+    WINDOW_READING,  /* target: for digests; source: for the answer */
+    WINDOW_ASKED,    /* target: holds no range and no buffer, waits for the answer */
+    WINDOW_WRITING,  /* target */
+    WINDOW_DRAINING, /* its session is over; the disk is not done with it */
+};
+
+struct sync_window {
+    enum window_state state;
+    uint32_t number; /* target: once it was asked */
+    uint32_t op_first;
+    uint32_t count;
+    uint32_t busy; /* entries that wait for their range or are with the disk */
+    struct buf *buf;
+    struct range_locks *locks;
+    struct sync_entry entries[SYNC_ENTRIES_MAX];
+};
+
+/* A window from its number until it is stable. */
+struct sync_record {
+    bool over; /* target: written; source: answered */
+    uint32_t count;
+    struct {
+        uint64_t offset_bytes;
+        uint32_t length_bytes;
+        bool stays; /* its bits stay set, whatever the target says */
+    } entries[SYNC_ENTRIES_MAX];
+};
+
+/* Numbers wrap around. */
+static inline bool number_after(uint32_t a, uint32_t b) { return (int32_t)(a - b) > 0; }
+
+static inline struct range entry_range(const struct sync_entry *e)
+{
+    return (struct range) { e->offset_bytes, e->length_bytes };
+}
+
+void window_open(struct sync_window *w, struct range_locks *locks, uint32_t op_first);
+
+/* Asks for the range of entry `i` and does `op` once it has it: at once, or when the lock is granted. */
+void window_start_entry(struct sync_window *w, uint32_t i, bool exclusive, enum op_kind op, struct actions *out);
+
+/* The disk's answer to entry `i`, which keeps its range. True: it was the last that the window waited for. */
+bool window_disk_done(struct sync_window *w, uint32_t i, int32_t result);
+
+/* Gives back an entry's range. */
+void window_unlock(struct sync_window *w, uint32_t i, struct actions *out);
+
+/* The session is over: takes SYNC_WINDOWS_MAX windows out of use, but for what is with the disk. */
+void windows_stop(struct sync_window *windows, struct actions *out);
+
+/* WINDOW_DRAINING: gives back what the disk is done with; free once nothing is left. */
+void window_drain(struct sync_window *w, struct actions *out);
+
+/* Gives the buffer back and is free. No entry may hold a range. */
+void window_free(struct sync_window *w);
+
+/* Is `range` made of whole granules of a volume, where the last may be short? */
+bool is_granules(const struct bitmap *b, struct range range);

@@ -1,0 +1,794 @@
+/* A resync: two machines joined by queues, over disks that answer in any order, beside an application that writes; and
+ * each machine alone against a peer that breaks the rules. RESYNC_SEED=n RESYNC_SEEDS=1 replays one run. */
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "repl/base/block.h"
+#include "repl/base/prng.h"
+#include "repl/sync/resync_source.h"
+#include "repl/sync/resync_target.h"
+
+#define SEEDS 3000
+#define SIZE_MAX_BYTES (2 * MIB)
+#define BLOCKS_MAX (SIZE_MAX_BYTES / BLOCK_BYTES)
+#define POOL_BYTES (8 * MIB)
+#define REQUESTS_MAX 4096
+#define WRITES_MAX 16 /* of the application, at a time */
+#define WRITE_BLOCKS_MAX 64
+#define FRAMES_MAX 1024
+#define STEPS_MAX 400000
+#define OP_PEER_WRITE 1000
+
+enum { SOURCE, TARGET };
+
+static struct buf_pool pools[2];
+
+struct request_slot {
+    bool busy;
+    struct action a;
+    uint8_t *snapshot; /* OP_FLUSH */
+};
+
+struct node {
+    struct range_locks locks;
+    struct bitmap *bitmap;
+    uint8_t *content; /* what a read returns */
+    uint8_t *stable;  /* what is left without power */
+    bool bad[BLOCKS_MAX];
+    struct request_slot requests[REQUESTS_MAX];
+    unsigned busy;
+};
+
+struct queued_frame {
+    struct frame frame;
+    uint8_t *payload;
+};
+
+struct queue {
+    struct queued_frame frames[FRAMES_MAX];
+    unsigned first, count;
+};
+
+/* The tiniest mirror: exclusive on the source until both have it; at the target in the stream's order. */
+struct app_write {
+    struct range_lock lock;      /* on the source */
+    struct range_lock peer_lock; /* on the target */
+    bool in_use, granted, local_done, queued, sent, acked, alone;
+    bool peer_busy, peer_started, peer_forgotten;
+    uint64_t lsn;
+    struct range range;
+    bool zeroes;
+    struct buf *buf, *peer_buf;
+};
+
+struct world {
+    struct prng p;
+    struct actions out;
+    struct node nodes[2];
+    struct queue to[2]; /* frames on their way to ... */
+    struct resync_source *source;
+    struct resync_target *target;
+    struct app_write writes[WRITES_MAX];
+    bool written[BLOCKS_MAX];  /* ever, by the application */
+    bool original[BLOCKS_MAX]; /* the target's own bits, by granule: what is left of its bitmap after a crash */
+    uint64_t size_bytes;
+    uint32_t granule_bytes;
+    uint64_t now_ns;
+    uint64_t lsn;
+    uint64_t session;
+    bool up, alone, quiet;
+    bool write_errors;
+    uint64_t seed;
+};
+
+#define CHECK(w, cond)                                                                                                 \
+    do {                                                                                                               \
+        if (!(cond))                                                                                                   \
+            fail_msg("seed %llu: %s", (unsigned long long)(w)->seed, #cond);                                           \
+    } while (0)
+
+static bool chance(struct world *w, unsigned per_cent) { return prng_below(&w->p, 100) < per_cent; }
+
+static uint32_t granules(const struct world *w)
+{
+    return (uint32_t)((w->size_bytes + w->granule_bytes - 1) / w->granule_bytes);
+}
+
+static struct range granule_range(const struct world *w, uint32_t g)
+{
+    uint64_t offset = (uint64_t)g * w->granule_bytes;
+    return (struct range) { offset, min_u64(w->granule_bytes, w->size_bytes - offset) };
+}
+
+/* ---------------------------------------------------------------------------------------------------------- disks */
+
+static void apply(struct world *w, struct node *n, const struct action *a, bool all)
+{
+    uint64_t first = a->disk.offset_bytes / BLOCK_BYTES, count = a->disk.length_bytes / BLOCK_BYTES;
+    for (uint64_t i = 0; i < count; i++) {
+        if (!all && chance(w, 50))
+            continue;
+        uint8_t *at = n->content + (first + i) * BLOCK_BYTES;
+        uint8_t *data = a->disk.buf ? a->disk.buf->data + a->disk.buf_offset_bytes + i * BLOCK_BYTES : NULL;
+        if (a->disk.kind == OP_READ)
+            memcpy(data, at, BLOCK_BYTES);
+        else if (a->disk.kind == OP_WRITE)
+            memcpy(at, data, BLOCK_BYTES);
+        else
+            memset(at, 0, BLOCK_BYTES);
+        if (a->disk.kind != OP_READ)
+            n->bad[first + i] = false;
+    }
+}
+
+static void submit(struct world *w, struct node *n, const struct action *a)
+{
+    bool changes = a->disk.kind != OP_READ && a->disk.kind != OP_FLUSH;
+    struct range range = { a->disk.offset_bytes, a->disk.length_bytes };
+    unsigned slot = REQUESTS_MAX;
+    for (unsigned i = 0; i < REQUESTS_MAX; i++) {
+        const struct action *b = &n->requests[i].a;
+        if (!n->requests[i].busy) {
+            slot = min_u64(slot, i);
+            if (i > n->busy + 64)
+                break;
+            continue;
+        }
+        CHECK(w, b->disk.op != a->disk.op);
+        bool conflict = b->disk.kind != OP_FLUSH && (changes || b->disk.kind != OP_READ) &&
+                        range_overlaps(range, (struct range) { b->disk.offset_bytes, b->disk.length_bytes });
+        CHECK(w, a->disk.kind == OP_FLUSH || !conflict);
+    }
+    CHECK(w, slot < REQUESTS_MAX);
+    struct request_slot *r = &n->requests[slot];
+    r->busy = true;
+    r->a = *a;
+    n->busy++;
+    if (a->disk.kind == OP_FLUSH) {
+        r->snapshot = malloc(w->size_bytes);
+        memcpy(r->snapshot, n->content, w->size_bytes);
+        return;
+    }
+    CHECK(w, range_fits(range, w->size_bytes) && range.length_bytes > 0 && range.length_bytes % BLOCK_BYTES == 0);
+    bool has_data = a->disk.kind == OP_READ || a->disk.kind == OP_WRITE;
+    CHECK(w, has_data == (a->disk.buf != NULL));
+    CHECK(w, !has_data ||
+                 (a->disk.buf->refs > 0 && a->disk.buf_offset_bytes + range.length_bytes <= a->disk.buf->size_bytes));
+    apply(w, n, a, a->disk.kind == OP_READ);
+}
+
+/* -------------------------------------------------------------------------------------------------------- network */
+
+static void send(struct world *w, unsigned to, const struct frame *frame, const struct buf *payload)
+{
+    struct queue *q = &w->to[to];
+    if (!w->up)
+        return;
+    CHECK(w, q->count < FRAMES_MAX);
+    struct queued_frame *f = &q->frames[(q->first + q->count++) % FRAMES_MAX];
+    f->frame = *frame;
+    f->payload = NULL;
+    if (frame->payload_bytes) {
+        CHECK(w, payload && payload->refs > 0 && frame->payload_bytes <= payload->size_bytes);
+        f->payload = malloc(frame->payload_bytes);
+        memcpy(f->payload, payload->data, frame->payload_bytes);
+    }
+}
+
+static void carry_out(struct world *w, unsigned node)
+{
+    /* Nothing in here calls a machine: the list stands still. */
+    for (uint32_t i = 0; i < w->out.count; i++) {
+        const struct action *a = &w->out.list[i];
+        if (a->kind == ACT_SEND) {
+            send(w, 1 - node, &a->send.frame, a->send.payload);
+            if (a->send.payload_is_given)
+                buf_put(a->send.payload);
+        } else if (a->kind == ACT_DISK) {
+            submit(w, &w->nodes[node], a);
+        } else {
+            CHECK(w, a->kind == ACT_NOTE);
+        }
+    }
+    actions_clear(&w->out);
+}
+
+/* --------------------------------------------------------------------------------------------------- application */
+
+static void write_send(struct world *w, struct app_write *m)
+{
+    m->queued = false;
+    m->sent = true;
+    struct action *a = actions_add(&w->out, ACT_SEND);
+    a->send.payload = m->zeroes ? NULL : m->buf;
+    a->send.frame = (struct frame) {
+        .kind = m->zeroes ? FRAME_DISCARD : FRAME_WRITE,
+        .payload_bytes = m->zeroes ? 0 : (uint32_t)m->range.length_bytes,
+        .lsn = m->lsn,
+        .offset_bytes = m->range.offset_bytes,
+        .length_bytes = m->range.length_bytes,
+        .tag = (uint32_t)(m - w->writes),
+    };
+}
+
+static void disk_change(struct world *w, uint32_t op, const struct app_write *m, struct buf *buf)
+{
+    struct action *a = actions_add(&w->out, ACT_DISK);
+    a->disk.op = op;
+    a->disk.kind = m->zeroes ? OP_DISCARD : OP_WRITE;
+    a->disk.offset_bytes = m->range.offset_bytes;
+    a->disk.length_bytes = m->range.length_bytes;
+    a->disk.buf = m->zeroes ? NULL : buf;
+}
+
+static void on_write_granted(struct range_lock *lock, struct actions *out)
+{
+    struct world *w = lock->owner;
+    assert_ptr_equal(out, &w->out);
+    struct app_write *m = container_of(lock, struct app_write, lock);
+    m->granted = true;
+    m->alone = !w->up && w->alone;
+    if (m->alone)
+        bitmap_set(w->nodes[SOURCE].bitmap, m->range);
+    else if (w->up)
+        write_send(w, m);
+    else
+        m->queued = true;
+    disk_change(w, (uint32_t)(m - w->writes), m, m->buf);
+}
+
+static void on_peer_granted(struct range_lock *lock, struct actions *out)
+{
+    struct world *w = lock->owner;
+    assert_ptr_equal(out, &w->out);
+    struct app_write *m = container_of(lock, struct app_write, peer_lock);
+    m->peer_started = true;
+    disk_change(w, OP_PEER_WRITE + (uint32_t)(m - w->writes), m, m->peer_buf);
+}
+
+static void write_complete_if_over(struct world *w, struct app_write *m)
+{
+    if (!m->local_done || !(m->acked || m->alone))
+        return;
+    if (m->peer_busy)
+        return; /* a leftover of this slot is with the target's disk still */
+    m->in_use = false;
+    if (m->buf)
+        buf_put(m->buf);
+    m->buf = NULL;
+    range_unlock(&w->nodes[SOURCE].locks, &m->lock, &w->out);
+}
+
+static void app_begin(struct world *w)
+{
+    struct app_write *m = &w->writes[prng_below(&w->p, WRITES_MAX)];
+    if (m->in_use || m->peer_busy)
+        return;
+    uint64_t blocks = w->size_bytes / BLOCK_BYTES;
+    uint64_t first = prng_below(&w->p, blocks);
+    uint64_t count = 1 + prng_below(&w->p, min_u64(WRITE_BLOCKS_MAX, blocks - first));
+    struct buf *buf = buf_get(&pools[SOURCE], count * BLOCK_BYTES, 0);
+    if (!buf)
+        return;
+    *m = (struct app_write) { .in_use = true, .lsn = ++w->lsn, .zeroes = chance(w, 25), .buf = buf };
+    m->range = (struct range) { first * BLOCK_BYTES, count * BLOCK_BYTES };
+    for (uint64_t i = 0; i < count; i++) {
+        memset(buf->data + i * BLOCK_BYTES, (int)prng_below(&w->p, 4), BLOCK_BYTES);
+        w->written[first + i] = true;
+    }
+    m->lock.owner = m->peer_lock.owner = w;
+    m->lock.on_granted = on_write_granted;
+    m->peer_lock.on_granted = on_peer_granted;
+    list_init(&m->lock.granted);
+    list_init(&m->peer_lock.granted);
+    if (range_lock(&w->nodes[SOURCE].locks, &m->lock, m->range, true))
+        on_write_granted(&m->lock, &w->out);
+    carry_out(w, SOURCE);
+}
+
+static void on_peer_write(struct world *w, const struct frame *frame, struct buf *payload)
+{
+    struct app_write *m = &w->writes[frame->tag];
+    CHECK(w, m->in_use && m->sent && m->lsn == frame->lsn);
+    CHECK(w, !m->peer_busy);
+    m->peer_busy = true;
+    m->peer_started = m->peer_forgotten = false;
+    m->peer_buf = payload;
+    if (range_lock(&w->nodes[TARGET].locks, &m->peer_lock, m->range, true))
+        on_peer_granted(&m->peer_lock, &w->out);
+    carry_out(w, TARGET);
+}
+
+static void peer_write_free(struct world *w, struct app_write *m)
+{
+    m->peer_busy = false;
+    if (m->peer_buf)
+        buf_put(m->peer_buf);
+    m->peer_buf = NULL;
+    range_unlock(&w->nodes[TARGET].locks, &m->peer_lock, &w->out);
+    carry_out(w, TARGET);
+    if (m->in_use && m->alone) {
+        write_complete_if_over(w, m);
+        carry_out(w, SOURCE);
+    }
+}
+
+static void peer_write_done(struct world *w, struct app_write *m)
+{
+    if (!m->peer_forgotten) {
+        struct action *a = actions_add(&w->out, ACT_SEND);
+        a->send.frame = (struct frame) { .kind = FRAME_ACK, .lsn = m->lsn, .tag = (uint32_t)(m - w->writes) };
+        carry_out(w, TARGET);
+    }
+    peer_write_free(w, m);
+}
+
+/* -------------------------------------------------------------------------------------------------------- events */
+
+static void disk_done(struct world *w, unsigned node)
+{
+    struct node *n = &w->nodes[node];
+    if (n->busy == 0)
+        return;
+    unsigned nth = (unsigned)prng_below(&w->p, n->busy), slot = 0;
+    for (;; slot++) {
+        if (n->requests[slot].busy && nth-- == 0)
+            break;
+    }
+    struct request_slot *r = &n->requests[slot];
+    struct action a = r->a;
+    int32_t result = 0;
+    if (a.disk.kind == OP_FLUSH) {
+        if (w->write_errors && chance(w, 1))
+            result = -EIO;
+        else
+            memcpy(n->stable, r->snapshot, w->size_bytes);
+        free(r->snapshot);
+        r->snapshot = NULL;
+    } else if (a.disk.kind == OP_READ) {
+        for (uint64_t b = a.disk.offset_bytes; b < a.disk.offset_bytes + a.disk.length_bytes; b += BLOCK_BYTES)
+            result = n->bad[b / BLOCK_BYTES] ? -EIO : result;
+        if (!result) {
+            /* All of it was read at once; some is read again now. */
+            apply(w, n, &a, false);
+        }
+    } else if (w->write_errors && a.disk.op >= SYNC_OP_FIRST && prng_below(&w->p, 2000) == 0) {
+        result = -EIO;
+    } else {
+        apply(w, n, &a, true);
+    }
+    r->busy = false;
+    n->busy--;
+    if (a.disk.op >= SYNC_SOURCE_OP_FIRST) {
+        resync_source_disk_done(w->source, a.disk.op, result, w->now_ns, &w->out);
+    } else if (a.disk.op >= SYNC_TARGET_OP_FIRST) {
+        resync_target_disk_done(w->target, a.disk.op, result, w->now_ns, &w->out);
+    } else if (a.disk.op >= OP_PEER_WRITE) {
+        peer_write_done(w, &w->writes[a.disk.op - OP_PEER_WRITE]);
+    } else {
+        w->writes[a.disk.op].local_done = true;
+        write_complete_if_over(w, &w->writes[a.disk.op]);
+    }
+    carry_out(w, node);
+}
+
+static void deliver(struct world *w, unsigned to)
+{
+    struct queue *q = &w->to[to];
+    if (q->count == 0)
+        return;
+    struct queued_frame f = q->frames[q->first];
+    struct buf *payload = NULL;
+    if (f.payload) {
+        payload = buf_get(&pools[to], f.frame.payload_bytes, 0);
+        if (!payload)
+            return; /* the stream waits */
+        memcpy(payload->data, f.payload, f.frame.payload_bytes);
+    }
+    if (f.frame.kind == FRAME_WRITE || f.frame.kind == FRAME_DISCARD) {
+        /* A leftover of an earlier session holds the slot: the stream waits for the disk. */
+        if (w->writes[f.frame.tag].peer_busy) {
+            if (payload)
+                buf_put(payload);
+            return;
+        }
+    }
+    q->first = (q->first + 1) % FRAMES_MAX;
+    q->count--;
+    free(f.payload);
+    const char *wrong = NULL;
+    if (f.frame.kind == FRAME_WRITE || f.frame.kind == FRAME_DISCARD) {
+        on_peer_write(w, &f.frame, payload);
+    } else if (f.frame.kind == FRAME_ACK) {
+        struct app_write *m = &w->writes[f.frame.tag];
+        CHECK(w, m->in_use && m->sent && m->lsn == f.frame.lsn);
+        m->acked = true;
+        write_complete_if_over(w, m);
+    } else if (to == SOURCE) {
+        wrong = resync_source_frame(w->source, &f.frame, payload, w->now_ns, &w->out);
+    } else {
+        wrong = resync_target_frame(w->target, &f.frame, payload, w->now_ns, &w->out);
+    }
+    carry_out(w, to);
+    if (wrong)
+        fail_msg("seed %llu: %s: %s", (unsigned long long)w->seed, frame_kind_name(f.frame.kind), wrong);
+}
+
+static void tick(struct world *w)
+{
+    w->now_ns += prng_below(&w->p, NS_PER_MS);
+    uint64_t due = min_u64(resync_source_deadline_ns(w->source), resync_target_deadline_ns(w->target));
+    bool nothing_else = w->to[0].count + w->to[1].count + w->nodes[0].busy + w->nodes[1].busy == 0;
+    if (due != UINT64_MAX && nothing_else)
+        w->now_ns = max_u64(w->now_ns, due);
+    if (w->now_ns >= resync_source_deadline_ns(w->source)) {
+        resync_source_tick(w->source, w->now_ns, &w->out);
+        carry_out(w, SOURCE);
+    }
+    if (w->now_ns >= resync_target_deadline_ns(w->target)) {
+        resync_target_tick(w->target, w->now_ns, &w->out);
+        carry_out(w, TARGET);
+    }
+}
+
+static bool in_flight(const struct world *w, uint64_t block)
+{
+    for (unsigned i = 0; i < WRITES_MAX; i++) {
+        const struct app_write *m = &w->writes[i];
+        if ((m->in_use || m->peer_busy) &&
+            range_overlaps(m->range, (struct range) { block * BLOCK_BYTES, BLOCK_BYTES }))
+            return true;
+    }
+    return false;
+}
+
+/* What a clear bit means: equal now, but for writes in flight; and, unless written since, equal on stable storage. */
+static void check_clear_bits(const struct world *w, bool also_stable)
+{
+    const struct node *s = &w->nodes[SOURCE], *t = &w->nodes[TARGET];
+    for (uint64_t block = 0; block < w->size_bytes / BLOCK_BYTES; block++) {
+        struct range range = { block * BLOCK_BYTES, BLOCK_BYTES };
+        if (bitmap_any(s->bitmap, range) || bitmap_any(t->bitmap, range))
+            continue;
+        size_t at = block * BLOCK_BYTES;
+        if (!in_flight(w, block) && memcmp(s->content + at, t->content + at, BLOCK_BYTES) != 0)
+            fail_msg("seed %llu: block %llu is clear, and differs", (unsigned long long)w->seed,
+                     (unsigned long long)block);
+        if (also_stable && !w->written[block] &&
+            (memcmp(s->stable + at, t->stable + at, BLOCK_BYTES) != 0 ||
+             memcmp(s->stable + at, s->content + at, BLOCK_BYTES) != 0))
+            fail_msg("seed %llu: block %llu is clear, and differs on stable storage", (unsigned long long)w->seed,
+                     (unsigned long long)block);
+    }
+}
+
+static void session_begin(struct world *w)
+{
+    w->session++;
+    w->up = true;
+    w->alone = false;
+    uint8_t nonces[2][32] = { { (uint8_t)w->session }, { 7 } };
+    struct digest_key key = resync_key(nonces[0], nonces[1]);
+    /* Everything that was not acknowledged, in LSN order. */
+    for (uint64_t lsn = 1; lsn <= w->lsn; lsn++) {
+        for (unsigned i = 0; i < WRITES_MAX; i++) {
+            struct app_write *m = &w->writes[i];
+            if (m->in_use && m->lsn == lsn && m->queued)
+                write_send(w, m);
+        }
+    }
+    carry_out(w, SOURCE);
+    resync_source_begin(w->source, &key, chance(w, 5), w->now_ns, &w->out);
+    carry_out(w, SOURCE);
+    resync_target_begin(w->target, &key, w->now_ns);
+    carry_out(w, TARGET);
+}
+
+static void queues_clear(struct world *w)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        struct queue *q = &w->to[i];
+        for (; q->count > 0; q->count--) {
+            free(q->frames[q->first].payload);
+            q->first = (q->first + 1) % FRAMES_MAX;
+        }
+    }
+}
+
+static void session_end(struct world *w)
+{
+    check_clear_bits(w, true);
+    w->up = false;
+    w->alone = chance(w, 50);
+    queues_clear(w);
+    resync_target_stop(w->target, &w->out);
+    carry_out(w, TARGET);
+    for (unsigned i = WRITES_MAX; i-- > 0;) {
+        struct app_write *m = &w->writes[i];
+        if (!m->peer_busy)
+            continue;
+        m->peer_forgotten = true;
+        if (!m->peer_started)
+            peer_write_free(w, m);
+    }
+    resync_source_stop(w->source, &w->out);
+    carry_out(w, SOURCE);
+    for (unsigned i = 0; i < WRITES_MAX; i++) {
+        struct app_write *m = &w->writes[i];
+        if (!m->in_use || !m->granted || m->acked || m->alone)
+            continue;
+        m->sent = false;
+        m->queued = !w->alone;
+        m->alone = w->alone;
+        if (w->alone) {
+            bitmap_set(w->nodes[SOURCE].bitmap, m->range);
+            write_complete_if_over(w, m);
+        }
+    }
+    carry_out(w, SOURCE);
+}
+
+/* Power goes, while the nodes are apart. What was not flushed is there, or not, block by block. */
+static void lose_power(struct world *w, unsigned node)
+{
+    struct node *n = &w->nodes[node];
+    if (n->busy > 0)
+        return; /* kept simple: the disk was idle */
+    for (uint64_t b = 0; b < w->size_bytes / BLOCK_BYTES; b++) {
+        if (chance(w, 50))
+            memcpy(n->content + b * BLOCK_BYTES, n->stable + b * BLOCK_BYTES, BLOCK_BYTES);
+        memcpy(n->stable + b * BLOCK_BYTES, n->content + b * BLOCK_BYTES, BLOCK_BYTES);
+    }
+    for (uint32_t g = 0; g < granules(w); g++) {
+        struct range range = granule_range(w, g);
+        /* The source's activity log, or its unflushed set: every granule that the application wrote to. */
+        for (uint64_t b = range.offset_bytes; b < range_end(range); b += BLOCK_BYTES) {
+            if (w->written[b / BLOCK_BYTES])
+                bitmap_set(w->nodes[SOURCE].bitmap, range);
+        }
+        if (node == TARGET && !w->original[g])
+            bitmap_clear(n->bitmap, range); /* was in memory only, on the source's word */
+        w->original[g] &= bitmap_any(w->nodes[TARGET].bitmap, range);
+    }
+}
+
+/* -------------------------------------------------------------------------------------------------------- a run */
+
+static void fill(struct world *w)
+{
+    struct node *s = &w->nodes[SOURCE], *t = &w->nodes[TARGET];
+    unsigned dirty = (unsigned)prng_below(&w->p, 101), zeroes = (unsigned)prng_below(&w->p, 101);
+    unsigned really = (unsigned)prng_below(&w->p, 101), bad = chance(w, 30) ? 2 : 0;
+    for (uint64_t at = 0; at < w->size_bytes; at += 8) {
+        uint64_t v = prng_next(&w->p);
+        memcpy(s->content + at, &v, 8);
+    }
+    bool run = false;
+    for (uint32_t g = 0; g < granules(w); g++) {
+        struct range range = granule_range(w, g);
+        if (chance(w, zeroes) && chance(w, 50))
+            memset(s->content + range.offset_bytes, 0, range.length_bytes);
+        memcpy(t->content + range.offset_bytes, s->content + range.offset_bytes, range.length_bytes);
+        if (g % 8 == 0 || chance(w, 20))
+            run = chance(w, dirty);
+        w->original[g] = false;
+        if (!run)
+            continue;
+        unsigned who = (unsigned)prng_below(&w->p, 3);
+        if (who != 1)
+            bitmap_set(s->bitmap, range);
+        if (who != 0)
+            bitmap_set(t->bitmap, range);
+        w->original[g] = who != 0;
+        if (chance(w, really))
+            t->content[range.offset_bytes + prng_below(&w->p, range.length_bytes)] ^= 0x55;
+    }
+    memcpy(s->stable, s->content, w->size_bytes);
+    memcpy(t->stable, t->content, w->size_bytes);
+    for (uint32_t g = 0; g < granules(w); g++) {
+        struct range range = granule_range(w, g);
+        /* Where both know that they differ, either may not have flushed. */
+        if (bitmap_any(s->bitmap, range) && chance(w, 30))
+            s->stable[range.offset_bytes] ^= 0xaa;
+        if (bitmap_any(s->bitmap, range) && chance(w, 30))
+            t->stable[range.offset_bytes] ^= 0x99;
+        if (bitmap_any(s->bitmap, range) && bad && chance(w, bad))
+            s->bad[range.offset_bytes / BLOCK_BYTES] = true;
+        if (bad && chance(w, bad))
+            t->bad[range.offset_bytes / BLOCK_BYTES] = true;
+    }
+}
+
+static struct world *world_open(uint64_t seed)
+{
+    struct world *w = calloc(1, sizeof(*w));
+    assert_non_null(w);
+    w->seed = seed;
+    w->p = prng_seed(seed);
+    w->now_ns = NS_PER_S;
+    w->out = (struct actions) { .list = calloc(16384, sizeof(struct action)), .max = 16384 };
+    w->out.text_bytes = 65536;
+    w->out.text = malloc(w->out.text_bytes);
+    w->granule_bytes = chance(w, 70) ? 512 : chance(w, 70) ? 4096 : 128 * KIB;
+    uint64_t blocks = chance(w, 80) ? 1 + prng_below(&w->p, 256) : 1 + prng_below(&w->p, BLOCKS_MAX);
+    w->size_bytes = blocks * BLOCK_BYTES;
+    struct resync_config config = { .backing = "disk", .peer = "peer" };
+    for (unsigned i = 0; i < 2; i++) {
+        struct node *n = &w->nodes[i];
+        range_locks_init(&n->locks);
+        n->bitmap = bitmap_open(w->size_bytes, w->granule_bytes, (struct id) { { 1 } }, NULL);
+        n->content = malloc(w->size_bytes);
+        n->stable = malloc(w->size_bytes);
+        config.locks = &n->locks;
+        config.bitmap = n->bitmap;
+        config.pool = &pools[i];
+        config.keep_free_bytes = chance(w, 70) ? 2 * MIB : POOL_BYTES - MIB;
+        if (i == SOURCE)
+            w->source = resync_source_open(&config);
+        else
+            w->target = resync_target_open(&config);
+    }
+    fill(w);
+    return w;
+}
+
+static void world_close(struct world *w)
+{
+    queues_clear(w);
+    resync_source_close(w->source);
+    resync_target_close(w->target);
+    for (unsigned i = 0; i < 2; i++) {
+        bitmap_close(w->nodes[i].bitmap);
+        free(w->nodes[i].content);
+        free(w->nodes[i].stable);
+    }
+    free(w->out.list);
+    free(w->out.text);
+    free(w);
+}
+
+static void drain(struct world *w)
+{
+    while (w->nodes[SOURCE].busy + w->nodes[TARGET].busy + w->to[SOURCE].count + w->to[TARGET].count > 0) {
+        disk_done(w, SOURCE);
+        disk_done(w, TARGET);
+        if (w->up) {
+            deliver(w, SOURCE);
+            deliver(w, TARGET);
+        }
+    }
+}
+
+static bool is_over(const struct world *w)
+{
+    return resync_source_state(w->source) == RESYNC_DONE && resync_target_state(w->target) == RESYNC_DONE;
+}
+
+static bool has_failed(const struct world *w)
+{
+    return resync_source_state(w->source) == RESYNC_FAILED || resync_target_state(w->target) == RESYNC_FAILED;
+}
+
+static struct {
+    unsigned done, failed, sessions, unreadable;
+} seen;
+
+static void run(uint64_t seed)
+{
+    struct world *w = world_open(seed);
+    unsigned break_chance = chance(w, 50) ? 0 : 1 + (unsigned)prng_below(&w->p, 20); /* in 1000 steps */
+    unsigned write_chance = (unsigned)prng_below(&w->p, 3) * 5;
+    unsigned noisy_steps = 200 + (unsigned)prng_below(&w->p, 3000);
+    w->write_errors = chance(w, 10);
+    unsigned steps = 0;
+    bool was_unreadable = false;
+    for (; !(w->quiet && is_over(w)) && !has_failed(w); steps++) {
+        if (steps == noisy_steps) {
+            w->quiet = true;
+            memset(w->nodes[SOURCE].bad, 0, sizeof(w->nodes[SOURCE].bad));
+        }
+        if (steps > STEPS_MAX)
+            fail_msg("seed %llu: no end", (unsigned long long)seed);
+        was_unreadable |= resync_target_state(w->target) == RESYNC_UNREADABLE;
+        if (!w->up) {
+            if (chance(w, 10))
+                lose_power(w, (unsigned)prng_below(&w->p, 2));
+            if (chance(w, 20) || w->quiet)
+                session_begin(w);
+        } else if (!w->quiet && prng_below(&w->p, 1000) < break_chance) {
+            session_end(w);
+        }
+        if (!w->quiet && chance(w, write_chance))
+            app_begin(w);
+        if (chance(w, 1))
+            resync_source_set_busy(w->source, !w->quiet && chance(w, 50));
+        switch (prng_below(&w->p, 5)) {
+        case 0: disk_done(w, SOURCE); break;
+        case 1: disk_done(w, TARGET); break;
+        case 2: deliver(w, SOURCE); break;
+        case 3: deliver(w, TARGET); break;
+        default: tick(w); break;
+        }
+    }
+    seen.sessions += (unsigned)w->session;
+    seen.unreadable += was_unreadable;
+    if (has_failed(w)) {
+        CHECK(w, w->write_errors);
+        seen.failed++;
+        if (w->up)
+            session_end(w);
+    } else {
+        seen.done++;
+        drain(w);
+        CHECK(w, bitmap_dirty_bytes(w->nodes[SOURCE].bitmap) == 0);
+        CHECK(w, bitmap_dirty_bytes(w->nodes[TARGET].bitmap) == 0);
+        check_clear_bits(w, true);
+        assert_memory_equal(w->nodes[SOURCE].content, w->nodes[TARGET].content, w->size_bytes);
+        struct resync_view s, t;
+        resync_source_view(w->source, &s);
+        resync_target_view(w->target, &t);
+        CHECK(w, s.done_bytes == s.total_bytes && t.done_bytes == t.total_bytes && t.unreadable_bytes == 0);
+        session_end(w);
+    }
+    drain(w);
+    w->alone = true;
+    for (unsigned i = 0; i < WRITES_MAX; i++) {
+        struct app_write *m = &w->writes[i];
+        m->alone = true;
+        if (m->in_use)
+            write_complete_if_over(w, m);
+        carry_out(w, SOURCE);
+    }
+    drain(w);
+    /* Nothing is kept: no range, no buffer. */
+    CHECK(w, resync_source_is_idle(w->source) && resync_target_is_idle(w->target));
+    for (unsigned i = 0; i < 2; i++) {
+        CHECK(w, list_empty(&w->nodes[i].locks.all));
+        CHECK(w, pools[i].free_bytes == pools[i].arena_bytes);
+    }
+    world_close(w);
+}
+
+static unsigned long long env(const char *name, unsigned long long otherwise)
+{
+    const char *v = getenv(name);
+    return v ? strtoull(v, NULL, 10) : otherwise;
+}
+
+static void legs_become_equal_whatever_happens(void **state)
+{
+    (void)state;
+    unsigned long long first = env("RESYNC_SEED", 1), count = env("RESYNC_SEEDS", SEEDS);
+    for (unsigned long long seed = first; seed < first + count; seed++)
+        run(seed);
+    printf("%u done, %u ended by a failed disk, %u sessions, %u with unreadable blocks\n", seen.done, seen.failed,
+           seen.sessions, seen.unreadable);
+    if (count >= SEEDS)
+        assert_true(seen.done > 0 && seen.failed > 0 && seen.unreadable > 0 && seen.sessions > count);
+}
+
+static int open_pools(void **state)
+{
+    (void)state;
+    return buf_pool_open(&pools[0], POOL_BYTES) || buf_pool_open(&pools[1], POOL_BYTES);
+}
+
+static int close_pools(void **state)
+{
+    (void)state;
+    buf_pool_close(&pools[0]);
+    buf_pool_close(&pools[1]);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(legs_become_equal_whatever_happens),
+    };
+    return cmocka_run_group_tests(tests, open_pools, close_pools);
+}
