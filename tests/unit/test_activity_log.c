@@ -595,6 +595,23 @@ static void a_failed_commit_is_written_again_the_same(void **state)
     log_free(l);
 }
 
+/* It may be on disk: after a clean end it is void like all others. */
+static void a_failed_commit_is_void_after_a_clean_end(void **state)
+{
+    (void)state;
+    static struct al_commit c;
+    struct err err = { 0 };
+    struct log *l = log_of(3);
+    assert_int_equal(al_enter(l->al, extents_range(20, 1)), AL_COLD);
+    assert_true(al_commit_begin(l->al, &c));
+    memcpy(l->ring[c.index], c.block, AL_BLOCK_BYTES);
+    al_commit_done(l->al, false);
+    uint64_t from = al_clear(l->al);
+    assert_int_equal(reload(l, &small, from, &err), 0);
+    assert_int_equal(l->found, 0);
+    log_free(l);
+}
+
 static void an_extent_is_not_given_up_before_a_flush_that_began_after_it_was_left(void **state)
 {
     (void)state;
@@ -670,6 +687,31 @@ static void sum_up(void *ctx, struct range r)
     sum->numbers += r.offset_bytes / EXTENT_BYTES_DEFAULT;
 }
 
+/* Who asked while a block was being written stands before the older ones that ask again after it. The slot is theirs.
+ */
+static void a_younger_change_does_not_overtake(void **state)
+{
+    (void)state;
+    static struct al_commit c;
+    struct log *l = log_of(8);
+    struct range a = extents_range(20, 1), older = extents_range(30, 1), younger = extents_range(40, 1);
+    for (unsigned e = 0; e < 7; e++)
+        assert_int_equal(al_enter(l->al, extents_range(e, 1)), AL_HOT);
+    assert_int_equal(al_enter(l->al, a), AL_COLD);
+    assert_int_equal(al_enter(l->al, older), AL_COLD);
+    assert_true(al_commit_begin(l->al, &c)); /* one slot is free: it is a's */
+    assert_int_not_equal(al_enter(l->al, younger), AL_HOT);
+    al_commit_done(l->al, true);
+    assert_int_equal(al_enter(l->al, a), AL_HOT);
+    al_leave(l->al, a);
+    al_flush_done(l->al, al_flush_begin(l->al));
+    assert_int_equal(al_enter(l->al, older), AL_COLD);
+    assert_true(al_commit_begin(l->al, &c));
+    al_commit_done(l->al, true);
+    assert_int_equal(al_enter(l->al, older), AL_HOT);
+    log_free(l);
+}
+
 /* The default size, filled twice over: a bounded scan of the ring names every slot. */
 static void the_default_size_is_found_whole(void **state)
 {
@@ -713,8 +755,10 @@ int main(void)
         cmocka_unit_test(every_flipped_bit_is_noticed),
         cmocka_unit_test(what_cannot_be_is_refused),
         cmocka_unit_test(a_failed_commit_is_written_again_the_same),
+        cmocka_unit_test(a_failed_commit_is_void_after_a_clean_end),
         cmocka_unit_test(an_extent_is_not_given_up_before_a_flush_that_began_after_it_was_left),
         cmocka_unit_test(a_cold_change_does_not_starve_behind_hot_ones),
+        cmocka_unit_test(a_younger_change_does_not_overtake),
         cmocka_unit_test(the_default_size_is_found_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

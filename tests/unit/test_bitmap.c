@@ -316,6 +316,23 @@ static void a_page_that_does_not_belong_is_noticed(void **state)
     bitmap_close(b);
 }
 
+/* Its bits were all set already: but the disk does not say so. */
+static void a_damaged_page_is_stale_whatever_memory_holds(void **state)
+{
+    (void)state;
+    uint8_t block[BITMAP_PAGE_BYTES];
+    struct bitmap *b = must_open(PAGE_DATA);
+    bitmap_set_all(b);
+    bitmap_page_encode(b, 0, block);
+    bitmap_page_written(b, 0, true);
+    block[99] ^= 1;
+    assert_int_equal(bitmap_page_load(b, 0, block, NULL), -EBADMSG);
+    assert_false(bitmap_page_is_stale(b, 0));
+    bitmap_page_set_all(b, 0);
+    assert_true(bitmap_page_is_stale(b, 0));
+    bitmap_close(b);
+}
+
 static void memory_is_united_with_the_disk(void **state)
 {
     (void)state;
@@ -381,6 +398,7 @@ int main(void)
         cmocka_unit_test(changed_while_being_written_is_stale_again),
         cmocka_unit_test(every_flipped_bit_is_noticed),
         cmocka_unit_test(a_page_that_does_not_belong_is_noticed),
+        cmocka_unit_test(a_damaged_page_is_stale_whatever_memory_holds),
         cmocka_unit_test(memory_is_united_with_the_disk),
         cmocka_unit_test(a_volume_grows),
         cmocka_unit_test(a_large_volume_is_cheap),
