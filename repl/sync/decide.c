@@ -1,0 +1,440 @@
+/* The handshake table. */
+#include "repl/sync/decide.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "repl/base/units.h"
+
+/* A peer that lets fewer or smaller changes through could not take the largest write. */
+#define WINDOW_FRAMES_MIN 1
+#define WINDOW_BYTES_MIN (1 * MIB)
+
+typedef bool applies_fn(const struct hello *own, const struct hello *peer);
+typedef void explain_fn(const struct hello *own, const struct hello *peer, struct sync_judgement *j);
+/* SYNC_SOURCE or SYNC_TARGET: `from` is whose leg is the source. */
+typedef bool full_fn(const struct hello *from, const struct hello *to);
+
+struct rule {
+    const char *name;
+    applies_fn *applies;
+    enum sync_verdict verdict;
+    explain_fn *explain; /* of a refusal */
+    full_fn *full;       /* of a resync */
+};
+
+__attribute__((format(printf, 2, 3))) static void say(struct sync_judgement *j, const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(j->text, sizeof(j->text), format, ap);
+    va_end(ap);
+}
+
+static bool other_version(const struct hello *own, const struct hello *peer) { return own->version != peer->version; }
+
+static void explain_version(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    say(j, "%s speaks protocol version %u, %s version %u: bring both to the same release", peer->node, peer->version,
+        own->node, own->version);
+}
+
+static bool other_volume_name(const struct hello *own, const struct hello *peer)
+{
+    return strcmp(own->volume, peer->volume) != 0;
+}
+
+static void explain_volume_name(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    say(j, "the peer replicates volume %s, this node %s: check the paths in the configuration", peer->volume,
+        own->volume);
+}
+
+static bool other_nodes(const struct hello *own, const struct hello *peer)
+{
+    return strcmp(own->node, peer->peer) != 0 || strcmp(own->peer, peer->node) != 0;
+}
+
+static void explain_nodes(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    say(j,
+        "the peer is %s and wants to talk to %s, where this node is %s and wants %s: the configuration must be the "
+        "same on both",
+        peer->node, peer->peer, own->node, own->peer);
+}
+
+static bool window_too_small(const struct hello *own, const struct hello *peer)
+{
+    return own->window_frames < WINDOW_FRAMES_MIN || peer->window_frames < WINDOW_FRAMES_MIN ||
+           own->window_bytes < WINDOW_BYTES_MIN || peer->window_bytes < WINDOW_BYTES_MIN;
+}
+
+static void explain_window(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    (void)own;
+    say(j, "%s takes %u changes and %llu bytes at a time, which is less than one write can need", peer->node,
+        peer->window_frames, (unsigned long long)peer->window_bytes);
+}
+
+static bool same_leg(const struct hello *own, const struct hello *peer) { return id_equal(own->leg_id, peer->leg_id); }
+
+static void explain_same_leg(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    say(j,
+        "%s and %s present the same leg: one backing is a copy of the other. Make the copy anew with `lockstep "
+        "create --force`",
+        own->node, peer->node);
+}
+
+/* Clients of a serving primary send changes as small as they were told they may. */
+static bool serves_too_small(const struct hello *a, const struct hello *b)
+{
+    return a->served_block_bytes && a->served_block_bytes < b->block_bytes;
+}
+
+static bool block_too_large(const struct hello *own, const struct hello *peer)
+{
+    return serves_too_small(own, peer) || serves_too_small(peer, own);
+}
+
+static void explain_block(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    const struct hello *serving = serves_too_small(own, peer) ? own : peer;
+    const struct hello *other = serving == own ? peer : own;
+    say(j, "the disk of %s needs blocks of %u bytes, and %s serves the volume with %u: demote and promote %s once",
+        other->node, other->block_bytes, serving->node, serving->served_block_bytes, serving->node);
+}
+
+static bool granules_differ(const struct hello *own, const struct hello *peer)
+{
+    return own->granule_bytes != peer->granule_bytes;
+}
+
+static void explain_granule(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    say(j, "the bitmap of %s has a bit for each %u bytes, that of %s for each %u: make one of the legs anew", own->node,
+        own->granule_bytes, peer->node, peer->granule_bytes);
+}
+
+/* ---- who belongs to whom ---- */
+
+static bool knows(const struct hello *a, const struct hello *b) { return id_equal(a->peer_leg_id, b->leg_id); }
+
+/* It has never been part of a decree: nothing on it was ever acknowledged. */
+static bool is_new(const struct hello *h) { return h->history.count == 0; }
+
+/* Zeroes that belong to no pair; or already paired with this one: a crash can come between the two nodes' records of
+ * the pairing. Before both have recorded it no session is up, so that nothing can have been acknowledged. */
+static bool is_fresh_for(const struct hello *a, const struct hello *b)
+{
+    return is_new(a) && (knows(a, b) || (a->pristine && id_is_none(a->peer_leg_id)));
+}
+
+/* ... and zeroes they must be for that, unless the two have recorded each other while both were. */
+static bool both_fresh(const struct hello *own, const struct hello *peer)
+{
+    if (knows(own, peer) && knows(peer, own))
+        return false; /* a pair already */
+    return is_fresh_for(own, peer) && is_fresh_for(peer, own) && !own->full && !peer->full &&
+           own->leg == LEG_UP_TO_DATE && peer->leg == LEG_UP_TO_DATE;
+}
+
+static bool other_volume_id(const struct hello *own, const struct hello *peer)
+{
+    return !id_is_none(own->volume_id) && !id_is_none(peer->volume_id) && !id_equal(own->volume_id, peer->volume_id) &&
+           !is_new(own) && !is_new(peer);
+}
+
+static void explain_volume_id(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    say(j,
+        "the legs of %s and %s belong to different volumes that are both called %s: check `backing`, or make one of "
+        "them anew with `lockstep create --force`, which then gets everything from the other",
+        own->node, peer->node, own->volume);
+}
+
+/* ---- who is primary ---- */
+
+static enum history_relation relation(const struct hello *own, const struct hello *peer)
+{
+    return history_relate(&own->history, &peer->history);
+}
+
+static bool is_primary(const struct hello *h) { return h->role == ROLE_PRIMARY; }
+
+static bool is_overtaken(const struct hello *primary, const struct hello *other)
+{
+    return is_primary(primary) && other->epoch > primary->epoch;
+}
+
+static bool deposed(const struct hello *own, const struct hello *peer)
+{
+    return is_overtaken(own, peer) || is_overtaken(peer, own);
+}
+
+static void explain_deposed(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    j->own_deposed = is_overtaken(own, peer);
+    const struct hello *old = own->epoch < peer->epoch ? own : peer;
+    const struct hello *new = own->epoch < peer->epoch ? peer : own;
+    say(j, "%s is primary at epoch %llu, but %s has seen epoch %llu: %s was deposed and must not serve any longer",
+        old->node, (unsigned long long)old->epoch, new->node, (unsigned long long)new->epoch, old->node);
+}
+
+static bool two_primaries(const struct hello *own, const struct hello *peer)
+{
+    return is_primary(own) && is_primary(peer);
+}
+
+static void explain_two_primaries(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    say(j, "split brain: both %s and %s are primary at epoch %llu; demote one of them", own->node, peer->node,
+        (unsigned long long)own->epoch);
+}
+
+/* ---- what the legs are ---- */
+
+static bool is_bad(const struct hello *h) { return h->leg == LEG_FAILED || h->leg == LEG_NONE; }
+
+static bool a_leg_failed(const struct hello *own, const struct hello *peer) { return is_bad(own) || is_bad(peer); }
+
+static void explain_leg_failed(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    const struct hello *bad = is_bad(peer) ? peer : own;
+    say(j, "the leg of %s is %s: after its disk is mended, `lockstep down` and `up` there, or make the leg anew",
+        bad->node, leg_state_name(bad->leg));
+}
+
+static bool diverged(const struct hello *own, const struct hello *peer)
+{
+    return relation(own, peer) == HISTORY_DIVERGED;
+}
+
+static void explain_diverged(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    int own_common = history_last_common(&own->history, &peer->history);
+    int peer_common = history_last_common(&peer->history, &own->history);
+    const struct history_entry *both = &own->history.entries[own_common];
+    const struct history_entry *ours = &own->history.entries[own_common + 1];
+    const struct history_entry *theirs = &peer->history.entries[peer_common + 1];
+    say(j,
+        "split brain: up to epoch %llu both legs are the same; then %s went on alone from epoch %llu, LSN %llu (now at "
+        "epoch %llu), and %s from epoch %llu, LSN %llu (now at epoch %llu). Only a person can tell whose changes are "
+        "to "
+        "be given up: on that node, save what is wanted, then `lockstep create --force`, and it gets everything from "
+        "the "
+        "other",
+        (unsigned long long)both->epoch, own->node, (unsigned long long)ours->epoch,
+        (unsigned long long)ours->first_lsn, (unsigned long long)own->epoch, peer->node,
+        (unsigned long long)theirs->epoch, (unsigned long long)theirs->first_lsn, (unsigned long long)peer->epoch);
+}
+
+static bool unrelated(const struct hello *own, const struct hello *peer)
+{
+    return relation(own, peer) == HISTORY_UNRELATED;
+}
+
+static void explain_unrelated(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    say(j,
+        "the legs of %s and %s have nothing in common, or went apart so long ago that it is forgotten: if one of them "
+        "is "
+        "to get everything from the other, run `lockstep create --force` on its node",
+        own->node, peer->node);
+}
+
+/* It is inconsistent: it can only be a target, of a leg that has all that it has been part of. */
+static bool is_half(const struct hello *h) { return h->leg == LEG_SYNCING; }
+
+static bool both_half(const struct hello *own, const struct hello *peer) { return is_half(own) && is_half(peer); }
+
+static void explain_both_half(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    say(j,
+        "neither leg is whole: a resync was under way on both %s and %s. Promote with --force the one whose loss can "
+        "be "
+        "borne, and make the other anew",
+        own->node, peer->node);
+}
+
+/* The one that would be the target is primary. */
+static bool primary_is_behind(const struct hello *own, const struct hello *peer);
+
+static void explain_primary_is_behind(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    const struct hello *behind = is_primary(own) ? own : peer;
+    const struct hello *other = behind == own ? peer : own;
+    say(j, "%s is primary, but its leg lacks what that of %s has: demote it, and promote %s", behind->node, other->node,
+        other->node);
+}
+
+/* ---- which way the data flows ---- */
+
+static bool needs_nothing(const struct hello *h) { return !h->full && h->dirty_bytes == 0 && !h->lost_power; }
+
+static bool in_sync(const struct hello *own, const struct hello *peer)
+{
+    return relation(own, peer) == HISTORY_EQUAL && !is_half(own) && !is_half(peer) && needs_nothing(own) &&
+           needs_nothing(peer);
+}
+
+/* Of legs with equal histories, whose is the source: the one to whom nothing worse has happened. */
+static bool leads_among_equals(const struct hello *a, const struct hello *b)
+{
+    if (is_primary(a) != is_primary(b))
+        return is_primary(a);
+    if (a->lost_power != b->lost_power)
+        return !a->lost_power;
+    if (a->was_primary != b->was_primary)
+        return a->was_primary;
+    return memcmp(&a->leg_id, &b->leg_id, sizeof(struct id)) > 0;
+}
+
+/* Does `a` have what `b` lacks? */
+static bool is_ahead(const struct hello *a, const struct hello *b)
+{
+    if (is_half(a) != is_half(b))
+        return is_half(b);
+    switch (relation(a, b)) {
+    case HISTORY_DESCENDANT: return true;
+    case HISTORY_ANCESTOR: return false;
+    case HISTORY_EQUAL: return leads_among_equals(a, b);
+    case HISTORY_DIVERGED:
+    case HISTORY_UNRELATED: break;
+    }
+    return false;
+}
+
+static bool own_is_ahead(const struct hello *own, const struct hello *peer) { return is_ahead(own, peer); }
+static bool peer_is_ahead(const struct hello *own, const struct hello *peer) { return is_ahead(peer, own); }
+
+static bool primary_is_behind(const struct hello *own, const struct hello *peer)
+{
+    return (is_primary(own) && is_ahead(peer, own)) || (is_primary(peer) && is_ahead(own, peer));
+}
+
+/* A leg on which a resync was under way, and the one that it came from is older now: nobody has all that it had. */
+static bool half_is_newer(const struct hello *own, const struct hello *peer)
+{
+    const struct hello *half = is_half(own) ? own : peer;
+    const struct hello *other = half == own ? peer : own;
+    return is_half(half) && history_relate(&half->history, &other->history) == HISTORY_DESCENDANT;
+}
+
+static void explain_half_is_newer(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    const struct hello *half = is_half(own) ? own : peer;
+    say(j,
+        "the leg of %s is inconsistent, and that of %s is older than what it was before its resync: neither has "
+        "everything. Promote with --force the one whose loss can be borne",
+        half->node, half == own ? peer->node : own->node);
+}
+
+/* The source's bitmap knows all that this target lacks only if the target is the leg that it is about, and has been
+ * part of what was when the bitmap began. A target whose resync was interrupted remembers which bitmap it went by. */
+static bool bits_do_not_tell(const struct hello *from, const struct hello *to)
+{
+    if (from->full || to->full || !knows(from, to) || !knows(to, from))
+        return true;
+    if (relation(from, to) == HISTORY_EQUAL)
+        return false;
+    if (is_half(to) && !history_entry_is_none(to->base) && history_entry_equal(to->base, from->base))
+        return false;
+    return history_entry_is_none(from->base) || !history_holds(&to->history, from->base);
+}
+
+static bool other_size(const struct hello *own, const struct hello *peer)
+{
+    if (own->size_bytes && peer->size_bytes)
+        return own->size_bytes != peer->size_bytes;
+    return own->size_bytes > peer->capacity_bytes || peer->size_bytes > own->capacity_bytes;
+}
+
+static void explain_size(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    say(j,
+        "the volume has %llu bytes on %s and %llu on %s: set the same `size` on both, no larger than either backing "
+        "allows",
+        (unsigned long long)(own->size_bytes ? own->size_bytes : own->capacity_bytes), own->node,
+        (unsigned long long)(peer->size_bytes ? peer->size_bytes : peer->capacity_bytes), peer->node);
+}
+
+static const struct rule rules[] = {
+    { "other-version", other_version, SYNC_REFUSE, explain_version, NULL },
+    { "other-volume", other_volume_name, SYNC_REFUSE, explain_volume_name, NULL },
+    { "other-nodes", other_nodes, SYNC_REFUSE, explain_nodes, NULL },
+    { "window-too-small", window_too_small, SYNC_REFUSE, explain_window, NULL },
+    { "same-leg", same_leg, SYNC_REFUSE, explain_same_leg, NULL },
+    { "other-granule", granules_differ, SYNC_REFUSE, explain_granule, NULL },
+    { "other-volume-id", other_volume_id, SYNC_REFUSE, explain_volume_id, NULL },
+    { "deposed", deposed, SYNC_REFUSE, explain_deposed, NULL },
+    { "two-primaries", two_primaries, SYNC_REFUSE, explain_two_primaries, NULL },
+    { "leg-failed", a_leg_failed, SYNC_REFUSE, explain_leg_failed, NULL },
+    { "other-size", other_size, SYNC_REFUSE, explain_size, NULL },
+    { "block-too-large", block_too_large, SYNC_REFUSE, explain_block, NULL },
+    { "both-fresh", both_fresh, SYNC_PAIR, NULL, NULL },
+    { "split-brain", diverged, SYNC_REFUSE, explain_diverged, NULL },
+    { "unrelated", unrelated, SYNC_REFUSE, explain_unrelated, NULL },
+    { "both-syncing", both_half, SYNC_REFUSE, explain_both_half, NULL },
+    { "syncing-is-newer", half_is_newer, SYNC_REFUSE, explain_half_is_newer, NULL },
+    { "in-sync", in_sync, SYNC_CONNECT, NULL, NULL },
+    { "primary-is-behind", primary_is_behind, SYNC_REFUSE, explain_primary_is_behind, NULL },
+    { "own-is-ahead", own_is_ahead, SYNC_SOURCE, NULL, bits_do_not_tell },
+    { "peer-is-ahead", peer_is_ahead, SYNC_TARGET, NULL, bits_do_not_tell },
+};
+
+static uint64_t agreed_size(const struct hello *own, const struct hello *peer)
+{
+    if (own->size_bytes || peer->size_bytes)
+        return max_u64(own->size_bytes, peer->size_bytes);
+    return min_u64(own->capacity_bytes, peer->capacity_bytes);
+}
+
+/* Of two that are paired while neither has one. */
+static struct id joined_id(struct id leg, struct id peer_leg)
+{
+    /* Symmetric, and as random as its parts. */
+    for (unsigned i = 0; i < sizeof(leg.bytes); i++)
+        leg.bytes[i] ^= peer_leg.bytes[i];
+    return leg;
+}
+
+static struct id agreed_volume_id(const struct hello *own, const struct hello *peer)
+{
+    if (id_is_none(own->volume_id) || id_is_none(peer->volume_id)) {
+        struct id known = id_is_none(own->volume_id) ? peer->volume_id : own->volume_id;
+        return id_is_none(known) ? joined_id(own->leg_id, peer->leg_id) : known;
+    }
+    /* One of them is new, and takes the other's; else the later epoch's name stays, or the larger one. */
+    if (is_new(own) != is_new(peer))
+        return is_new(own) ? peer->volume_id : own->volume_id;
+    if (own->epoch != peer->epoch)
+        return own->epoch > peer->epoch ? own->volume_id : peer->volume_id;
+    return memcmp(&own->volume_id, &peer->volume_id, sizeof(struct id)) > 0 ? own->volume_id : peer->volume_id;
+}
+
+void sync_decide(const struct hello *own, const struct hello *peer, struct sync_judgement *out)
+{
+    *out = (struct sync_judgement) { 0 };
+    for (unsigned i = 0; i < ARRAY_LEN(rules); i++) {
+        if (!rules[i].applies(own, peer))
+            continue;
+        out->verdict = rules[i].verdict;
+        out->rule = rules[i].name;
+        if (out->verdict == SYNC_REFUSE) {
+            rules[i].explain(own, peer, out);
+            return;
+        }
+        if (out->verdict == SYNC_SOURCE)
+            out->full = rules[i].full(own, peer);
+        else if (out->verdict == SYNC_TARGET)
+            out->full = rules[i].full(peer, own);
+        out->size_bytes = agreed_size(own, peer);
+        out->volume_id = agreed_volume_id(own, peer);
+        out->epoch = max_u64(own->epoch, peer->epoch);
+        return;
+    }
+    assert(!"of two legs one is ahead");
+}

@@ -1,0 +1,351 @@
+/* The handshake table over histories: all pairs of states that two nodes can present, judged from both ends. */
+#include "tests/unit/unit.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "repl/base/units.h"
+#include "repl/sync/decide.h"
+
+static struct id make_id(uint8_t fill)
+{
+    struct id id;
+    memset(&id, fill, sizeof(id));
+    return id;
+}
+
+static struct hello fresh(const char *node, const char *peer, uint8_t leg)
+{
+    struct hello h = {
+        .version = PROTOCOL_VERSION,
+        .volume = "gold42",
+        .capacity_bytes = GIB,
+        .leg_id = make_id(leg),
+        .leg = LEG_UP_TO_DATE,
+        .pristine = true,
+        .window_frames = 16,
+        .window_bytes = MIB,
+        .granule_bytes = 4096,
+    };
+    snprintf(h.node, sizeof(h.node), "%s", node);
+    snprintf(h.peer, sizeof(h.peer), "%s", peer);
+    return h;
+}
+
+static struct hello a(void) { return fresh("paris-a", "paris-b", 1); }
+static struct hello b(void) { return fresh("paris-b", "paris-a", 2); }
+
+static void part_of(struct hello *h, uint64_t epoch, uint64_t tag)
+{
+    history_append(&h->history, (struct history_entry) { epoch, epoch * 100, tag });
+    h->epoch = max_u64(h->epoch, epoch);
+}
+
+/* Both have served together at epochs 1 and 2. */
+static void pair_up(struct hello *x, struct hello *y)
+{
+    x->peer_leg_id = y->leg_id;
+    y->peer_leg_id = x->leg_id;
+    x->volume_id = y->volume_id = make_id(9);
+    x->size_bytes = y->size_bytes = GIB;
+    x->pristine = y->pristine = false;
+    for (uint64_t epoch = 1; epoch <= 2; epoch++) {
+        part_of(x, epoch, epoch);
+        part_of(y, epoch, epoch);
+    }
+    x->base = y->base = x->history.entries[1];
+}
+
+static bool opposite(enum sync_verdict x, enum sync_verdict y)
+{
+    if (x == SYNC_SOURCE)
+        return y == SYNC_TARGET;
+    if (x == SYNC_TARGET)
+        return y == SYNC_SOURCE;
+    return x == y;
+}
+
+static struct sync_judgement judge(const struct hello *x, const struct hello *y)
+{
+    struct sync_judgement from_x, from_y;
+    sync_decide(x, y, &from_x);
+    sync_decide(y, x, &from_y);
+    assert_true(opposite(from_x.verdict, from_y.verdict));
+    assert_int_equal(from_x.full, from_y.full);
+    if (from_x.verdict == SYNC_REFUSE) {
+        assert_string_equal(from_x.rule, from_y.rule);
+        assert_true(from_x.text[0] && from_y.text[0]);
+    } else {
+        assert_true(from_x.text[0] == 0);
+        assert_int_equal(from_x.size_bytes, from_y.size_bytes);
+        assert_int_equal(from_x.epoch, from_y.epoch);
+        assert_memory_equal(&from_x.volume_id, &from_y.volume_id, sizeof(struct id));
+    }
+    return from_x;
+}
+
+static void expect(const struct hello *x, const struct hello *y, const char *rule, enum sync_verdict verdict, bool full)
+{
+    struct sync_judgement j = judge(x, y);
+    assert_string_equal(j.rule, rule);
+    assert_int_equal(j.verdict, verdict);
+    assert_int_equal(j.full, full);
+}
+
+static void who_belongs_to_whom(void **state)
+{
+    (void)state;
+    struct hello x = a(), y = b();
+    expect(&x, &y, "both-fresh", SYNC_PAIR, false);
+    x.version++;
+    expect(&x, &y, "other-version", SYNC_REFUSE, false);
+    x = a();
+    strcpy(y.volume, "silver");
+    expect(&x, &y, "other-volume", SYNC_REFUSE, false);
+    y = fresh("paris-c", "paris-a", 2);
+    expect(&x, &y, "other-nodes", SYNC_REFUSE, false);
+    y = b();
+    y.window_bytes = 4096;
+    expect(&x, &y, "window-too-small", SYNC_REFUSE, false);
+    y = b();
+    y.leg_id = x.leg_id;
+    expect(&x, &y, "same-leg", SYNC_REFUSE, false);
+    y = b();
+    y.granule_bytes = 512;
+    expect(&x, &y, "other-granule", SYNC_REFUSE, false);
+
+    /* One has recorded the pairing, the other died before. */
+    x = a(), y = b();
+    x.peer_leg_id = y.leg_id;
+    x.pristine = false;
+    expect(&x, &y, "both-fresh", SYNC_PAIR, false);
+    y.peer_leg_id = x.leg_id;
+    y.pristine = false;
+    expect(&x, &y, "in-sync", SYNC_CONNECT, false);
+
+    x = a(), y = b();
+    pair_up(&x, &y);
+    expect(&x, &y, "in-sync", SYNC_CONNECT, false);
+    y.volume_id = make_id(8);
+    expect(&x, &y, "other-volume-id", SYNC_REFUSE, false);
+    y.volume_id = x.volume_id;
+    y.size_bytes = 2 * GIB;
+    expect(&x, &y, "other-size", SYNC_REFUSE, false);
+    y.size_bytes = x.size_bytes;
+    x.served_block_bytes = 512;
+    y.block_bytes = 4096;
+    expect(&x, &y, "block-too-large", SYNC_REFUSE, false);
+
+    /* A disk was replaced; or data adopted, and the peer added. */
+    x = a(), y = b();
+    pair_up(&x, &y);
+    y = b();
+    y.leg_id = make_id(3);
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, true);
+    x = a(), y = b();
+    x.pristine = false;
+    part_of(&x, 1, 77);
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, true);
+}
+
+static void who_is_primary(void **state)
+{
+    (void)state;
+    struct hello x = a(), y = b();
+    pair_up(&x, &y);
+    x.role = ROLE_PRIMARY;
+    expect(&x, &y, "in-sync", SYNC_CONNECT, false);
+    y.role = ROLE_PRIMARY;
+    expect(&x, &y, "two-primaries", SYNC_REFUSE, false);
+    y.epoch = 3;
+    expect(&x, &y, "deposed", SYNC_REFUSE, false);
+    struct sync_judgement j;
+    sync_decide(&x, &y, &j);
+    assert_true(j.own_deposed);
+    sync_decide(&y, &x, &j);
+    assert_false(j.own_deposed);
+    y.role = ROLE_SECONDARY;
+    expect(&x, &y, "deposed", SYNC_REFUSE, false);
+    x.epoch = 3;
+    part_of(&y, 4, 5);
+    x.epoch = 4; /* has seen it, and serves all the same */
+    expect(&x, &y, "primary-is-behind", SYNC_REFUSE, false);
+}
+
+static void what_one_lacks_the_other_gives(void **state)
+{
+    (void)state;
+    struct hello x = a(), y = b();
+    pair_up(&x, &y);
+    /* It went on alone: the other gets what its bitmap tells. */
+    part_of(&x, 3, 33);
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+    x.base = (struct history_entry) { 0 };
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, true);
+    x.base = x.history.entries[2]; /* the bitmap began after the other had left */
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, true);
+    x.base = x.history.entries[0];
+    x.peer_leg_id = make_id(7);
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, true);
+    x.peer_leg_id = y.leg_id;
+    y.full = true;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, true);
+
+    /* Both went on. */
+    y.full = false;
+    part_of(&y, 3, 34);
+    expect(&x, &y, "split-brain", SYNC_REFUSE, false);
+    struct sync_judgement j;
+    sync_decide(&x, &y, &j);
+    assert_non_null(strstr(j.text, "up to epoch 2"));
+    assert_non_null(strstr(j.text, "paris-a went on alone from epoch 3, LSN 300"));
+    assert_non_null(strstr(j.text, "paris-b from epoch 3, LSN 300"));
+
+    x = a(), y = b();
+    part_of(&x, 1, 1);
+    part_of(&y, 1, 2);
+    x.pristine = y.pristine = false;
+    expect(&x, &y, "unrelated", SYNC_REFUSE, false);
+}
+
+static void equal_histories_reconcile_what_is_left(void **state)
+{
+    (void)state;
+    struct hello x = a(), y = b();
+    pair_up(&x, &y);
+    x.dirty_bytes = 4096;
+    expect(&x, &y, y.leg_id.bytes[0] > x.leg_id.bytes[0] ? "peer-is-ahead" : "own-is-ahead", SYNC_TARGET, false);
+    x.was_primary = true;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+    x.lost_power = true; /* the other has what was flushed nowhere */
+    expect(&x, &y, "peer-is-ahead", SYNC_TARGET, false);
+    y.lost_power = true;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+    y.lost_power = false;
+    x.role = ROLE_PRIMARY;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+}
+
+static void a_syncing_leg_only_takes(void **state)
+{
+    (void)state;
+    struct hello x = a(), y = b();
+    pair_up(&x, &y);
+    part_of(&x, 3, 33);
+    y.leg = LEG_SYNCING;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+    x.leg = LEG_SYNCING;
+    expect(&x, &y, "both-syncing", SYNC_REFUSE, false);
+    x.leg = LEG_UP_TO_DATE;
+    y.role = ROLE_PRIMARY, y.epoch = 3;
+    expect(&x, &y, "primary-is-behind", SYNC_REFUSE, false);
+    y.role = ROLE_SECONDARY;
+    part_of(&y, 4, 44);
+    expect(&x, &y, "split-brain", SYNC_REFUSE, false);
+
+    /* A resync of everything was interrupted: it goes on by the bitmap that it went by. */
+    x = a(), y = b();
+    part_of(&x, 1, 1);
+    x.pristine = y.pristine = false;
+    y.leg = LEG_SYNCING;
+    x.peer_leg_id = y.leg_id;
+    y.peer_leg_id = x.leg_id;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, true);
+    x.base = y.base = x.history.entries[0];
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+
+    /* The leg that it came from is gone, and an older one is back. */
+    x = a(), y = b();
+    pair_up(&x, &y);
+    part_of(&y, 3, 33);
+    y.leg = LEG_SYNCING;
+    expect(&x, &y, "syncing-is-newer", SYNC_REFUSE, false);
+}
+
+/* One node's states, by a number: what it was part of, and what has happened to it. */
+#define STATES (5 * 2 * 2 * 2 * 2 * 2 * 2 * 3)
+
+static struct hello state_of(struct hello h, unsigned n, uint64_t own_tag)
+{
+    unsigned past = n % 5;
+    n /= 5;
+    if (past == 0) {
+        h.history = (struct history) { 0 };
+        h.epoch = 0;
+    }
+    if (past >= 2)
+        part_of(&h, 3, past == 4 ? own_tag : 33); /* 4: alone, so that two of them went apart */
+    if (past == 3)
+        part_of(&h, 4, 44);
+    h.role = n % 2 ? ROLE_PRIMARY : ROLE_SECONDARY;
+    n /= 2;
+    h.lost_power = n % 2;
+    n /= 2;
+    h.dirty_bytes = n % 2 ? 8192 : 0;
+    n /= 2;
+    h.full = n % 2;
+    n /= 2;
+    h.was_primary = n % 2;
+    n /= 2;
+    if (n % 2)
+        h.base = (struct history_entry) { 0 };
+    n /= 2;
+    static const enum leg_state legs[] = { LEG_UP_TO_DATE, LEG_SYNCING, LEG_FAILED };
+    h.leg = legs[n];
+    return h;
+}
+
+static void all_pairs_of_states(void **state)
+{
+    (void)state;
+    struct hello x0 = a(), y0 = b();
+    pair_up(&x0, &y0);
+    unsigned long verdicts[SYNC_TARGET + 1] = { 0 };
+    for (unsigned i = 0; i < STATES; i++) {
+        struct hello x = state_of(x0, i, 101);
+        for (unsigned k = 0; k < STATES; k++) {
+            struct hello y = state_of(y0, k, 102);
+            struct sync_judgement j = judge(&x, &y);
+            verdicts[j.verdict]++;
+            enum history_relation r = history_relate(&x.history, &y.history);
+            if (j.verdict == SYNC_REFUSE)
+                continue;
+            /* Data never flows from the older to the newer leg, from an inconsistent one, or to a primary. */
+            assert_true(r != HISTORY_DIVERGED && r != HISTORY_UNRELATED);
+            assert_false(x.leg == LEG_FAILED || y.leg == LEG_FAILED);
+            if (j.verdict == SYNC_SOURCE || j.verdict == SYNC_TARGET) {
+                const struct hello *from = j.verdict == SYNC_SOURCE ? &x : &y;
+                const struct hello *to = from == &x ? &y : &x;
+                enum history_relation d = history_relate(&from->history, &to->history);
+                assert_true(d == HISTORY_DESCENDANT || d == HISTORY_EQUAL);
+                assert_true(from->leg == LEG_UP_TO_DATE);
+                assert_int_equal(to->role, ROLE_SECONDARY);
+                if (from->full || to->full || (d == HISTORY_DESCENDANT && history_entry_is_none(from->base)))
+                    assert_true(j.full);
+            } else {
+                /* Nothing is left over silently. */
+                assert_int_equal(r, HISTORY_EQUAL);
+                assert_int_equal(x.dirty_bytes + y.dirty_bytes, 0);
+                assert_false(x.full || y.full || x.lost_power || y.lost_power);
+                assert_true(x.leg == LEG_UP_TO_DATE && y.leg == LEG_UP_TO_DATE);
+            }
+        }
+    }
+    for (unsigned v = 0; v <= SYNC_TARGET; v++) {
+        if (v != SYNC_PAIR)
+            assert_true(verdicts[v] > 0);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(who_belongs_to_whom),
+        cmocka_unit_test(who_is_primary),
+        cmocka_unit_test(what_one_lacks_the_other_gives),
+        cmocka_unit_test(equal_histories_reconcile_what_is_left),
+        cmocka_unit_test(a_syncing_leg_only_takes),
+        cmocka_unit_test(all_pairs_of_states),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
