@@ -40,7 +40,8 @@ def varint(n):
 # Field numbers and kinds of proto/handshake.proto.
 FIELDS = {"version": 1, "features": 2, "volume": 3, "node": 4, "peer": 5, "size_bytes": 6, "capacity_bytes": 7,
           "volume_id": 8, "leg_id": 9, "peer_leg_id": 10, "epoch": 11, "role": 12, "leg": 13, "pristine": 14,
-          "lost_power": 15, "unclean_primary": 16, "window_frames": 17, "window_bytes": 18}
+          "lost_power": 15, "unclean_primary": 16, "window_frames": 17, "window_bytes": 18,
+          "granule_bytes": 21, "full": 22, "nonce": 32}
 
 
 def hello(**values):
@@ -59,7 +60,7 @@ def good_hello(cluster, speaker, listener, **other):
     """What `speaker` might say of a fresh leg."""
     values = {"version": 1, "volume": cluster.volume, "node": speaker.name, "peer": listener.name,
               "capacity_bytes": cluster.size, "leg_id": bytes(range(16)), "leg": 1, "pristine": 1, "window_frames": 256,
-              "window_bytes": 64 << 20}
+              "window_bytes": 64 << 20, "granule_bytes": 4096, "nonce": bytes(32)}
     values.update(other)
     return hello(**values)
 
