@@ -233,10 +233,21 @@ static void check_not_deposed(struct sim *s, const struct sim_op *read)
     }
 }
 
+/* In sync, an error is the reader's business only when neither leg can give what he asked for. */
+static void check_not_repairable(struct sim *s, const struct sim_op *read)
+{
+    const struct sim_disk *other = &s->disk[1 - read->node];
+    if (READ_REPAIR_EXISTS && sim_legs_in_sync(s, read->node) && other->faults.error_per_million[OP_READ] == 0 &&
+        medium_is_readable(&other->data, read->first, read->count))
+        sim_fail(s, "read-error", "of blocks %u-%u on node %u, in sync, where the other leg has them", read->first,
+                 read->first + read->count - 1, read->node);
+}
+
 static void complete_read(struct sim *s, struct sim_op *op, int32_t result)
 {
     if (result) {
         COVER(reads_failed);
+        check_not_repairable(s, op);
         return;
     }
     COVER(reads_ok);

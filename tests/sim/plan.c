@@ -13,10 +13,6 @@
 #define HEAL_MAX_NS (10 * NS_PER_S) /* simulated: in which all must be well again once nothing goes wrong any more */
 #define READ_BACK_BLOCKS 32
 
-/* What the engine cannot do yet. When it can, the runs below must end in sync, and the checks are as sharp as that. */
-#define RESYNC_EXISTS false /* a leg that lost power, or whose primary died, comes back by itself */
-#define VERIFY_EXISTS false /* what a disk spoils without a word is found, and repaired */
-
 enum strike {
     STRIKE_BREAK,
     STRIKE_STALL,
