@@ -85,11 +85,13 @@ void sim_plan_reset(struct sim *s)
         if (chance(s, 600000))
             network_faults(s);
     }
-    if (has(s, STRIKE_POWER) || has(s, STRIKE_POWER_BOTH)) {
+    bool loses_power = has(s, STRIKE_POWER) || has(s, STRIKE_POWER_BOTH);
+    if (loses_power)
         sim_legs_watch(s);
-        /* One copy of the superblock may be spoilt, or a write of it cut: not both. */
+    /* One copy of the superblock may be spoilt, or a write of it cut, or fail: two of these are more than four copies
+     * can bear. */
+    if (loses_power || has(s, STRIKE_META_ERRORS))
         p->kinds &= ~(1u << STRIKE_META_DAMAGE);
-    }
     for (unsigned i = 0; i < SIM_NODES; i++)
         s->disk[i].faults.slow_per_million = rate(s, 400000, 50000);
     for (unsigned i = 0; i < SIM_NODES; i++)
