@@ -17,7 +17,7 @@
 #include "blockdev/disk/disk_private.h"
 
 #define CACHED_ATTEMPTS 8 /* a rename anywhere can spoil one */
-#define PF_EXITING 0x4 /* include/linux/sched.h; in field 9 of /proc/PID/stat */
+#define PF_EXITING 0x4    /* include/linux/sched.h; in field 9 of /proc/PID/stat */
 
 /* A process that was killed but is still on its way out lets go soon. */
 static bool is_leaving(long pid)

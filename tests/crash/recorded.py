@@ -40,8 +40,8 @@ class Replay:
         self.state = self.answer(command)
         return self.state
 
-    def flushes(self):
-        self.process.stdin.write("flushes\n")
+    def times(self, command):
+        self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
         return [int(ns) for ns in self.process.stdout.readline().split()[1:]]
 

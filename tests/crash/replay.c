@@ -18,6 +18,7 @@
  *   time NS      to right after the last event that was not later than that (CLOCK_MONOTONIC)
  *   look SEED    WORK becomes a disk as it could be found; the next command takes that back first
  *   cut SEED TO  the same into a file TO, sparse
+ *   touched FROM answers when changes at or beyond that offset were submitted and completed: "ok NS NS NS..."
  *   flushes      answers when a flush completed, in nanoseconds of CLOCK_MONOTONIC: "ok NS NS NS..."
  *
  * SEED: a number, or `none` (nothing uncertain survives) or `all` (everything does, as when only the process dies). */
@@ -413,6 +414,17 @@ static void answer(void)
            (unsigned long long)r->overlaps);
 }
 
+static void tell_touched(uint64_t from_bytes)
+{
+    struct record_event e;
+    uint64_t number = 1;
+    printf("ok");
+    for (uint64_t at = sizeof(struct record_file_header); peek(at, number, &e); at += bytes_of(&e), number++)
+        if (e.length_bytes && e.offset_bytes >= from_bytes)
+            printf(" %llu", (unsigned long long)e.time_ns);
+    printf("\n");
+}
+
 static void on_command(char *line)
 {
     char *save = NULL;
@@ -441,6 +453,8 @@ static void on_command(char *line)
         else
             printf("error %s: %s\n", path, strerror(errno));
         take_look_back();
+    } else if (strcmp(word, "touched") == 0 && arg) {
+        tell_touched(number);
     } else if (strcmp(word, "flushes") == 0) {
         printf("ok");
         for (uint64_t i = 0; i < replay.flush_end_count; i++)

@@ -16,7 +16,7 @@ import recorded
 from ledger import Ledger, Scribe
 from lib import features, nbdio, proc, run
 from lib.cluster import KIB, MIB, Cluster
-from lib.run import Failure, wait_until
+from lib.run import BUILD, Failure, wait_until
 
 SIZE = 128 * MIB
 SHARES = ((4 * MIB, 4096, 8), (4 * MIB, 4096, 32), (2 * MIB, 4096, 1), (256 * KIB, 512, 16))  # bytes, block, blocks at once
@@ -31,6 +31,8 @@ class Plan:
         self.rounds = 8 if long else 1
         self.load_s = 3
         self.flush_cuts = 1_000_000 if long else 60  # most of them, each just before and just after it has completed
+        self.metadata_cuts = 2000 if long else 150  # right after the submission or completion of such a write
+        self.metadata_seeds = 32 if long else 8  # of each of these
         self.random_cuts = 400 if long else 60
         self.seeds = 2 if long else 1  # of a cut, beside the one at which nothing survives that need not
         self.recoveries = 25 if long else 6
@@ -96,12 +98,14 @@ def record(t, plan, scratch, seed, name):
 
 
 def moments(t, plan, rec, seed, began, clean, killed, ended):
-    """When to cut: just before and just after flushes have completed, and anywhere; some while nothing was promised yet,
-    and some when one node was dead already."""
+    """When to cut: just before and just after flushes have completed; while metadata is written; and anywhere: some
+    while nothing was promised yet, and some when one node was dead already."""
     rng = random.Random(seed)
     flushes = []
-    for r in rec.replays("flushes"):
-        flushes += r.flushes()
+    metadata = []
+    for n, r in zip(rec.cluster.nodes, rec.replays("times")):
+        flushes += r.times("flushes")
+        metadata += [(ns, n) for ns in r.times(f"touched {SIZE}")]
         first = r.state["first"]
         r.close()
         recorded.remove(r.work)
@@ -112,12 +116,14 @@ def moments(t, plan, rec, seed, began, clean, killed, ended):
     at += [rng.randrange(first, began) for _ in range(few)]
     at += [rng.randrange(killed, ended) for _ in range(few)]
     at += [rng.randrange(began, killed) for _ in range(plan.random_cuts - 2 * few)]
+    touched = metadata if len(metadata) <= plan.metadata_cuts else rng.sample(metadata, plan.metadata_cuts)
     # Recoveries: a few from each phase.
     recover = [(rng.randrange(first, began), LOST_BOTH), (rng.randrange(clean, killed), LOST_A), (rng.randrange(killed, ended), LOST_BOTH)]
     while len(recover) < plan.recoveries:
         recover.append((rng.randrange(began, killed), rng.choice((LOST_BOTH, LOST_BOTH, LOST_A, LOST_B))))
-    t.say(f"{len(flushes)} flushes completed; {len(at)} cuts, {len(recover)} recoveries")
-    return sorted([(ns, None) for ns in at] + recover)
+    t.say(f"{len(flushes)} flushes completed, {len(metadata) // 2} metadata blocks written; {len(at)} cuts, {len(touched)} in"
+          f" the middle of metadata, {len(recover)} recoveries")
+    return sorted([(ns, None) for ns in at] + touched + recover, key=lambda moment: moment[0])
 
 
 def look_at_cut(t, plan, rec, replays, ledger, at_ns, rng):
@@ -129,8 +135,24 @@ def look_at_cut(t, plan, rec, replays, ledger, at_ns, rng):
         for seed in ["none"] + [rng.randrange(1 << 32) for _ in range(plan.seeds)]:
             r.tell(f"look {seed}")
             ledger.check(r.work, at_ns, True, f"{n.name}, power cut at {at_ns} with seed {seed}")
+            check_metadata(r, f"{n.name}, power cut at {at_ns} with seed {seed}")
         r.tell("look all")
         ledger.check(r.work, at_ns, False, f"{n.name}, alive at {at_ns} when the other lost its power")
+
+
+def check_metadata(replay, whose):
+    p = proc.run([BUILD / "lockstep", "metadata", "dump", "--backing", replay.work], ok=None)
+    if p.returncode != 0:
+        raise Failure(f"{whose}: the metadata cannot be used: {p.stderr.strip()}")
+
+
+def look_at_metadata(plan, node, replay, at_ns, rng):
+    """In the middle of a write of metadata: which sectors of it survive matters most."""
+    replay.tell(f"time {at_ns}")
+    for _ in range(plan.metadata_seeds):
+        seed = rng.randrange(1 << 32)
+        replay.tell(f"look {seed}")
+        check_metadata(replay, f"{node.name}, power cut at {at_ns} with seed {seed}")
 
 
 def recover(t, rec, replays, ledger, at_ns, what, rng, number):
@@ -206,6 +228,8 @@ def one_round(t, plan, scratch, seed, number):
             look_at_cut(t, plan, rec, replays, ledger, at_ns, rng)
             cuts += 1
             uncertain = max(uncertain, *(r.state["sectors"] for r in replays))
+        elif what in rec.cluster.nodes:
+            look_at_metadata(plan, what, replays[rec.cluster.nodes.index(what)], at_ns, rng)
         else:
             outcome = f"{what}: {recover(t, rec, replays, ledger, at_ns, what, rng, f'{number}-{recovery}')}"
             outcomes[outcome] = outcomes.get(outcome, 0) + 1

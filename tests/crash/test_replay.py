@@ -189,6 +189,7 @@ class Semantics(unittest.TestCase):
         log.write(0, 1, b"b")
         with Replay(log) as r:
             self.assertEqual(r.tell("flushes"), [str(end * 1000)])
+            self.assertEqual(r.tell("touched 0"), [str(n * 1000) for n in (2, 3, 6, 7)])
             self.assertEqual(r.tell(f"time {end * 1000 + 999}")["at"], str(end))
             self.assertEqual(r.tell("look all")["survived"], "0")
             self.assertEqual(r.tell(f"at {log.number}")["uncertain"], "1")
