@@ -1,6 +1,7 @@
 /* The activity log: whatever a crash leaves of it, every extent that may differ is found, and nobody waits for ever. */
 #include "tests/unit/unit.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -243,8 +244,10 @@ static void one_step(struct world *w)
     uint64_t what = prng_below(&w->prng, 1000);
     if (what < 600 && c->phase == IDLE) {
         uint32_t most = al_change_extents_max(w->al);
+        assert(most > 0 && most <= w->extents);
         uint32_t count = 1 + (uint32_t)(prng_chance(&w->prng, 200000) ? prng_below(&w->prng, most) : 0);
-        uint32_t first = (uint32_t)prng_below(&w->prng, w->extents - count + 1);
+        assert(count <= w->extents);
+        uint32_t first = (uint32_t)prng_below(&w->prng, (uint64_t)w->extents - count + 1);
         *c = (struct change) { WAITS, first, count, ++w->asks, 0 };
         ask(w, c);
     } else if (what < 600 && c->phase == HOT) {

@@ -148,8 +148,8 @@ static void a_good_leg_is_told(void **state)
           "12288 bytes set in granules of 4096; 1 of 2 pages written, 0 damaged");
     TELLS(true, true, "\"copy\":0,\"state\":\"good\",\"sequence\":7,\"reason\":null", "\"in_use\":false",
           "\"history\":[{\"epoch\":1,\"first_lsn\":1,\"tag\":\"0000000000000011\"},",
-          "\"activity_log\":{\"state\":\"good\",\"reason\":null,\"next_sequence\":5,\"hot_extents\":3,\"ranges\":"
-          "[{\"offset_bytes\":12582912,\"length_bytes\":8388608},",
+          "\"activity_log\":{\"state\":\"good\",\"reason\":null,\"next_sequence\":5,\"hot_extents\":3,",
+          "\"ranges\":[{\"offset_bytes\":12582912,\"length_bytes\":8388608},",
           "\"bitmap\":{\"dirty_bytes\":12288,\"pages\":2,\"written_pages\":1,\"damaged_pages\":0,\"reason\":null}");
 }
 
