@@ -128,7 +128,16 @@ void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block
     memcpy(block, &d, sizeof(d));
 }
 
-static bool is_name(const char name[NAME_BYTES_MAX]) { return name[0] && memchr(name, 0, NAME_BYTES_MAX); }
+/* Names are shown on terminals: nothing that steers one. */
+static bool is_name(const char name[NAME_BYTES_MAX])
+{
+    if (!name[0] || !memchr(name, 0, NAME_BYTES_MAX))
+        return false;
+    for (const char *c = name; *c; c++)
+        if ((unsigned char)*c < ' ' || *c == 0x7f)
+            return false;
+    return true;
+}
 
 static int bad(struct err *err, const char *field)
 {

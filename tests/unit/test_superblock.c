@@ -97,6 +97,8 @@ static void what_cannot_be_is_refused(void **state)
         { 69, 1, 5, -EBADMSG, "leg state" },
         { 70, 1, 5, -EBADMSG, "leg state" },
         { 136, 1, 0, -EBADMSG, "name" },
+        { 137, 1, 27, -EBADMSG, "name" },
+        { 205, 1, 127, -EBADMSG, "name" },
         { 264, 8, UINT64_MAX, -EBADMSG, "activity log" },
         { 272, 4, 0, -EBADMSG, "granule" },
         { 272, 4, 4097, -EBADMSG, "granule" },
