@@ -63,7 +63,7 @@ static void change_send(struct mirror *m, struct change *c, struct actions *out)
 static bool is_refusable(const struct change *c) { return c->request.flags & OP_FLAG_FAST_ONLY; }
 
 /* Sends what waits, as far as the peer's window reaches. */
-static void send_what_fits(struct mirror *m, struct actions *out)
+void changes_send(struct mirror *m, struct actions *out)
 {
     while (m->sending && !list_empty(&m->send_queue)) {
         struct change *c = container_of(list_first(&m->send_queue), struct change, queue);
@@ -79,12 +79,12 @@ static void change_queue(struct mirror *m, struct change *c, struct actions *out
 {
     c->remote = REMOTE_QUEUED;
     list_append(&m->send_queue, &c->queue);
-    send_what_fits(m, out);
+    changes_send(m, out);
 }
 
 /* The legs may differ where it writes, from now on until a resync. In memory first: its extents in the activity log
  * stay on disk until these bits are there, too. */
-static void change_mark(struct mirror *m, struct change *c)
+void change_mark(struct mirror *m, struct change *c)
 {
     if (change_is_flush(c) || c->marked)
         return;
@@ -199,18 +199,6 @@ static void change_local_failed(struct mirror *m, struct change *c, int32_t resu
     if (!is_undecided(m) && c->result == 0)
         c->result = result;
 }
-
-enum change_event {
-    CHANGE_GRANTED,    /* it has its range (a flush needs none) */
-    CHANGE_ASKS_AGAIN, /* what it waited for, beside its range, may be there now */
-    CHANGE_LOCAL_DONE, /* with `result` */
-    CHANGE_ACKED,      /* by the peer, with `result` */
-    CHANGE_PEER_LOST,
-    CHANGE_UNREPLACED, /* the peer does not stand in for the local leg any more */
-    CHANGE_ALONE,      /* its bits are set: the peer is not waited for */
-    CHANGE_LEG_OUT,    /* the local leg has left the in-sync set: the peer has the only one */
-    CHANGE_ABANDONED,  /* it has got its result, and will not wait for the peer any longer */
-};
 
 /* Everything that happens to a change passes here. */
 static void change_step(struct mirror *m, struct change *c, enum change_event event, int32_t result,
@@ -368,118 +356,15 @@ const char *mirror_ack(struct mirror *m, const struct frame *ack, struct actions
     m->sent_frames--;
     m->sent_bytes -= payload_bytes(c);
     change_step(m, c, CHANGE_ACKED, -(int32_t)ack->status, out);
-    send_what_fits(m, out);
+    changes_send(m, out);
     return NULL;
 }
 
-void mirror_peer_ready(struct mirror *m, uint64_t epoch, uint32_t window_frames, uint64_t window_bytes,
-                       struct actions *out)
-{
-    m->session++;
-    m->sending = true;
-    m->epoch = epoch;
-    m->window_frames = window_frames;
-    m->window_bytes = window_bytes;
-    m->sent_frames = 0;
-    m->sent_bytes = 0;
-    m->alone = false;
-    /* Queued anew: some were sent in the last session and some were not, and LSN order is to hold for all. */
-    while (list_pop(&m->send_queue)) {}
-    list_for_each (pos, &m->changes_live) {
-        struct change *c = container_of(pos, struct change, live);
-        assert(c->remote != REMOTE_SENT);
-        if (c->remote == REMOTE_QUEUED)
-            list_append(&m->send_queue, &c->queue);
-    }
-    send_what_fits(m, out);
-    reads_peer_ready(m, out);
-    admission_retry(m, out);
-}
-
 /* Gives an event to every change in flight. By index: one change's completion may start or complete others. */
-static void change_step_all(struct mirror *m, enum change_event event, int32_t result, struct actions *out)
+void changes_step(struct mirror *m, enum change_event event, int32_t result, struct actions *out)
 {
     for (unsigned i = 0; i <= MIRROR_CHANGES_MAX; i++) {
         if (m->changes[i].in_use)
             change_step(m, &m->changes[i], event, result, out);
     }
 }
-
-void mirror_peer_lost(struct mirror *m, struct actions *out)
-{
-    m->session++;
-    m->sending = false;
-    change_step_all(m, CHANGE_PEER_LOST, 0, out);
-    mirror_set_peer_readable(m, false, out);
-    reads_peer_lost(m, out);
-    peer_changes_forget_unstarted(m, out);
-    peer_reads_forget_unstarted(m, out);
-}
-
-void mirror_set_peer_readable(struct mirror *m, bool readable, struct actions *out)
-{
-    assert(!readable || m->sending);
-    bool undecided = is_undecided(m);
-    m->peer_readable = readable;
-    if (undecided && !readable) {
-        change_step_all(m, CHANGE_UNREPLACED, 0, out);
-        admission_retry(m, out);
-    }
-}
-
-void mirror_go_alone(struct mirror *m, struct actions *out)
-{
-    assert(!m->sending && m->local);
-    m->alone = true;
-    if (m->bitmap)
-        mirror_unflushed_to_bitmap(m);
-    /* All have their bits before the first completes. What the peer has acknowledged is on both legs, or will be. */
-    list_for_each (pos, &m->changes_live) {
-        struct change *c = container_of(pos, struct change, live);
-        if (c->started && c->remote != REMOTE_DONE)
-            change_mark(m, c);
-    }
-    change_step_all(m, CHANGE_ALONE, 0, out);
-    admission_retry(m, out);
-}
-
-void mirror_set_local(struct mirror *m, bool local, struct actions *out)
-{
-    if (local) {
-        assert(mirror_is_idle(m));
-        m->local = true;
-        m->leg_failed = false;
-        return;
-    }
-    assert(m->peer && !m->alone);
-    m->local = false;
-    change_step_all(m, CHANGE_LEG_OUT, 0, out);
-    admission_retry(m, out);
-}
-
-void mirror_fail_leg(struct mirror *m, struct actions *out)
-{
-    m->leg_failed = true;
-    admission_retry(m, out);
-}
-
-static void fail_changes(struct mirror *m, int32_t result, bool also_acked, struct actions *out)
-{
-    assert(result < 0 && !m->sending);
-    /* All have their result before the first gives its range back: whom that lets go on must not reach the disk. */
-    list_for_each (pos, &m->changes_live) {
-        struct change *c = container_of(pos, struct change, live);
-        if (c->result == 0 && (also_acked || c->remote != REMOTE_DONE))
-            c->result = result;
-    }
-    /* Reads that wait behind these changes would see what the peer, who goes on alone, may not have. */
-    reads_fail_waiting(m, result, out);
-    change_step_all(m, CHANGE_ABANDONED, result, out);
-}
-
-void mirror_abandon_waiting(struct mirror *m, int32_t result, struct actions *out)
-{
-    fail_changes(m, result, false, out);
-}
-
-void mirror_fail_all(struct mirror *m, int32_t result, struct actions *out) { fail_changes(m, result, true, out); }

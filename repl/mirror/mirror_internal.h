@@ -159,6 +159,24 @@ static inline bool change_is_own_flush(const struct mirror *m, const struct chan
 static inline bool is_undecided(const struct mirror *m) { return m->local && m->leg_failed && m->peer_readable; }
 
 /* change.c */
+enum change_event {
+    CHANGE_GRANTED,    /* it has its range (a flush needs none) */
+    CHANGE_ASKS_AGAIN, /* what it waited for, beside its range, may be there now */
+    CHANGE_LOCAL_DONE, /* with `result` */
+    CHANGE_ACKED,      /* by the peer, with `result` */
+    CHANGE_PEER_LOST,
+    CHANGE_UNREPLACED, /* the peer does not stand in for the local leg any more */
+    CHANGE_ALONE,      /* its bits are set: the peer is not waited for */
+    CHANGE_LEG_OUT,    /* the local leg has left the in-sync set: the peer has the only one */
+    CHANGE_ABANDONED,  /* it has got its result, and will not wait for the peer any longer */
+};
+
+/* To every change in flight. */
+void changes_step(struct mirror *m, enum change_event event, int32_t result, struct actions *out);
+/* What waits for the peer, as far as its window reaches. */
+void changes_send(struct mirror *m, struct actions *out);
+/* Sets its bits: from now on a resync brings it to the peer. */
+void change_mark(struct mirror *m, struct change *c);
 void change_request(struct mirror *m, const struct request *request, uint64_t now_ns, struct actions *out);
 void change_granted(struct mirror *m, struct change *c, struct actions *out);
 void change_ask_again(struct mirror *m, struct change *c, struct actions *out);

@@ -14,6 +14,7 @@ import tempfile
 import time
 
 CHANGE = "repl/mirror/change.c"
+LEGS = "repl/mirror/legs.c"
 PEER = "repl/mirror/peer_change.c"
 READ = "repl/mirror/read.c"
 MIRROR = "repl/mirror/mirror.c"
@@ -52,7 +53,7 @@ MUTANTS = [
      [("    if (p->payload)\n        buf_put(p->payload);", "    if (p->payload && p->frame.lsn % 64)\n        buf_put(p->payload);")]),
     ("leg-failure-ignored", "changes are acknowledged on a failed leg", MIRROR,
      [("    m->leg_failed = true;\n    m->faults.leg = true;", "    m->faults.leg = false;")]),
-    ("deposed-reads", "a deposed primary answers the reads that waited", CHANGE,
+    ("deposed-reads", "a deposed primary answers the reads that waited", LEGS,
      [("    reads_fail_waiting(m, result, out);\n", "")]),
     ("fast-zeroes-at-once", "zeroes that may be refused are sent to the peer first", CHANGE,
      [("if (m->peer && !m->alone && !(m->local && is_refusable(c)))", "if (m->peer && !m->alone)"),
@@ -77,7 +78,7 @@ MUTANTS = [
        "        e->sb.role = ROLE_PRIMARY;\n        want_persisted(e);\n    }\n    if (false) {")]),
     ("deposed-pending-is-clean", "what a deposed primary's disk was busy with is forgotten", ENGINE,
      [("    e->sb.unclean |= mirror.unsettled;\n", "    e->sb.unclean |= mirror.waiting > 0;\n")]),
-    ("failed-reach-disk", "what a deposed primary lets go of reaches its disk", CHANGE,
+    ("failed-reach-disk", "what a deposed primary lets go of reaches its disk", LEGS,
      [("            c->result = result;\n    }\n    /* Reads", "            (void)result;\n    }\n    /* Reads")]),
     ("two-leaders", "a peer that is primary agrees to another one", ENGINE,
      [("    case PHASE_PRIMARY:\n    case PHASE_DEMOTING:\n    case PHASE_DETACHING:\n    case PHASE_DETACHED: objection = EBUSY; break;",

@@ -1124,7 +1124,6 @@ static void resync(void)
         w->counts[4]++;
     } else if (bit(&w->a, g) && !in_flight(g) && !disk_is_at(&w->b, g)) {
         w->disk_b.now[g] = w->disk_b.stable[g] = w->disk_a.now[g];
-        w->disk_a.stable[g] = w->disk_a.now[g]; /* else a crash of this one would leave it behind */
         bitmap_clear(w->a.bitmap, (struct range) { g * GRANULE, GRANULE });
     }
 }
