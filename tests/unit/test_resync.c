@@ -13,7 +13,7 @@
 #include "repl/sync/resync_target.h"
 
 #define SEEDS 3000
-#define SIZE_MAX_BYTES (2 * MIB)
+#define SIZE_MAX_BYTES (6 * MIB)
 #define BLOCKS_MAX (SIZE_MAX_BYTES / BLOCK_BYTES)
 #define POOL_BYTES (8 * MIB)
 #define REQUESTS_MAX 4096
@@ -82,6 +82,7 @@ struct world {
     uint64_t session;
     bool up, alone, quiet;
     bool write_errors;
+    bool large;
     uint64_t seed;
 };
 
@@ -561,7 +562,7 @@ static void lose_power(struct world *w, unsigned node)
 static void fill(struct world *w)
 {
     struct node *s = &w->nodes[SOURCE], *t = &w->nodes[TARGET];
-    unsigned dirty = (unsigned)prng_below(&w->p, 101), zeroes = (unsigned)prng_below(&w->p, 101);
+    unsigned dirty = w->large ? 100 : (unsigned)prng_below(&w->p, 101), zeroes = (unsigned)prng_below(&w->p, 101);
     unsigned really = (unsigned)prng_below(&w->p, 101), bad = chance(w, 30) ? 2 : 0;
     for (uint64_t at = 0; at < w->size_bytes; at += 8) {
         uint64_t v = prng_next(&w->p);
@@ -614,7 +615,11 @@ static struct world *world_open(uint64_t seed)
     w->out.text_bytes = 65536;
     w->out.text = malloc(w->out.text_bytes);
     w->granule_bytes = chance(w, 70) ? 512 : chance(w, 70) ? 4096 : 128 * KIB;
-    uint64_t blocks = chance(w, 80) ? 1 + prng_below(&w->p, 256) : 1 + prng_below(&w->p, BLOCKS_MAX);
+    /* Now and then more windows than may be unstable, so that flushes run beside them. */
+    w->large = prng_below(&w->p, 60) == 0;
+    uint64_t blocks = 1 + prng_below(&w->p, w->large ? BLOCKS_MAX : chance(w, 90) ? 256 : 4096);
+    if (w->large)
+        w->granule_bytes = 512;
     w->size_bytes = blocks * BLOCK_BYTES;
     struct resync_config config = { .backing = "disk", .peer = "peer" };
     for (unsigned i = 0; i < 2; i++) {
@@ -682,7 +687,9 @@ static void run(uint64_t seed)
     struct world *w = world_open(seed);
     unsigned break_chance = chance(w, 50) ? 0 : 1 + (unsigned)prng_below(&w->p, 20); /* in 1000 steps */
     unsigned write_chance = (unsigned)prng_below(&w->p, 3) * 5;
-    unsigned noisy_steps = 200 + (unsigned)prng_below(&w->p, 3000);
+    if (w->large)
+        break_chance = 1;
+    unsigned noisy_steps = w->large ? 20000 : 200 + (unsigned)prng_below(&w->p, 3000);
     w->write_errors = chance(w, 10);
     unsigned steps = 0;
     bool was_unreadable = false;
@@ -753,6 +760,299 @@ static void run(uint64_t seed)
     world_close(w);
 }
 
+/* --------------------------------------------------------------------------------------------------- one machine */
+
+/* A machine alone, and a peer made by hand. Its disk reads zeroes, and completes when it is told to. */
+struct solo {
+    struct actions out;
+    struct range_locks locks;
+    struct bitmap *bitmap;
+    struct resync_source *source;
+    struct resync_target *target;
+    uint64_t size_bytes;
+};
+
+static const struct digest_key solo_key;
+
+static struct solo *solo_open(uint64_t size_bytes, uint32_t granule_bytes)
+{
+    struct solo *t = calloc(1, sizeof(*t));
+    assert_non_null(t);
+    t->out = (struct actions) { .list = calloc(4096, sizeof(struct action)), .max = 4096, .text_bytes = 4096 };
+    t->out.text = malloc(t->out.text_bytes);
+    t->size_bytes = size_bytes;
+    range_locks_init(&t->locks);
+    t->bitmap = bitmap_open(size_bytes, granule_bytes, (struct id) { { 1 } }, NULL);
+    struct resync_config config = {
+        .backing = "disk", .peer = "peer", .locks = &t->locks, .bitmap = t->bitmap, .pool = &pools[0]
+    };
+    t->source = resync_source_open(&config);
+    t->target = resync_target_open(&config);
+    return t;
+}
+
+/* The frames that were sent, and the requests, given back; how many requests there were. */
+static unsigned solo_take(struct solo *t)
+{
+    unsigned requests = 0;
+    for (uint32_t i = 0; i < t->out.count; i++) {
+        requests += t->out.list[i].kind == ACT_DISK;
+        if (t->out.list[i].kind == ACT_SEND && t->out.list[i].send.payload_is_given)
+            buf_put(t->out.list[i].send.payload);
+    }
+    actions_clear(&t->out);
+    return requests;
+}
+
+static unsigned solo_disk_all(struct solo *t)
+{
+    unsigned done = 0;
+    while (t->out.count > 0) {
+        struct action copy[4096];
+        uint32_t n = t->out.count;
+        memcpy(copy, t->out.list, n * sizeof(copy[0]));
+        solo_take(t);
+        for (uint32_t i = 0; i < n; i++) {
+            if (copy[i].kind != ACT_DISK)
+                continue;
+            const struct action *a = &copy[i];
+            if (a->disk.kind == OP_READ)
+                memset(a->disk.buf->data + a->disk.buf_offset_bytes, 0, a->disk.length_bytes);
+            if (a->disk.op >= SYNC_SOURCE_OP_FIRST)
+                resync_source_disk_done(t->source, a->disk.op, 0, 1, &t->out);
+            else
+                resync_target_disk_done(t->target, a->disk.op, 0, 1, &t->out);
+            done++;
+        }
+    }
+    return done;
+}
+
+static void solo_close(struct solo *t)
+{
+    solo_take(t);
+    resync_source_stop(t->source, &t->out);
+    resync_target_stop(t->target, &t->out);
+    assert_true(list_empty(&t->locks.all));
+    assert_int_equal(pools[0].free_bytes, pools[0].arena_bytes);
+    resync_source_close(t->source);
+    resync_target_close(t->target);
+    bitmap_close(t->bitmap);
+    free(t->out.list);
+    free(t->out.text);
+    free(t);
+}
+
+static struct sync_entry_wire entry(uint64_t offset, uint64_t length, uint32_t flags)
+{
+    return (struct sync_entry_wire) { .offset_bytes = to_le64(offset),
+                                      .length_bytes = to_le32((uint32_t)length),
+                                      .flags = to_le32(flags) };
+}
+
+static const char *ask(struct solo *t, uint32_t tag, const struct sync_entry_wire *entries, unsigned count)
+{
+    struct buf *payload = buf_get(&pools[0], count * sizeof(*entries), 0);
+    memcpy(payload->data, entries, count * sizeof(*entries));
+    struct frame frame = { .kind = FRAME_SYNC_ASK, .tag = tag, .payload_bytes = count * (uint32_t)sizeof(*entries) };
+    return resync_source_frame(t->source, &frame, payload, 1, &t->out);
+}
+
+static const char *say(struct solo *t, enum frame_kind kind, uint32_t tag)
+{
+    struct frame frame = { .kind = kind, .tag = tag };
+    return resync_source_frame(t->source, &frame, NULL, 1, &t->out);
+}
+
+static void complains(const char *wrong, const char *of)
+{
+    if (!wrong || !strstr(wrong, of))
+        fail_msg("\"%s\" is not about \"%s\"", wrong ? wrong : "nothing", of);
+}
+
+static void a_source_bounds_a_hostile_target(void **state)
+{
+    (void)state;
+    struct solo *t = solo_open(MIB, 4096);
+    struct sync_entry_wire good = entry(0, 4096, 0);
+    complains(ask(t, 1, &good, 1), "no resync");
+    resync_source_begin(t->source, &solo_key, true, 1, &t->out);
+    complains(ask(t, 2, &good, 1), "tag");
+    complains(ask(t, 0, &good, 1), "tag");
+    struct {
+        struct sync_entry_wire entries[2];
+        const char *wrong;
+    } cases[] = {
+        { { entry(0, 4096, 0), entry(0, 4096, 0) }, "overlap" },
+        { { entry(8192, 4096, 0), entry(0, 4096, 0) }, "rise" },
+        { { entry(0, 4096, 0), entry(MIB, 4096, 0) }, "granules" },
+        { { entry(0, 4096, 0), entry(UINT64_MAX - 4095, 4096, 0) }, "granules" },
+        { { entry(0, 4096, 0), entry(4096, 0, 0) }, "granules" },
+        { { entry(0, 4096, 0), entry(4096, 512, 0) }, "granules" },
+        { { entry(0, 4096, 0), entry(4608, 4096, 0) }, "granules" },
+        { { entry(0, 4096, 0), entry(4096, 4096, 2) }, "flag" },
+        { { entry(0, 4096, 0), entry(4096, SYNC_WINDOW_BYTES_MAX, 0) }, "too many bytes" },
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(cases); i++)
+        complains(ask(t, 1, cases[i].entries, 2), cases[i].wrong);
+    complains(say(t, FRAME_SYNC_STABLE, 1), "tag");
+    solo_take(t);
+
+    /* No more windows at a time than agreed, whatever the disk does. */
+    for (uint32_t i = 1; i <= SYNC_WINDOWS_MAX; i++)
+        assert_null(ask(t, i, &good, 1));
+    complains(ask(t, SYNC_WINDOWS_MAX + 1, &good, 1), "more windows at a time");
+    complains(say(t, FRAME_SYNC_STABLE, 1), "tag");
+    complains(say(t, FRAME_SYNC_DONE, 0), "not stable");
+    assert_int_equal(solo_disk_all(t), SYNC_WINDOWS_MAX);
+    /* Nor more in all than it remembers. */
+    for (uint32_t i = SYNC_WINDOWS_MAX + 1; i <= SYNC_UNSTABLE_WINDOWS_MAX; i++) {
+        assert_null(ask(t, i, &good, 1));
+        solo_disk_all(t);
+    }
+    complains(ask(t, SYNC_UNSTABLE_WINDOWS_MAX + 1, &good, 1), "without a word");
+    assert_null(say(t, FRAME_SYNC_STABLE, 3));
+    complains(say(t, FRAME_SYNC_STABLE, 3), "tag");
+    complains(say(t, FRAME_SYNC_STABLE, SYNC_UNSTABLE_WINDOWS_MAX + 1), "tag");
+    assert_true(bitmap_any(t->bitmap, (struct range) { 0, 4096 }));
+    assert_int_equal(solo_disk_all(t), 1); /* the flush */
+    assert_false(bitmap_any(t->bitmap, (struct range) { 0, 4096 }));
+    assert_null(say(t, FRAME_SYNC_STABLE, SYNC_UNSTABLE_WINDOWS_MAX));
+    assert_null(say(t, FRAME_SYNC_DONE, 0));
+    assert_int_equal(resync_source_state(t->source), RESYNC_RUNNING); /* not before its own flush */
+    solo_disk_all(t);
+    /* It lied: nearly all bits are set. */
+    assert_int_equal(resync_source_state(t->source), RESYNC_AGAIN);
+    complains(say(t, FRAME_SYNC_DONE, 0), "no resync");
+    solo_close(t);
+}
+
+static void what_is_marked_anew_is_not_cleared_by_an_older_answer(void **state)
+{
+    (void)state;
+    struct solo *t = solo_open(8192, 4096);
+    bitmap_set_all(t->bitmap);
+    resync_source_begin(t->source, &solo_key, false, 1, &t->out);
+    struct sync_entry_wire both[] = { entry(0, 4096, 0), entry(4096, 4096, 0) };
+    assert_null(ask(t, 1, both, 2));
+    solo_disk_all(t);
+    resync_source_keep(t->source, (struct range) { 4096, 512 });
+    assert_null(say(t, FRAME_SYNC_STABLE, 1));
+    assert_null(say(t, FRAME_SYNC_DONE, 0));
+    solo_disk_all(t);
+    assert_int_equal(bitmap_dirty_bytes(t->bitmap), 4096);
+    assert_true(bitmap_any(t->bitmap, (struct range) { 4096, 4096 }));
+    assert_int_equal(resync_source_state(t->source), RESYNC_AGAIN);
+    solo_close(t);
+}
+
+static const char *tell(struct solo *t, struct frame frame, const void *data)
+{
+    struct buf *payload = NULL;
+    if (frame.payload_bytes) {
+        payload = buf_get(&pools[0], frame.payload_bytes, 0);
+        memset(payload->data, 0, frame.payload_bytes);
+        if (data)
+            memcpy(payload->data, data, min_u64(frame.payload_bytes, SYNC_TABLE_BYTES));
+    }
+    return resync_target_frame(t->target, &frame, payload, 1, &t->out);
+}
+
+static void a_target_believes_only_what_it_asked_for(void **state)
+{
+    (void)state;
+    static uint8_t table[SYNC_TABLE_BYTES];
+    struct solo *t = solo_open(12 * 1024, 4096);
+    struct frame bits = { .kind = FRAME_SYNC_BITS, .flags = FRAME_FLAG_ALL, .length_bytes = 12 * 1024 };
+    struct frame data = { .kind = FRAME_SYNC_DATA, .tag = 1, .payload_bytes = SYNC_TABLE_BYTES };
+    complains(tell(t, bits, NULL), "no resync");
+    complains(tell(t, data, table), "no resync");
+    resync_target_begin(t->target, &solo_key, 1);
+    struct frame bad = bits;
+    bad.length_bytes = 16 * 1024;
+    complains(tell(t, bad, NULL), "whole granules");
+    bad.length_bytes = 512;
+    complains(tell(t, bad, NULL), "whole granules");
+    bad = bits;
+    bad.flags = 0;
+    bad.payload_bytes = 2;
+    complains(tell(t, bad, table), "one bit a granule");
+    complains(tell(t, data, table), "not asked");
+    assert_null(tell(t, bits, NULL));
+    assert_null(tell(t, (struct frame) { .kind = FRAME_SYNC_BITS }, NULL));
+    complains(tell(t, bits, NULL), "after their end");
+    /* One run of three granules is read for its digest; then asked for. */
+    solo_disk_all(t);
+    data.tag = 2;
+    complains(tell(t, data, table), "not asked");
+    data.tag = 1;
+    table[0] = 4;
+    complains(tell(t, data, table), "unknown answer");
+    table[0] = SYNC_ANSWER_DATA;
+    complains(tell(t, data, table), "wrong length");
+    data.payload_bytes = SYNC_TABLE_BYTES + 16 * 1024;
+    complains(tell(t, data, table), "wrong length");
+    data.payload_bytes = SYNC_TABLE_BYTES + 12 * 1024;
+    assert_null(tell(t, data, table));
+    complains(tell(t, data, table), "not asked");
+    assert_int_equal(bitmap_dirty_bytes(t->bitmap), 12 * 1024);
+    assert_int_equal(solo_disk_all(t), 2); /* the write, the flush */
+    assert_int_equal(bitmap_dirty_bytes(t->bitmap), 0);
+    assert_int_equal(resync_target_state(t->target), RESYNC_DONE);
+    table[0] = 0;
+    solo_close(t);
+}
+
+/* A bitmap as large as it takes for runs that need no bits. */
+static void the_targets_bits_become_the_union(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        struct prng p = prng_seed(seed);
+        uint64_t size = 3 * TIB + prng_below(&p, 4096) * 512;
+        struct solo *s = solo_open(size, 256 * KIB), *t = solo_open(size, 256 * KIB);
+        struct bitmap *wanted = bitmap_open(size, 256 * KIB, (struct id) { { 1 } }, NULL);
+        for (unsigned i = 0; i < 40; i++) {
+            struct range range = { prng_below(&p, size), 0 };
+            range.length_bytes =
+                1 + prng_below(&p, min_u64(size - range.offset_bytes, prng_chance(&p, 100000) ? 2 * TIB : 20 * GIB));
+            if (prng_chance(&p, 700000))
+                bitmap_set(s->bitmap, range);
+            else
+                bitmap_set(t->bitmap, range);
+            bitmap_set(wanted, range);
+        }
+        if (seed % 4 == 0)
+            bitmap_set_all(wanted);
+        resync_target_begin(t->target, &solo_key, 1);
+        resync_source_begin(s->source, &solo_key, seed % 4 == 0, 1, &s->out);
+        bool over = false;
+        for (uint64_t now = 2; !over; now++) {
+            for (uint32_t i = 0; i < s->out.count; i++) {
+                const struct action *a = &s->out.list[i];
+                over = a->send.frame.length_bytes == 0;
+                if (over)
+                    break;
+                assert_null(tell(t, a->send.frame, a->send.payload ? a->send.payload->data : NULL));
+            }
+            solo_take(s);
+            if (!over)
+                resync_source_tick(s->source, now, &s->out);
+        }
+        struct range range, found;
+        uint64_t at = 0;
+        while (bitmap_next(wanted, at, TIB, &range)) {
+            assert_true(bitmap_next(t->bitmap, at, TIB, &found));
+            assert_true(range.offset_bytes == found.offset_bytes && range.length_bytes == found.length_bytes);
+            at = range_end(range);
+        }
+        assert_false(bitmap_next(t->bitmap, at, TIB, &found));
+        bitmap_close(wanted);
+        solo_close(s);
+        solo_close(t);
+    }
+}
+
 static unsigned long long env(const char *name, unsigned long long otherwise)
 {
     const char *v = getenv(name);
@@ -788,6 +1088,10 @@ static int close_pools(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_source_bounds_a_hostile_target),
+        cmocka_unit_test(what_is_marked_anew_is_not_cleared_by_an_older_answer),
+        cmocka_unit_test(a_target_believes_only_what_it_asked_for),
+        cmocka_unit_test(the_targets_bits_become_the_union),
         cmocka_unit_test(legs_become_equal_whatever_happens),
     };
     return cmocka_run_group_tests(tests, open_pools, close_pools);
