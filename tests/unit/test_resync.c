@@ -616,7 +616,7 @@ static struct world *world_open(uint64_t seed)
     w->out.text = malloc(w->out.text_bytes);
     w->granule_bytes = chance(w, 70) ? 512 : chance(w, 70) ? 4096 : 128 * KIB;
     /* Now and then more windows than may be unstable, so that flushes run beside them. */
-    w->large = prng_below(&w->p, 60) == 0;
+    w->large = prng_below(&w->p, 100) == 0;
     uint64_t blocks = 1 + prng_below(&w->p, w->large ? BLOCKS_MAX : chance(w, 90) ? 256 : 4096);
     if (w->large)
         w->granule_bytes = 512;
@@ -685,11 +685,13 @@ static struct {
 static void run(uint64_t seed)
 {
     struct world *w = world_open(seed);
-    unsigned break_chance = chance(w, 50) ? 0 : 1 + (unsigned)prng_below(&w->p, 20); /* in 1000 steps */
+    unsigned break_chance = chance(w, 50) ? 0 : 20 + (unsigned)prng_below(&w->p, 400); /* in 20000 steps */
     unsigned write_chance = (unsigned)prng_below(&w->p, 3) * 5;
-    if (w->large)
-        break_chance = 1;
-    unsigned noisy_steps = w->large ? 20000 : 200 + (unsigned)prng_below(&w->p, 3000);
+    if (w->large) {
+        break_chance = 2;
+        write_chance = chance(w, 50) ? 0 : write_chance; /* they would soon have touched everything */
+    }
+    unsigned noisy_steps = w->large ? 150000 : 200 + (unsigned)prng_below(&w->p, 3000);
     w->write_errors = chance(w, 10);
     unsigned steps = 0;
     bool was_unreadable = false;
@@ -706,7 +708,7 @@ static void run(uint64_t seed)
                 lose_power(w, (unsigned)prng_below(&w->p, 2));
             if (chance(w, 20) || w->quiet)
                 session_begin(w);
-        } else if (!w->quiet && prng_below(&w->p, 1000) < break_chance) {
+        } else if (!w->quiet && prng_below(&w->p, 20000) < break_chance) {
             session_end(w);
         }
         if (!w->quiet && chance(w, write_chance))
