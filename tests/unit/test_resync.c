@@ -562,7 +562,7 @@ static void lose_power(struct world *w, unsigned node)
 static void fill(struct world *w)
 {
     struct node *s = &w->nodes[SOURCE], *t = &w->nodes[TARGET];
-    unsigned dirty = w->large ? 100 : (unsigned)prng_below(&w->p, 101), zeroes = (unsigned)prng_below(&w->p, 101);
+    unsigned dirty = (unsigned)prng_below(&w->p, 101), zeroes = (unsigned)prng_below(&w->p, 101);
     unsigned really = (unsigned)prng_below(&w->p, 101), bad = chance(w, 30) ? 2 : 0;
     for (uint64_t at = 0; at < w->size_bytes; at += 8) {
         uint64_t v = prng_next(&w->p);
@@ -576,6 +576,8 @@ static void fill(struct world *w)
         memcpy(t->content + range.offset_bytes, s->content + range.offset_bytes, range.length_bytes);
         if (g % 8 == 0 || chance(w, 20))
             run = chance(w, dirty);
+        if (w->large)
+            run = g % 2 == 0; /* entries of one granule */
         w->original[g] = false;
         if (!run)
             continue;
@@ -616,8 +618,8 @@ static struct world *world_open(uint64_t seed)
     w->out.text = malloc(w->out.text_bytes);
     w->granule_bytes = chance(w, 70) ? 512 : chance(w, 70) ? 4096 : 128 * KIB;
     /* Now and then more windows than may be unstable, so that flushes run beside them. */
-    w->large = prng_below(&w->p, 100) == 0;
-    uint64_t blocks = 1 + prng_below(&w->p, w->large ? BLOCKS_MAX : chance(w, 90) ? 256 : 4096);
+    w->large = prng_below(&w->p, 150) == 0;
+    uint64_t blocks = w->large ? BLOCKS_MAX : 1 + prng_below(&w->p, chance(w, 90) ? 256 : 4096);
     if (w->large)
         w->granule_bytes = 512;
     w->size_bytes = blocks * BLOCK_BYTES;
@@ -685,10 +687,10 @@ static struct {
 static void run(uint64_t seed)
 {
     struct world *w = world_open(seed);
-    unsigned break_chance = chance(w, 50) ? 0 : 20 + (unsigned)prng_below(&w->p, 400); /* in 20000 steps */
+    unsigned break_chance = chance(w, 50) ? 0 : 40 + (unsigned)prng_below(&w->p, 800); /* in 40000 steps */
     unsigned write_chance = (unsigned)prng_below(&w->p, 3) * 5;
     if (w->large) {
-        break_chance = 2;
+        break_chance = 1;
         write_chance = chance(w, 50) ? 0 : write_chance; /* they would soon have touched everything */
     }
     unsigned noisy_steps = w->large ? 150000 : 200 + (unsigned)prng_below(&w->p, 3000);
@@ -708,7 +710,7 @@ static void run(uint64_t seed)
                 lose_power(w, (unsigned)prng_below(&w->p, 2));
             if (chance(w, 20) || w->quiet)
                 session_begin(w);
-        } else if (!w->quiet && prng_below(&w->p, 20000) < break_chance) {
+        } else if (!w->quiet && prng_below(&w->p, 40000) < break_chance) {
             session_end(w);
         }
         if (!w->quiet && chance(w, write_chance))
