@@ -11,8 +11,10 @@
 #include "repl/base/prng.h"
 #include "repl/sync/resync_source.h"
 #include "repl/sync/resync_target.h"
+#include "repl/sync/verify_reply.h"
 
 #define SEEDS 3000
+#define VERIFY_SEEDS 1000
 #define SIZE_MAX_BYTES (6 * MIB)
 #define BLOCKS_MAX (SIZE_MAX_BYTES / BLOCK_BYTES)
 #define POOL_BYTES (8 * MIB)
@@ -24,6 +26,8 @@
 #define OP_PEER_WRITE 1000
 
 enum { SOURCE, TARGET };
+
+static const struct digest_key solo_key;
 
 static struct buf_pool pools[2];
 
@@ -72,6 +76,10 @@ struct world {
     struct queue to[2]; /* frames on their way to ... */
     struct resync_source *source;
     struct resync_target *target;
+    struct verify *verify;             /* on the source's node */
+    struct verify_reply *verify_reply; /* on the target's */
+    bool *planted;                     /* verify: granules that differ, which the application leaves alone */
+    bool *found;
     struct app_write writes[WRITES_MAX];
     bool written[BLOCKS_MAX];  /* ever, by the application */
     bool original[BLOCKS_MAX]; /* the target's own bits, by granule: what is left of its bitmap after a crash */
@@ -103,6 +111,12 @@ static struct range granule_range(const struct world *w, uint32_t g)
 {
     uint64_t offset = (uint64_t)g * w->granule_bytes;
     return (struct range) { offset, min_u64(w->granule_bytes, w->size_bytes - offset) };
+}
+
+static unsigned long long env(const char *name, unsigned long long otherwise)
+{
+    const char *v = getenv(name);
+    return v ? strtoull(v, NULL, 10) : otherwise;
 }
 
 /* ---------------------------------------------------------------------------------------------------------- disks */
@@ -272,6 +286,10 @@ static void app_begin(struct world *w)
     uint64_t blocks = w->size_bytes / BLOCK_BYTES;
     uint64_t first = prng_below(&w->p, blocks);
     uint64_t count = 1 + prng_below(&w->p, min_u64(WRITE_BLOCKS_MAX, blocks - first));
+    for (uint64_t b = first; w->planted && b < first + count; b++) {
+        if (w->planted[b * BLOCK_BYTES / w->granule_bytes])
+            return;
+    }
     struct buf *buf = buf_get(&pools[SOURCE], count * BLOCK_BYTES, 0);
     if (!buf)
         return;
@@ -364,7 +382,11 @@ static void disk_done(struct world *w, unsigned node)
     }
     r->busy = false;
     n->busy--;
-    if (a.disk.op >= SYNC_SOURCE_OP_FIRST) {
+    if (a.disk.op >= VERIFY_REPLY_OP_FIRST) {
+        verify_reply_disk_done(w->verify_reply, a.disk.op, result, w->now_ns, &w->out);
+    } else if (a.disk.op >= VERIFY_OP_FIRST) {
+        verify_disk_done(w->verify, a.disk.op, result, w->now_ns, &w->out);
+    } else if (a.disk.op >= SYNC_SOURCE_OP_FIRST) {
         resync_source_disk_done(w->source, a.disk.op, result, w->now_ns, &w->out);
     } else if (a.disk.op >= SYNC_TARGET_OP_FIRST) {
         resync_target_disk_done(w->target, a.disk.op, result, w->now_ns, &w->out);
@@ -409,6 +431,10 @@ static void deliver(struct world *w, unsigned to)
         CHECK(w, m->in_use && m->sent && m->lsn == f.frame.lsn);
         m->acked = true;
         write_complete_if_over(w, m);
+    } else if (f.frame.kind == FRAME_VERIFY_ASK) {
+        wrong = verify_reply_frame(w->verify_reply, &f.frame, w->now_ns, &w->out);
+    } else if (f.frame.kind == FRAME_VERIFY_REPLY) {
+        wrong = verify_frame(w->verify, &f.frame, payload, w->now_ns, &w->out);
     } else if (to == SOURCE) {
         wrong = resync_source_frame(w->source, &f.frame, payload, w->now_ns, &w->out);
     } else {
@@ -764,6 +790,130 @@ static void run(uint64_t seed)
     world_close(w);
 }
 
+/* -------------------------------------------------------------------------------------------------------- verify */
+
+static void on_found(void *ctx, struct range granule, bool unreadable)
+{
+    struct world *w = ctx;
+    CHECK(w, granule.offset_bytes % w->granule_bytes == 0);
+    uint32_t g = (uint32_t)(granule.offset_bytes / w->granule_bytes);
+    CHECK(w, granule.length_bytes == granule_range(w, g).length_bytes);
+    CHECK(w, !w->found[g] && !unreadable == !w->nodes[SOURCE].bad[granule.offset_bytes / BLOCK_BYTES]);
+    w->found[g] = true;
+}
+
+static void run_verify(uint64_t seed)
+{
+    struct world *w = world_open(seed);
+    struct node *s = &w->nodes[SOURCE], *t = &w->nodes[TARGET];
+    memcpy(t->content, s->content, w->size_bytes);
+    bitmap_clear_all(s->bitmap);
+    bitmap_clear_all(t->bitmap);
+    memset(s->bad, 0, sizeof(s->bad));
+    memset(t->bad, 0, sizeof(t->bad));
+    w->planted = calloc(granules(w), sizeof(bool));
+    w->found = calloc(granules(w), sizeof(bool));
+    unsigned share = chance(w, 20) ? 100 : (unsigned)prng_below(&w->p, 6);
+    uint64_t differing = 0, unreadable = 0;
+    for (uint32_t g = 0; g < granules(w); g++) {
+        struct range range = granule_range(w, g);
+        w->planted[g] = chance(w, share);
+        if (!w->planted[g])
+            continue;
+        if (chance(w, 90)) {
+            t->content[range.offset_bytes + prng_below(&w->p, range.length_bytes)] ^= 1;
+            differing += range.length_bytes;
+        } else {
+            s->bad[range.offset_bytes / BLOCK_BYTES] = true;
+            unreadable += range.length_bytes;
+        }
+    }
+    struct resync_config config = { .backing = "disk", .peer = "peer", .keep_free_bytes = MIB };
+    config.locks = &s->locks;
+    config.bitmap = s->bitmap;
+    config.pool = &pools[SOURCE];
+    w->verify = verify_open(&config, on_found, w);
+    config.locks = &t->locks;
+    config.bitmap = t->bitmap;
+    config.pool = &pools[TARGET];
+    w->verify_reply = verify_reply_open(&config);
+    w->up = true;
+    unsigned write_chance = (unsigned)prng_below(&w->p, 4) * 5;
+    uint64_t stop_at = chance(w, 50) ? 0 : 1 + prng_below(&w->p, 200);
+    struct verify_view view = { 0 };
+    verify_reply_begin(w->verify_reply, &solo_key);
+    verify_begin(w->verify, &solo_key, w->now_ns, &w->out);
+    carry_out(w, SOURCE);
+    for (unsigned steps = 0; !view.done; steps++) {
+        CHECK(w, steps < STEPS_MAX);
+        if (steps && steps == stop_at) {
+            /* The session breaks; what is with the disks is answered in the next one. */
+            verify_stop(w->verify, &w->out);
+            carry_out(w, SOURCE);
+            verify_reply_stop(w->verify_reply, &w->out);
+            carry_out(w, TARGET);
+            for (unsigned i = 0; i < 2; i++) {
+                for (unsigned n = w->to[i].count; n > 0; n--) {
+                    struct queue *q = &w->to[i];
+                    struct queued_frame f = q->frames[q->first];
+                    q->first = (q->first + 1) % FRAMES_MAX;
+                    q->count--;
+                    if (f.frame.kind != FRAME_VERIFY_ASK && f.frame.kind != FRAME_VERIFY_REPLY)
+                        q->frames[(q->first + q->count++) % FRAMES_MAX] = f;
+                    else
+                        free(f.payload);
+                }
+            }
+            memset(w->found, 0, granules(w) * sizeof(bool));
+            verify_reply_begin(w->verify_reply, &solo_key);
+            verify_begin(w->verify, &solo_key, w->now_ns, &w->out);
+            carry_out(w, SOURCE);
+        }
+        if (chance(w, write_chance))
+            app_begin(w);
+        if (chance(w, 1))
+            verify_set_busy(w->verify, chance(w, 50));
+        switch (prng_below(&w->p, 5)) {
+        case 0: disk_done(w, SOURCE); break;
+        case 1: disk_done(w, TARGET); break;
+        case 2: deliver(w, SOURCE); break;
+        case 3: deliver(w, TARGET); break;
+        default:
+            w->now_ns += 2 * NS_PER_MS;
+            verify_tick(w->verify, w->now_ns, &w->out);
+            carry_out(w, SOURCE);
+            verify_reply_tick(w->verify_reply, w->now_ns, &w->out);
+            carry_out(w, TARGET);
+            break;
+        }
+        verify_view(w->verify, &view);
+        CHECK(w, view.done_bytes <= view.total_bytes);
+    }
+    CHECK(w, view.done_bytes == w->size_bytes);
+    assert_memory_equal(w->found, w->planted, granules(w) * sizeof(bool));
+    CHECK(w, view.differing_bytes == differing && view.unreadable_bytes == unreadable);
+    drain(w);
+    verify_reply_stop(w->verify_reply, &w->out);
+    CHECK(w, verify_is_idle(w->verify) && verify_reply_is_idle(w->verify_reply));
+    for (unsigned i = 0; i < 2; i++) {
+        CHECK(w, list_empty(&w->nodes[i].locks.all));
+        CHECK(w, pools[i].free_bytes == pools[i].arena_bytes);
+    }
+    verify_close(w->verify);
+    verify_reply_close(w->verify_reply);
+    free(w->planted);
+    free(w->found);
+    world_close(w);
+}
+
+static void verify_finds_what_differs_and_nothing_else(void **state)
+{
+    (void)state;
+    unsigned long long first = env("RESYNC_SEED", 1), count = env("RESYNC_SEEDS", VERIFY_SEEDS);
+    for (unsigned long long seed = first; seed < first + count; seed++)
+        run_verify(seed);
+}
+
 /* --------------------------------------------------------------------------------------------------- one machine */
 
 /* A machine alone, and a peer made by hand. Its disk reads zeroes, and completes when it is told to. */
@@ -775,8 +925,6 @@ struct solo {
     struct resync_target *target;
     uint64_t size_bytes;
 };
-
-static const struct digest_key solo_key;
 
 static struct solo *solo_open(uint64_t size_bytes, uint32_t granule_bytes)
 {
@@ -1057,12 +1205,6 @@ static void the_targets_bits_become_the_union(void **state)
     }
 }
 
-static unsigned long long env(const char *name, unsigned long long otherwise)
-{
-    const char *v = getenv(name);
-    return v ? strtoull(v, NULL, 10) : otherwise;
-}
-
 static void legs_become_equal_whatever_happens(void **state)
 {
     (void)state;
@@ -1097,6 +1239,7 @@ int main(void)
         cmocka_unit_test(a_target_believes_only_what_it_asked_for),
         cmocka_unit_test(the_targets_bits_become_the_union),
         cmocka_unit_test(legs_become_equal_whatever_happens),
+        cmocka_unit_test(verify_finds_what_differs_and_nothing_else),
     };
     return cmocka_run_group_tests(tests, open_pools, close_pools);
 }
