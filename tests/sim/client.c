@@ -186,6 +186,7 @@ static void complete_change(struct sim *s, struct sim_op *op, int32_t result)
 
 static void complete_flush(struct sim *s, struct sim_op *op, int32_t result)
 {
+    s->clients.flush_failed = result != 0;
     if (result) {
         COVER(changes_failed);
         return;

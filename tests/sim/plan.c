@@ -781,6 +781,11 @@ static void read_back(struct sim *s)
             p->step++;
         return;
     }
+    if (s->clients.flush_failed) { /* on a node that was deposed meanwhile */
+        p->step = s->block_count;
+        s->clients.flush_failed = false;
+        return;
+    }
     sim_audit(s);
     for (unsigned i = 0; i < SIM_NODES; i++) {
         struct medium *m = &s->disk[i].data;

@@ -361,6 +361,7 @@ struct sim_clients {
     uint32_t changes_in_flight;
     uint32_t reads_in_flight;
     uint32_t left; /* requests still to make */
+    bool flush_failed; /* the last one that ended */
     bool stopped;
 };
 
