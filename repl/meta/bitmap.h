@@ -20,7 +20,7 @@
 
 #define GRANULE_BYTES_DEFAULT 4096u
 #define GRANULE_BYTES_MIN 512u
-#define GRANULE_BYTES_MAX (1u << 20)
+#define GRANULE_BYTES_MAX (1u << 18) /* a resync asks for whole ones */
 
 struct bitmap;
 

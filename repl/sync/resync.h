@@ -28,6 +28,7 @@
 
 /* Longer granules do not fit a window. */
 #define RESYNC_GRANULE_BYTES_MAX (256 * KIB)
+static_assert(GRANULE_BYTES_MAX <= RESYNC_GRANULE_BYTES_MAX, "any bitmap can be resynced");
 
 struct resync_config {
     const char *backing; /* for notes; the strings live as long as the machine */
