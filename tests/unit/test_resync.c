@@ -96,8 +96,10 @@ struct world {
 
 #define CHECK(w, cond)                                                                                                 \
     do {                                                                                                               \
-        if (!(cond))                                                                                                   \
+        if (!(cond)) {                                                                                                 \
             fail_msg("seed %llu: %s", (unsigned long long)(w)->seed, #cond);                                           \
+            abort(); /* for those who read the code: nothing comes after */                                            \
+        }                                                                                                              \
     } while (0)
 
 static bool chance(struct world *w, unsigned per_cent) { return prng_below(&w->p, 100) < per_cent; }
@@ -110,6 +112,7 @@ static uint32_t granules(const struct world *w)
 static struct range granule_range(const struct world *w, uint32_t g)
 {
     uint64_t offset = (uint64_t)g * w->granule_bytes;
+    assert(offset < w->size_bytes);
     return (struct range) { offset, min_u64(w->granule_bytes, w->size_bytes - offset) };
 }
 
@@ -129,6 +132,7 @@ static void apply(struct world *w, struct node *n, const struct action *a, bool 
             continue;
         uint8_t *at = n->content + (first + i) * BLOCK_BYTES;
         uint8_t *data = a->disk.buf ? a->disk.buf->data + a->disk.buf_offset_bytes + i * BLOCK_BYTES : NULL;
+        assert(data || a->disk.kind == OP_DISCARD || a->disk.kind == OP_WRITE_ZEROES);
         if (a->disk.kind == OP_READ)
             memcpy(data, at, BLOCK_BYTES);
         else if (a->disk.kind == OP_WRITE)
@@ -284,6 +288,7 @@ static void app_begin(struct world *w)
     if (m->in_use || m->peer_busy)
         return;
     uint64_t blocks = w->size_bytes / BLOCK_BYTES;
+    assert(blocks > 0);
     uint64_t first = prng_below(&w->p, blocks);
     uint64_t count = 1 + prng_below(&w->p, min_u64(WRITE_BLOCKS_MAX, blocks - first));
     for (uint64_t b = first; w->planted && b < first + count; b++) {
@@ -811,6 +816,7 @@ static void run_verify(uint64_t seed)
     bitmap_clear_all(t->bitmap);
     memset(s->bad, 0, sizeof(s->bad));
     memset(t->bad, 0, sizeof(t->bad));
+    assert(granules(w) > 0);
     w->planted = calloc(granules(w), sizeof(bool));
     w->found = calloc(granules(w), sizeof(bool));
     unsigned share = chance(w, 20) ? 100 : (unsigned)prng_below(&w->p, 6);
