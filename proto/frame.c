@@ -50,7 +50,6 @@ static uint8_t flags_of(enum frame_kind kind)
     case FRAME_REFUSE:
     case FRAME_HEARTBEAT:
     case FRAME_FLUSH:
-    case FRAME_ACK:
     case FRAME_SYNC_ASK:
     case FRAME_SYNC_STABLE:
     case FRAME_SYNC_DONE:
@@ -58,6 +57,7 @@ static uint8_t flags_of(enum frame_kind kind)
     case FRAME_READ_DATA:
     case FRAME_VERIFY_ASK:
     case FRAME_VERIFY_REPLY: return 0;
+    case FRAME_ACK:
     case FRAME_DECREE: return FRAME_FLAG_TAKEN;
     case FRAME_SYNC_BITS: return FRAME_FLAG_ALL;
     case FRAME_SYNC_DATA: return FRAME_FLAG_BUSY;

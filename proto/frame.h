@@ -15,7 +15,8 @@
 #define FRAME_BYTES 64
 #define FRAME_PAYLOAD_BYTES_MAX (1 * MIB)
 #define FRAME_EPOCH_MAX (UINT64_MAX / 2) /* so that there is always a next one */
-#define FRAME_HELLO_BYTES_MAX (4 * KIB)  /* what a stranger can make us hold */
+#define FRAME_LSN_MAX (UINT64_MAX / 2)
+#define FRAME_HELLO_BYTES_MAX (4 * KIB) /* what a stranger can make us hold */
 #define FRAME_REFUSE_BYTES_MAX 512
 
 enum frame_kind {
@@ -61,7 +62,7 @@ static inline bool frame_is_sync(enum frame_kind kind) { return kind >= FRAME_SY
 
 #define FRAME_FLAG_FUA (1u << 0)
 #define FRAME_FLAG_KEEP_ALLOCATED (1u << 1)
-#define FRAME_FLAG_TAKEN (1u << 2) /* FRAME_DECREE */
+#define FRAME_FLAG_TAKEN (1u << 2) /* FRAME_DECREE, and the FRAME_ACK that answers it */
 #define FRAME_FLAG_ALL (1u << 3)   /* FRAME_SYNC_BITS: every bit of the range is set */
 #define FRAME_FLAG_BUSY (1u << 4)  /* FRAME_SYNC_DATA: application writes flow; ask for one window at a time */
 

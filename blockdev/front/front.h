@@ -1,8 +1,9 @@
 /* Capture: what hands an application's requests to the engine. NBD today, ublk later, behind one table of operations.
  *
- * The front validates everything a client sends, cuts requests into pieces of at most IO_BYTES_MAX, receives payloads
- * straight into buffers of the volume's pool, and makes their checksum: the sink above gets well-formed requests only.
- * When the sink or the pool has no room, the front stops reading the client's socket: back-pressure, not memory. */
+ * The front validates everything a client sends, cuts requests into pieces of at most IO_BYTES_MAX (those without
+ * payload: OP_RANGE_BYTES_MAX), receives payloads straight into buffers of the volume's pool, and makes their checksum:
+ * the sink above gets well-formed requests only. When the sink or the pool has no room, the front stops reading the
+ * client's socket: back-pressure, not memory. */
 #pragma once
 
 #include "blockdev/disk/disk.h"

@@ -164,7 +164,7 @@ struct nbd_conn {
     struct scatter scatter;
     struct nbd_request request;
     enum nbd_verdict verdict;
-    struct nbd_command *command; /* the write that is being received */
+    struct nbd_command *command; /* the write that is being received, or the change that is not all with the sink yet */
     struct nbd_piece *piece;
     uint32_t have_bytes; /* of the header, or of the piece */
     uint32_t skip_bytes;
@@ -275,9 +275,8 @@ void nbd_conn_resume(struct nbd_conn *c);
 void nbd_conn_tick(struct nbd_conn *c, uint64_t now_ns);
 
 /* nbd_command.c */
-/* The first piece of a command other than a write is with the sink afterwards. False: no room now; the connection
- * waits.
- */
+/* A command other than a write is with the sink afterwards: all of it, but for reads, of which the first piece is.
+ * False: no room now; the connection waits. */
 bool nbd_command_begin(struct nbd_conn *c);
 /* Answers a request that was not accepted. */
 bool nbd_command_reject(struct nbd_conn *c);

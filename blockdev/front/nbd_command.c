@@ -524,18 +524,43 @@ void nbd_write_abandon(struct nbd_conn *c)
     command_settle(command);
 }
 
-/* Flush, trim, write zeroes: one request without payload. */
+/* Flush, trim, write zeroes: requests without payload, in pieces of at most OP_RANGE_BYTES_MAX. */
 
+static void change_piece_begin(struct nbd_conn *c, struct nbd_command *command)
+{
+    struct nbd_piece *p = piece_get(c, command, NULL);
+    p->offset_bytes = command->next_bytes;
+    p->length_bytes = (uint32_t)min_u64(command->left_bytes, OP_RANGE_BYTES_MAX);
+    command->next_bytes += p->length_bytes;
+    command->left_bytes -= p->length_bytes;
+    submit(p, 0);
+}
+
+/* False: not all of it is with the sink yet; what the client says next waits until it is. */
 static bool change_begin(struct nbd_conn *c, enum op_kind kind, uint32_t op_flags)
 {
-    if (!can_accept(c->server, kind) || !has_command(c) || !has_piece(c))
-        return false;
-    struct nbd_command *command = command_get(c, kind);
-    command->op_flags = op_flags;
-    struct nbd_piece *p = piece_get(c, command, NULL);
-    p->offset_bytes = c->request.offset_bytes;
-    p->length_bytes = c->request.length_bytes;
-    submit(p, 0);
+    bool room = can_accept(c->server, kind) && has_piece(c);
+    if (!c->command) {
+        if (!room || !has_command(c))
+            return false;
+        c->command = command_get(c, kind);
+        c->command->op_flags = op_flags;
+        c->command->left_bytes = c->request.length_bytes;
+    }
+    struct nbd_command *command = c->command;
+    for (; command->result == 0; room = can_accept(c->server, kind) && has_piece(c)) {
+        if (!room)
+            return false;
+        change_piece_begin(c, command);
+        if (command->left_bytes == 0) {
+            c->command = NULL;
+            return true;
+        }
+    }
+    /* A piece has failed: the rest is not begun. */
+    c->command = NULL;
+    command->left_bytes = 0;
+    command_settle(command);
     return true;
 }
 

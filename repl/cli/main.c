@@ -37,6 +37,7 @@ enum option_bit {
     OPTION_BACKING = 1 << 19,
     OPTION_METADATA = 1 << 20,
     OPTION_VERBOSE = 1 << 21,
+    OPTION_REPAIR = 1 << 22,
 };
 #define OPTIONS_EVERYWHERE (OPTION_JSON | OPTION_CONTROL | OPTION_HELP)
 
@@ -105,6 +106,15 @@ static const struct command_info commands[] = {
       "\n"
       "  --force  writes that wait for the peer fail\n",
       OPTION_FORCE | OPTION_TIMEOUT, true, ORDER_TIMEOUT_NS, run_order },
+    { "verify", "VOLUME [--repair]", "compares the legs",
+      "Compares both legs, block by block, while the volume is used, and waits for the end. Run on the primary; on "
+      "either\n"
+      "node when there is none. Exits with 1 when something differs: the places are among the events, and count as "
+      "out\n"
+      "of sync from then on.\n"
+      "\n"
+      "  --repair  and resyncs what differs: the other leg gets what this one has\n",
+      OPTION_REPAIR | OPTION_TIMEOUT, true, UINT64_MAX, run_order },
     { "metadata", "dump [VOLUME] [OPTION...]", "shows what a leg remembers on disk",
       "Reads the leg's metadata from its backing, without a daemon, and changes nothing. Which copies of the\n"
       "superblock are good; what it says; the history of decrees; what the activity log and the bitmap hold.\n"
@@ -204,6 +214,7 @@ static void parse_arguments(int argc, char **argv, struct arguments *args)
         { "control", required_argument, NULL, OPTION_CONTROL },
         { "force", no_argument, NULL, OPTION_FORCE },
         { "adopt", no_argument, NULL, OPTION_ADOPT },
+        { "repair", no_argument, NULL, OPTION_REPAIR },
         { "watch", no_argument, NULL, OPTION_WATCH },
         { "no-follow", no_argument, NULL, OPTION_NO_FOLLOW },
         { "timeout", required_argument, NULL, OPTION_TIMEOUT },
@@ -268,6 +279,7 @@ struct question {
         Lockstep__Control__EventsQuery events;
         Lockstep__Control__Promote promote;
         Lockstep__Control__Demote demote;
+        Lockstep__Control__Verify verify;
     };
 };
 
@@ -315,6 +327,12 @@ static void compose(const struct arguments *args, struct question *q)
         q->promote.force = force;
         r->promote = &q->promote;
         r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_PROMOTE;
+    } else if (strcmp(name, "verify") == 0) {
+        lockstep__control__verify__init(&q->verify);
+        q->verify.volume = volume;
+        q->verify.repair = args->given & OPTION_REPAIR;
+        r->verify = &q->verify;
+        r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_VERIFY;
     } else {
         lockstep__control__demote__init(&q->demote);
         q->demote.volume = volume;

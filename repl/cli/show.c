@@ -10,7 +10,9 @@
 #include "repl/base/units.h"
 
 #define JSON_VERSION 1
+#define BAR "########################################"
 #define BAR_WIDTH 40
+#define RESYNC_BAR_WIDTH 20
 #define US_PER_S UINT64_C(1000000)
 
 /* ---- small forms ---- */
@@ -72,6 +74,33 @@ static void print_json(const struct show *s, struct json_object *o)
     json_object_put(o);
 }
 
+/* Never 0 while something is left: 0 is read as "done". */
+static uint64_t eta_s(const Lockstep__Control__Resync *r)
+{
+    uint64_t left = r->total_bytes - min_u64(r->done_bytes, r->total_bytes);
+    return left / r->rate_bytes_per_s + (left % r->rate_bytes_per_s != 0);
+}
+
+static struct json_object *resync_json(const Lockstep__Control__Resync *r)
+{
+    struct json_object *o = json_object_new_object();
+    put(o, "to_peer", json_object_new_boolean(r->to_peer));
+    put(o, "done_bytes", json_object_new_uint64(r->done_bytes));
+    put(o, "total_bytes", json_object_new_uint64(r->total_bytes));
+    put(o, "rate_bytes_per_s", json_object_new_uint64(r->rate_bytes_per_s));
+    put(o, "eta_s", r->rate_bytes_per_s ? json_object_new_uint64(eta_s(r)) : NULL);
+    return o;
+}
+
+static struct json_object *alone_json(const Lockstep__Control__Alone *a)
+{
+    char since[40];
+    struct json_object *o = json_object_new_object();
+    put(o, "epoch", json_object_new_uint64(a->epoch));
+    put(o, "since", json_object_new_string(form_time(a->since_us, since)));
+    return o;
+}
+
 static struct json_object *peer_json(const Lockstep__Control__Peer *p)
 {
     struct json_object *o = json_object_new_object();
@@ -84,7 +113,7 @@ static struct json_object *peer_json(const Lockstep__Control__Peer *p)
     put(o, "rtt_us", p->rtt_us ? json_object_new_uint64(p->rtt_us) : NULL);
     put(o, "leg", json_object_new_string(p->leg));
     put(o, "out_of_sync_bytes", json_object_new_uint64(p->out_of_sync_bytes));
-    put(o, "resync", NULL);
+    put(o, "resync", p->resync ? resync_json(p->resync) : NULL);
     return o;
 }
 
@@ -105,6 +134,7 @@ static struct json_object *volume_json(const Lockstep__Control__VolumeStatus *v)
     put(o, "backing", json_object_new_string(v->backing));
     put(o, "writes_waiting", json_object_new_uint64(v->writes_waiting));
     put(o, "oldest_waiting_us", json_object_new_uint64(v->oldest_waiting_us));
+    put(o, "alone", v->alone ? alone_json(v->alone) : NULL);
     put(o, "peer", v->peer ? peer_json(v->peer) : NULL);
     put(o, "witness", NULL);
     put(o, "offsite", NULL);
@@ -179,7 +209,25 @@ static void say_peer(const struct show *s, const Lockstep__Control__Peer *p)
     fputc('\n', s->out);
 }
 
-static void say_volume(const struct show *s, const Lockstep__Control__VolumeStatus *v)
+static void say_resync(const struct show *s, const char *node, const Lockstep__Control__Peer *p)
+{
+    const Lockstep__Control__Resync *r = p->resync;
+    char done[32];
+    char total[32];
+    char text[32];
+    double share = r->total_bytes ? (double)min_u64(r->done_bytes, r->total_bytes) / (double)r->total_bytes : 1;
+    int filled = (int)(share * RESYNC_BAR_WIDTH);
+    fprintf(s->out, "  resync  %s [%.*s%*s] %d%%, %s of %s", r->to_peer ? p->name : node, filled, BAR,
+            RESYNC_BAR_WIDTH - filled, "", (int)(share * 100), form_size(r->done_bytes, done),
+            form_size(r->total_bytes, total));
+    if (r->rate_bytes_per_s) {
+        fprintf(s->out, ", %s/s", form_size(r->rate_bytes_per_s, text));
+        fprintf(s->out, ", %s left", form_duration(eta_s(r) * US_PER_S, text));
+    }
+    fputc('\n', s->out);
+}
+
+static void say_volume(const struct show *s, const char *node, const Lockstep__Control__VolumeStatus *v)
 {
     char text[32];
     say(s, TONE_BOLD, "%s", v->name);
@@ -201,6 +249,14 @@ static void say_volume(const struct show *s, const Lockstep__Control__VolumeStat
         fprintf(s->out, "size not fixed yet\n");
     if (v->peer)
         say_peer(s, v->peer);
+    if (v->peer && v->peer->resync)
+        say_resync(s, node, v->peer);
+    if (v->alone) {
+        char since[40];
+        say(s, TONE_ODD, "  alone   since epoch %llu, %s: %s lacks what was written since\n",
+            (unsigned long long)v->alone->epoch, form_time(v->alone->since_us, since),
+            v->peer ? v->peer->name : "the peer");
+    }
     fprintf(s->out, "  writes  epoch %llu, LSN %llu", (unsigned long long)v->epoch, (unsigned long long)v->lsn);
     if (v->writes_waiting)
         say(s, TONE_ODD, ", %u wait for the peer, the oldest for %s", v->writes_waiting,
@@ -217,7 +273,7 @@ void show_status(const struct show *s, const char *node, Lockstep__Control__Volu
     fprintf(s->out, "node %s, %zu volume%s\n", node, count, count == 1 ? "" : "s");
     for (size_t i = 0; i < count; i++) {
         fputc('\n', s->out);
-        say_volume(s, volumes[i]);
+        say_volume(s, node, volumes[i]);
     }
     fflush(s->out);
 }
@@ -276,8 +332,8 @@ void show_progress(const Lockstep__Control__Progress *p, const char *volume, int
     int tenth = (int)(share * 10);
     if (terminal) {
         int filled = (int)(share * BAR_WIDTH);
-        fprintf(stderr, "\r\033[K%s: %s [%.*s%*s] %3.0f%%  %s of %s", volume, p->text, filled,
-                "########################################", BAR_WIDTH - filled, "", share * 100, done, total);
+        fprintf(stderr, "\r\033[K%s: %s [%.*s%*s] %3.0f%%  %s of %s", volume, p->text, filled, BAR, BAR_WIDTH - filled,
+                "", share * 100, done, total);
         *last_tenth = tenth;
     } else if (tenth > *last_tenth) {
         fprintf(stderr, "%s: %s: %d%%, %s of %s\n", volume, p->text, (int)(share * 100), done, total);

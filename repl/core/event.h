@@ -33,6 +33,8 @@ enum event_kind {
     EV_FRAME,        /* .frame: a change, flush, ack or decree from the peer, its payload verified */
     EV_PROMOTE,      /* .order */
     EV_DEMOTE,       /* .order */
+    EV_VERIFY,       /* .order: compare both legs; force: and repair what differs. Ends with 0, -EILSEQ (they differ) or
+                        another errno */
     EV_DETACH,       /* .order: drain, mark the leg clean, be done */
 };
 

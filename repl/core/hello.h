@@ -28,6 +28,7 @@ struct hello {
     uint64_t window_bytes;  /* payload of those */
     uint32_t block_bytes;   /* what this leg's disk needs changes aligned to: a power of two, 512 ... 4096 */
     uint32_t granule_bytes; /* of the bitmap: both must be the same */
+    uint64_t lsn;           /* the highest given or applied: whoever is primary next begins above both */
     bool full;              /* every block of this leg counts as different from the peer's */
     uint64_t dirty_bytes;   /* what may differ from the peer's leg, as this one knows */
     bool was_primary;       /* this node was the primary of the last decree that it knows of */

@@ -22,7 +22,7 @@ enum op_kind {
 /* The longest read or write in one piece; the front cuts longer requests up. Discards and zeroes have no payload and
  * are limited by OP_RANGE_BYTES_MAX only. */
 #define IO_BYTES_MAX (1 * MIB)
-#define OP_RANGE_BYTES_MAX (4 * GIB)
+#define OP_RANGE_BYTES_MAX (128 * MIB)
 
 static inline const char *op_name(enum op_kind kind)
 {

@@ -12,14 +12,43 @@ void engine_attach(struct superblock *sb, struct id boot_id, bool has_peer)
 {
     /* A pair stays one while its configuration names one node only: what happened to it counts when they meet again. */
     bool is_pair = has_peer || !id_is_none(sb->peer_leg_id);
-    if (sb->attached && is_pair) {
-        sb->unclean |= sb->role == ROLE_PRIMARY;
-        sb->lost_power |= !id_equal(sb->boot_id, boot_id) && !sb->pristine;
+    if (sb->attached && is_pair)
+        sb->lost_power |= !id_equal(sb->boot_id, boot_id) && sb->history.count > 0;
+    /* A flush had failed: what it was to save may be lost, as if the power had gone. */
+    if (sb->leg == LEG_FAILED) {
+        sb->leg = LEG_UP_TO_DATE;
+        sb->lost_power |= is_pair;
     }
     sb->role = ROLE_SECONDARY;
     sb->attached = true;
     sb->boot_id = boot_id;
     sb->sequence++;
+}
+
+static bool open_parts(struct engine *e)
+{
+    const struct engine_config *c = &e->config;
+    struct err err = { 0 };
+    e->bitmap =
+        bitmap_open(e->sb.size_bytes, c->granule_bytes ? c->granule_bytes : GRANULE_BYTES_DEFAULT, e->sb.leg_id, &err);
+    e->al = al_open(&(struct al_options) { .size_bytes = e->sb.size_bytes,
+                                           .extent_bytes = c->extent_bytes ? c->extent_bytes : EXTENT_BYTES_DEFAULT,
+                                           .slots = c->log_slots,
+                                           .ring_blocks = c->log_blocks,
+                                           .owner = e->sb.leg_id },
+                    &err);
+    range_locks_init(&e->locks);
+    if (!e->bitmap || !e->al)
+        return false;
+    e->mirror = mirror_open(&(struct mirror_config) { .backing = c->backing,
+                                                      .peer = c->peer,
+                                                      .locks = &e->locks,
+                                                      .al = c->peer ? e->al : NULL,
+                                                      .bitmap = c->peer ? e->bitmap : NULL,
+                                                      .pool = c->pool,
+                                                      .pool_keep_free_bytes = c->pool_keep_free_bytes,
+                                                      .lsn = e->sb.lsn });
+    return e->mirror && sync_open(e);
 }
 
 struct engine *engine_open(const struct engine_config *config)
@@ -29,30 +58,46 @@ struct engine *engine_open(const struct engine_config *config)
     if (!e)
         return NULL;
     e->config = *config;
+    e->chance = prng_seed(config->seed);
     e->sb = config->superblock;
     e->sb_wanted = e->sb.sequence;
     e->sb_stable = e->sb.sequence;
     e->peer_leg = LEG_NONE;
+    e->memory_at_ns = UINT64_MAX;
     e->untouched = e->sb.pristine;
-    range_locks_init(&e->locks);
-    e->mirror = mirror_open(&(struct mirror_config) {
-        .backing = config->backing, .peer = config->peer, .locks = &e->locks, .lsn = e->sb.lsn });
-    if (!e->mirror) {
-        free(e);
+    if (!open_parts(e)) {
+        engine_close(e);
         return NULL;
     }
     mirror_set_size(e->mirror, e->sb.size_bytes);
-    if (e->sb.leg == LEG_FAILED)
-        mirror_fail_leg(e->mirror, NULL);
-    e->leg_failed = e->sb.leg == LEG_FAILED;
     return e;
+}
+
+bool engine_fix_size(struct engine *e, uint64_t size_bytes)
+{
+    if (e->sb.size_bytes == size_bytes)
+        return true;
+    struct err err = { 0 };
+    if (bitmap_resize(e->bitmap, size_bytes, &err))
+        return false;
+    al_set_size(e->al, size_bytes);
+    mirror_set_size(e->mirror, size_bytes);
+    e->sb.size_bytes = size_bytes;
+    want_persisted(e);
+    return true;
 }
 
 void engine_close(struct engine *e)
 {
     if (!e)
         return;
-    mirror_close(e->mirror);
+    sync_close(e);
+    if (e->mirror)
+        mirror_close(e->mirror);
+    if (e->bitmap)
+        bitmap_close(e->bitmap);
+    if (e->al)
+        al_close(e->al);
     free(e);
 }
 
@@ -61,23 +106,88 @@ const char *engine_why_not(struct engine *e)
 {
     if (!e->config.peer)
         return "the volume has a single node";
-    if (own_leg(e) != LEG_UP_TO_DATE) {
-        snprintf(e->why_not, sizeof(e->why_not), "the leg of %s has failed", e->config.node);
+    if (own_leg(e) == LEG_SYNCING) {
+        snprintf(e->why_not, sizeof(e->why_not),
+                 e->session == SESSION_UP ? "the leg of %s is being resynced from %s"
+                                          : "the leg of %s is inconsistent until its resync from %s goes on",
+                 e->config.node, e->config.peer);
         return e->why_not;
     }
-    if (e->session == SESSION_UP)
-        return NULL;
+    if (own_leg(e) != LEG_UP_TO_DATE) {
+        snprintf(e->why_not, sizeof(e->why_not), "the leg of %s is %s", e->config.node, leg_state_name(own_leg(e)));
+        return e->why_not;
+    }
+    if (e->session == SESSION_UP && e->peer_state == PEER_IN_SYNC) {
+        if (bitmap_dirty_bytes(e->bitmap) == 0)
+            return NULL;
+        snprintf(e->why_not, sizeof(e->why_not), "%llu bytes differ, as a verify has found: `lockstep verify --repair`",
+                 (unsigned long long)bitmap_dirty_bytes(e->bitmap));
+        return e->why_not;
+    }
+    if (e->session == SESSION_UP) {
+        snprintf(e->why_not, sizeof(e->why_not), "the leg of %s is being resynced",
+                 e->peer_state == PEER_TARGET ? e->config.peer : e->config.node);
+        return e->why_not;
+    }
     if (e->refused[0])
         return e->refused;
     if (e->peer_leg == LEG_FAILED)
         snprintf(e->why_not, sizeof(e->why_not), "the leg of %s has failed", e->config.peer);
     else
-        snprintf(e->why_not, sizeof(e->why_not), "no connection to %s", e->config.peer);
+        snprintf(e->why_not, sizeof(e->why_not),
+                 e->alone ? "no connection to %s; %s goes on alone since epoch %llu" : "no connection to %s",
+                 e->config.peer, e->config.node, (unsigned long long)alone_epoch(e));
     return e->why_not;
 }
 
+#define MEMORY_RETRY_NS (10 * NS_PER_MS) /* the peer's reads wait for buffers */
+
+/* Changes go to the peer when it has our epoch on disk. */
+static void send_changes_when_possible(struct engine *e, struct actions *out)
+{
+    if (e->session != SESSION_UP || !is_leading(e) || !persisted(e) || e->peer_epoch < e->sb.epoch)
+        return;
+    if (e->peer_ready)
+        return;
+    e->peer_ready = true;
+    e->alone = false;
+    mirror_peer_ready(e->mirror, e->sb.epoch, e->peer.window_frames, e->peer.window_bytes, out);
+}
+
+/* What this leg cannot read, the peer's can, as long as it has everything. */
+static void mask_reads_when_possible(struct engine *e, uint64_t now_ns, struct actions *out)
+{
+    bool readable =
+        e->session == SESSION_UP && is_leading(e) && e->peer_ready && e->peer_state == PEER_IN_SYNC && !e->leg_failed;
+    if (readable != e->peer_readable) {
+        e->peer_readable = readable;
+        mirror_set_peer_readable(e->mirror, readable, out);
+    }
+    e->memory_at_ns = UINT64_MAX;
+    if (mirror_wants_memory(e->mirror)) {
+        mirror_memory_came_back(e->mirror, out);
+        e->memory_at_ns = mirror_wants_memory(e->mirror) ? now_ns + MEMORY_RETRY_NS : UINT64_MAX;
+    }
+}
+
+/* Bounds what counts as out of sync when the peer or its power is lost, and what the activity log has to keep. */
+#define OWN_FLUSH_NS (5 * NS_PER_S)
+
+static void flush_when_wanted(struct engine *e, uint64_t now_ns, struct actions *out)
+{
+    if (!is_leading(e) || e->leg_failed)
+        return;
+    struct mirror_view mirror;
+    mirror_view(e->mirror, &mirror);
+    bool due = now_ns >= e->flush_at_ns;
+    if (due)
+        e->flush_at_ns = now_ns + OWN_FLUSH_NS;
+    if (mirror_wants_flush(e->mirror) || (due && mirror.unflushed))
+        mirror_flush(e->mirror, now_ns, out);
+}
+
 /* Whatever has become possible, happens: by level, not by edge, so that no order of events can leave it undone. */
-static void engine_advance(struct engine *e, struct actions *out)
+static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *out)
 {
     faults_handle(e, mirror_take_faults(e->mirror), out);
     superblock_write_if_wanted(e, out);
@@ -85,20 +195,29 @@ static void engine_advance(struct engine *e, struct actions *out)
         e->session = SESSION_READY;
         actions_add(out, ACT_SESSION_READY);
     }
+    if (e->session == SESSION_UP && e->taken_owed && persisted(e)) {
+        e->taken_owed = false;
+        e->peer_epoch = max_u64(e->peer_epoch, e->taken_epoch);
+        decree_send(FRAME_ACK, FRAME_FLAG_TAKEN, e->taken_epoch, 0, out);
+    }
     if (e->session == SESSION_UP && e->decree_owed && persisted(e)) {
         e->decree_owed = false;
         e->peer_epoch = e->decree_epoch;
-        decree_send(FRAME_ACK, e->decree_epoch, 0, out);
+        decree_send(FRAME_ACK, 0, e->decree_epoch, 0, out);
         mirror_peer_ready(e->mirror, e->sb.epoch, e->peer.window_frames, e->peer.window_bytes, out);
     }
     /* With its leg failed this node acknowledges nothing any more: what waits for the peer ends, with an error. */
     if (e->leg_failed && e->session == SESSION_NONE && is_leading(e))
         mirror_abandon_waiting(e->mirror, -EIO, out);
-    orders_carry_out(e, out);
-    if (e->session == SESSION_UP && is_leading(e) && !e->peer_ready && e->peer_epoch == e->sb.epoch && persisted(e)) {
-        e->peer_ready = true;
-        mirror_peer_ready(e->mirror, e->sb.epoch, e->peer.window_frames, e->peer.window_bytes, out);
-    }
+    orders_carry_out(e, now_ns, out);
+    alone_advance(e, now_ns, out);
+    send_changes_when_possible(e, out);
+    mask_reads_when_possible(e, now_ns, out);
+    sync_advance(e, now_ns, out);
+    verify_advance(e, now_ns, out);
+    log_advance(e, out);
+    flush_when_wanted(e, now_ns, out);
+    superblock_write_if_wanted(e, out);
     bool in_sync = engine_why_not(e) == NULL;
     if (in_sync != e->was_in_sync && e->config.peer)
         actions_note(out, in_sync ? NOTE_INFO : NOTE_WARNING, "protected", in_sync ? "protected" : "not protected: %s",
@@ -110,7 +229,13 @@ static void engine_advance(struct engine *e, struct actions *out)
  */
 static bool is_steady(struct engine *e)
 {
-    return (e->role.phase == PHASE_PRIMARY || e->role.phase == PHASE_SECONDARY) && !mirror_has_faults(e->mirror);
+    return (e->role.phase == PHASE_PRIMARY || e->role.phase == PHASE_SECONDARY) && !mirror_has_faults(e->mirror) &&
+           !mirror_wants_log(e->mirror) && !mirror_wants_flush(e->mirror);
+}
+
+static bool is_of_write_path(const struct frame *f)
+{
+    return f->kind >= FRAME_WRITE && f->kind <= FRAME_ACK && f->tag != TAG_DECREE;
 }
 
 void engine_step(struct engine *e, const struct event *ev, struct actions *out)
@@ -118,11 +243,20 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
     switch (ev->kind) {
     case EV_REQUEST:
         assert(role_is_serving(&e->role));
+        e->request_ns = ev->now_ns;
         mirror_request(e->mirror, &ev->request, ev->now_ns, out);
         if (is_steady(e))
             return;
         break;
     case EV_DISK_DONE:
+        if (verify_owns(ev->disk.op)) {
+            verify_on_disk_done(e, ev->disk.op, ev->disk.result, ev->now_ns, out);
+            break;
+        }
+        if (sync_owns(ev->disk.op)) {
+            sync_on_disk_done(e, ev->disk.op, ev->disk.result, ev->now_ns, out);
+            break;
+        }
         if (ev->disk.op != OP_OWN_FLUSH) {
             mirror_disk_done(e->mirror, ev->disk.op, ev->disk.result, out);
             if (is_steady(e))
@@ -130,31 +264,35 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
             break;
         }
         e->own_flush_busy = false;
-        e->own_flushed = true;
+        if (e->own_flush_for_sync)
+            e->sync_flushed = ev->disk.result == 0 && e->sync_flush_session == e->sessions;
+        else
+            e->own_flushed = true;
         if (ev->disk.result) {
             actions_note(out, NOTE_ERROR, "disk", "flush failed on %s: %s", e->config.backing,
                          strerror(-ev->disk.result));
             mirror_fail_leg(e->mirror, out);
             faults_handle(e, (struct mirror_faults) { .leg = true, .flush = true }, out);
+            session_drop(e, actions_text(out, "the leg of %s has failed", e->config.node), out);
         }
         break;
     case EV_FRAME:
-        session_on_frame(e, &ev->frame.frame, ev->frame.payload, out);
-        if (ev->frame.frame.kind != FRAME_DECREE && ev->frame.frame.tag != TAG_DECREE && e->session == SESSION_UP &&
-            is_steady(e))
+        session_on_frame(e, &ev->frame.frame, ev->frame.payload, ev->now_ns, out);
+        if (is_of_write_path(&ev->frame.frame) && e->session == SESSION_UP && is_steady(e))
             return;
         break;
     case EV_META_DONE: superblock_on_written(e, ev->meta.result, out); break;
-    case EV_META_PAGE_DONE:
+    case EV_META_PAGE_DONE: log_on_page_done(e, ev->page.area, ev->page.index, ev->page.result, out); break;
     case EV_TICK: break;
     case EV_HELLO: session_on_hello(e, ev->hello, out); break;
-    case EV_SESSION_UP: session_on_up(e, out); break;
-    case EV_SESSION_DOWN: session_on_down(e, out); break;
+    case EV_SESSION_UP: session_on_up(e, ev->now_ns, out); break;
+    case EV_SESSION_DOWN: session_on_down(e, ev->now_ns, out); break;
     case EV_PROMOTE: order_promote(e, ev->order.force, ev->order.cookie, out); break;
     case EV_DEMOTE: order_demote(e, ev->order.force, ev->order.cookie, out); break;
+    case EV_VERIFY: verify_order(e, ev->order.force, ev->order.cookie, ev->now_ns, out); break;
     case EV_DETACH: order_detach(e, ev->order.force, ev->order.cookie, out); break;
     }
-    engine_advance(e, out);
+    engine_advance(e, ev->now_ns, out);
 }
 
 bool engine_can_accept(const struct engine *e, enum op_kind kind)
@@ -162,9 +300,10 @@ bool engine_can_accept(const struct engine *e, enum op_kind kind)
     return role_is_serving(&e->role) && mirror_can_accept(e->mirror, kind);
 }
 
-void engine_hello(struct engine *e, struct hello *out)
+void engine_make_hello(struct engine *e, struct hello *out)
 {
-    e->said_epoch = e->sb.epoch;
+    struct mirror_view mirror;
+    mirror_view(e->mirror, &mirror);
     *out = (struct hello) {
         .version = PROTOCOL_VERSION,
         .size_bytes = e->sb.size_bytes,
@@ -178,16 +317,58 @@ void engine_hello(struct engine *e, struct hello *out)
         .leg = own_leg(e),
         .pristine = engine_is_pristine(e),
         .lost_power = e->sb.lost_power,
-        .unclean_primary = e->sb.unclean,
         .window_frames = e->config.window_frames,
         .window_bytes = e->config.window_bytes,
         .block_bytes = own_block_bytes(e),
         .served_block_bytes = is_leading(e) ? e->served_block_bytes : 0,
-        .granule_bytes = 4096,
+        .granule_bytes = bitmap_granule_bytes(e->bitmap),
+        .lsn = mirror.lsn,
+        .full = e->sb.full,
+        .dirty_bytes = bitmap_dirty_bytes(e->bitmap),
+        .was_primary = e->sb.was_primary,
+        .peer_in_sync = e->sb.peer_in_sync,
+        .history = e->sb.history,
+        .base = e->sb.base,
     };
     snprintf(out->volume, sizeof(out->volume), "%s", e->config.volume);
     snprintf(out->node, sizeof(out->node), "%s", e->config.node);
     snprintf(out->peer, sizeof(out->peer), "%s", e->config.peer ? e->config.peer : "");
+}
+
+void engine_hello(struct engine *e, const uint8_t nonce[HELLO_NONCE_BYTES], struct hello *out)
+{
+    engine_make_hello(e, out);
+    memcpy(out->nonce, nonce, HELLO_NONCE_BYTES);
+    e->said = *out;
+}
+
+uint64_t engine_deadline_ns(const struct engine *e)
+{
+    uint64_t at_ns = e->alone_at_ns ? e->alone_at_ns : UINT64_MAX;
+    if (is_leading(e) && !e->leg_failed)
+        at_ns = min_u64(at_ns, e->flush_at_ns);
+    at_ns = min_u64(at_ns, verify_next_ns(e));
+    return min_u64(min_u64(at_ns, e->memory_at_ns), sync_deadline_ns(e));
+}
+
+/* Who has left the in-sync set is behind, whatever it last said of itself. */
+static enum leg_state peer_leg_now(const struct engine *e)
+{
+    if (e->peer_state == PEER_TARGET)
+        return LEG_SYNCING;
+    bool has_left = e->sb.history.count > 0 && !e->sb.peer_in_sync && e->peer_state == PEER_AWAY;
+    return has_left && e->peer_leg == LEG_UP_TO_DATE ? LEG_OUTDATED : e->peer_leg;
+}
+
+struct engine_resync engine_resync_view(const struct engine *e)
+{
+    struct resync_view view;
+    if (!sync_progress(e, &view))
+        return (struct engine_resync) { 0 };
+    return (struct engine_resync) { .active = true,
+                                    .is_source = e->peer_state == PEER_TARGET,
+                                    .done_bytes = view.done_bytes,
+                                    .total_bytes = view.total_bytes };
 }
 
 void engine_view(struct engine *e, struct engine_view *out)
@@ -203,7 +384,11 @@ void engine_view(struct engine *e, struct engine_view *out)
         .block_bytes = e->served_block_bytes,
         .leg = own_leg(e),
         .session_up = e->session == SESSION_UP,
-        .peer_leg = e->peer_leg,
+        .peer_leg = peer_leg_now(e),
+        .out_of_sync_bytes = bitmap_dirty_bytes(e->bitmap),
+        .resync = engine_resync_view(e),
+        .alone_epoch = e->alone ? alone_epoch(e) : 0,
+        .alone_since_ns = e->alone ? e->alone_since_ns : 0,
         .why_not = engine_why_not(e),
         .writes_waiting = mirror.waiting,
         .oldest_waiting_ns = mirror.oldest_waiting_ns,

@@ -8,8 +8,11 @@
 #include "repl/core/action.h"
 #include "repl/core/event.h"
 #include "repl/mirror/mirror.h"
+#include "repl/sync/verify.h"
 
 struct engine;
+
+#define ENGINE_NEVER_ALONE UINT64_MAX
 
 struct engine_config {
     const char *volume; /* the strings must live as long as the engine */
@@ -21,6 +24,15 @@ struct engine_config {
     uint32_t window_frames;       /* what this node lets the peer have on its way to it; at least 1 */
     uint64_t window_bytes;        /* at least IO_BYTES_MAX */
     uint32_t block_bytes;         /* what the backing needs changes aligned to; 0: BLOCK_BYTES */
+    uint32_t granule_bytes;       /* of the bitmap; 0: GRANULE_BYTES_DEFAULT */
+    uint32_t extent_bytes;        /* of the activity log; 0: EXTENT_BYTES_DEFAULT */
+    uint32_t log_slots;           /* extents that may be hot at a time; 0: AL_SLOTS_DEFAULT */
+    uint32_t log_blocks;          /* of the activity log's ring; 0: AL_RING_BLOCKS */
+    uint64_t alone_after_ns;      /* how long a lost peer is waited for before the primary goes on alone;
+                                     ENGINE_NEVER_ALONE: for ever */
+    uint64_t seed;                /* random: for tags of history entries */
+    struct buf_pool *pool;        /* of the volume: for resync, and reads for the peer */
+    size_t pool_keep_free_bytes;  /* what these leave of it */
     struct superblock superblock; /* as engine_attach() left it and as it lies on disk now */
 };
 
@@ -38,7 +50,16 @@ struct engine_view {
     uint32_t block_bytes; /* that clients' requests are to be multiples of */
     enum leg_state leg;
     bool session_up;
-    enum leg_state peer_leg;    /* as last known */
+    enum leg_state peer_leg;    /* as last known; LEG_OUTDATED: it has left the in-sync set */
+    uint64_t out_of_sync_bytes; /* that may differ between the legs, as far as this node knows */
+    struct engine_resync {
+        bool active;
+        bool is_source; /* the peer gets what it lacks; else this node */
+        uint64_t done_bytes;
+        uint64_t total_bytes;
+    } resync;
+    uint64_t alone_epoch; /* since which changes are acknowledged without the peer; 0: they are not */
+    uint64_t alone_since_ns;
     bool in_sync;               /* every acknowledged write is on two up-to-date legs */
     const char *why_not;        /* NULL when in_sync; else in words what is missing */
     uint32_t writes_waiting;    /* changes and flushes that wait for the peer */
@@ -47,21 +68,41 @@ struct engine_view {
 
 #define ENGINE_ORDERS_MAX 16 /* operators' orders under way; more are refused */
 
-/* Actions that one engine_step() can emit at the most (each operation in flight at most two, and some of its own), and
- * the room for their text. */
-#define ENGINE_ACTIONS_MAX (2 * MIRROR_OPS + 64)
+/* Actions that one engine_step() can emit at the most (each operation in flight at most two, a resync's and a verify's,
+ * and some of its own), and the room for their text. */
+#define ENGINE_ACTIONS_MAX (2 * MIRROR_OPS + 2 * RESYNC_ACTIONS_MAX + 2 * VERIFY_ACTIONS_MAX + META_PAGES_MAX + 64)
+
+/* Operations towards the disk: those of the mirror, from 0; of resync and verify; and one of the engine's own. */
+#define ENGINE_OP_SYNC_FIRST SYNC_OP_FIRST
+#define ENGINE_OP_SYNC_END SYNC_OP_END
+#define ENGINE_OP_OWN_FLUSH UINT32_MAX
 #define ENGINE_TEXT_BYTES (16 * KIB)
 
 /* Allocates all it will ever need. NULL: out of memory. */
 struct engine *engine_open(const struct engine_config *config);
 void engine_close(struct engine *e);
 
+/* What lies on disk, before the first step: each page of the bitmap (NULL: it cannot be read), then the activity log's
+ * whole ring, unreadable blocks filled with 0xff. Damage is told, and makes what it may hide count as out of sync. */
+uint32_t engine_page_count(const struct engine *e);
+void engine_load_page(struct engine *e, uint32_t index, const uint8_t *block);
+void engine_load_log(struct engine *e, const uint8_t *ring, struct actions *out);
+
+/* When it wants an EV_TICK; UINT64_MAX: not before something else happens. */
+uint64_t engine_deadline_ns(const struct engine *e);
+
 void engine_step(struct engine *e, const struct event *ev, struct actions *out);
 
 /* True while one more EV_REQUEST of this kind may be given; else the front waits until something completes. */
 bool engine_can_accept(const struct engine *e, enum op_kind kind);
 
-/* What this node says of itself on a new connection. The engine remembers that it was said. */
-void engine_hello(struct engine *e, struct hello *out);
+/* What this node says of itself on a new connection. `nonce`: random. The engine remembers what was said. */
+void engine_hello(struct engine *e, const uint8_t nonce[HELLO_NONCE_BYTES], struct hello *out);
+
+/* Of the verify under way, or the last. */
+void engine_verify_view(const struct engine *e, struct verify_view *view);
 
 void engine_view(struct engine *e, struct engine_view *out);
+
+/* A part of it that costs little: for a look a few times a second. */
+struct engine_resync engine_resync_view(const struct engine *e);

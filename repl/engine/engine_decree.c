@@ -3,11 +3,52 @@
 
 #include "repl/engine/engine_internal.h"
 
-void decree_send(enum frame_kind kind, uint64_t epoch, uint16_t status, struct actions *out)
+void decree_send(enum frame_kind kind, uint8_t flags, uint64_t epoch, uint16_t status, struct actions *out)
 {
     struct action *a = actions_add(out, ACT_SEND);
     a->send.payload = NULL;
-    a->send.frame = (struct frame) { .kind = kind, .epoch = epoch, .tag = TAG_DECREE, .status = status };
+    a->send.frame =
+        (struct frame) { .kind = kind, .flags = flags, .epoch = epoch, .tag = TAG_DECREE, .status = status };
+}
+
+/* A new entry of this node's own: from now on nothing is acknowledged under the one before it. */
+static void append_entry(struct engine *e, uint64_t epoch)
+{
+    struct mirror_view mirror;
+    mirror_view(e->mirror, &mirror);
+    uint64_t tag = prng_next(&e->chance);
+    history_append(&e->sb.history, (struct history_entry) { epoch, mirror.lsn + 1, tag ? tag : 1 });
+    e->sb.epoch = epoch;
+    want_persisted(e);
+}
+
+/* From here on the bitmap tells what the peer lacks. Not only from when it leaves the in-sync set: it may never have
+ * heard that it was taken in, and would have to be compared in full. */
+void decree_agreed(struct engine *e)
+{
+    const struct history_entry *last = history_last(&e->sb.history);
+    struct history_entry base = last ? *last : (struct history_entry) { 0 };
+    if (history_entry_equal(e->sb.base, base))
+        return;
+    e->sb.base = base;
+    want_persisted(e);
+}
+
+static void lose_peer(struct engine *e)
+{
+    if (!e->sb.peer_in_sync)
+        return;
+    e->sb.peer_in_sync = false;
+    want_persisted(e);
+}
+
+void decree_renew(struct engine *e, bool peer_in_sync, struct actions *out)
+{
+    if (peer_in_sync)
+        e->sb.peer_in_sync = true;
+    else
+        lose_peer(e);
+    append_entry(e, max_u64(e->sb.epoch, e->asked_epoch) + 1);
 }
 
 /* A primary that learns that another epoch has begun serves no longer. What waits was never acknowledged. */
@@ -16,14 +57,12 @@ void decree_step_down(struct engine *e, struct actions *out)
     if (role_is_serving(&e->role))
         actions_add(out, ACT_SERVE)->serve.on = false;
     role_step_down(&e->role);
+    alone_forget(e);
     e->draining_primary = false;
     e->sb.role = ROLE_SECONDARY;
-    /* What has been completed is on both legs. What has not may be on one: also on the peer's only, while our own disk
-     * is still busy with it, which we may not live to see. */
-    struct mirror_view mirror;
-    mirror_view(e->mirror, &mirror);
-    e->sb.unclean |= mirror.unsettled;
     want_persisted(e);
+    /* What has been completed is on both legs. What has not may be on one: also on the peer's only, while our own disk
+     * is still busy with it. The mirror sets the bits of all of it. */
     mirror_fail_all(e->mirror, -EIO, out);
     if (e->role.phase == PHASE_SECONDARY)
         orders_finish(e, -EPERM, "this node was deposed", out);
@@ -51,35 +90,48 @@ void decree_on_ask(struct engine *e, const struct frame *frame, struct actions *
     case PHASE_SECONDARY:
         if (frame->epoch < e->sb.epoch)
             objection = ESTALE;
+        else if (e->peer_state == PEER_TARGET && !e->finish_told)
+            objection = EBUSY; /* it is being overwritten */
         break;
     }
     if (objection) {
-        decree_send(FRAME_ACK, frame->epoch, objection, out);
+        decree_send(FRAME_ACK, 0, frame->epoch, objection, out);
         return;
     }
     if (frame->epoch > e->sb.epoch) {
         e->sb.epoch = frame->epoch;
         want_persisted(e);
     }
+    if (e->sb.was_primary) {
+        e->sb.was_primary = false;
+        want_persisted(e);
+    }
     e->decree_owed = true;
+    e->peer_leads = true;
     e->decree_epoch = frame->epoch;
-    actions_note(out, NOTE_INFO, "role", "%s is primary from epoch %llu", e->config.peer,
-                 (unsigned long long)frame->epoch);
 }
 
 /* This node takes an epoch that nobody has served at. */
-void decree_take(struct engine *e, uint64_t epoch, struct actions *out)
+bool decree_take(struct engine *e, uint64_t epoch, struct actions *out)
 {
-    e->sb.epoch = epoch;
+    bool lost = false;
     e->sb.role = ROLE_PRIMARY;
+    e->sb.was_primary = true;
     e->sb.pristine = false;
     e->peer_ready = false; /* of an earlier term in the same session: the mirror is to learn the new epoch */
+    mirror_peer_hold(e->mirror);
+    alone_forget(e);
     if (e->promote_force && (own_leg(e) != LEG_UP_TO_DATE || e->sb.lost_power)) {
-        actions_note(out, NOTE_WARNING, "role",
-                     "promotion was forced: acknowledged writes may be lost, and the legs may "
-                     "differ until a resync");
-        e->sb.unclean = e->config.peer != NULL;
+        actions_note(
+            out, NOTE_WARNING, "role",
+            "promotion was forced: acknowledged writes may be lost; the peer's leg, if it is ever seen again, is "
+            "refused as split brain or overwritten");
+        e->sb.leg = LEG_UP_TO_DATE;
         e->sb.lost_power = false;
+        lose_peer(e);
+        /* What this leg lacks is in nobody's bitmap: the other leg, which may have it, is to be compared in full. */
+        e->sb.base = (struct history_entry) { 0 };
+        lost = true;
     }
     if (!e->config.peer && !id_is_none(e->sb.peer_leg_id)) {
         /* From now on writes are acknowledged that the leg which it was paired with lacks. */
@@ -89,23 +141,83 @@ void decree_take(struct engine *e, uint64_t epoch, struct actions *out)
             "and needs a full resync to come back");
         e->sb.peer_leg_id = (struct id) { 0 };
         e->sb.peer_leg = LEG_NONE;
+        e->sb.peer_in_sync = false;
+        e->sb.base = (struct history_entry) { 0 };
+        lost = true;
     }
     if (id_is_none(e->sb.volume_id))
         e->sb.volume_id = e->sb.leg_id;
-    if (e->sb.size_bytes == 0) {
-        e->sb.size_bytes = e->config.capacity_bytes;
-        mirror_set_size(e->mirror, e->sb.size_bytes);
-    }
+    if (e->sb.size_bytes == 0 && !engine_fix_size(e, e->config.capacity_bytes))
+        return false;
+    /* An entry in the history is for what the other leg lacks: with the peer in sync, or waited for, there is nothing.
+     */
+    bool lacks = lost || (!e->config.peer && e->sb.history.count == 0);
+    e->sb.epoch = epoch;
     want_persisted(e);
+    if (lacks)
+        append_entry(e, epoch);
+    return true;
+}
+
+/* Takes the peer's leg, whose resync is done, into the in-sync set. */
+void decree_tell(struct engine *e, struct actions *out)
+{
+    const struct history_entry *last = history_last(&e->sb.history);
+    assert(last && persisted(e));
+    e->told_epoch = last->epoch;
+    struct action *a = actions_add(out, ACT_SEND);
+    a->send.payload = NULL;
+    a->send.frame = (struct frame) { .kind = FRAME_DECREE,
+                                     .flags = FRAME_FLAG_TAKEN,
+                                     .epoch = last->epoch,
+                                     .lsn = last->first_lsn,
+                                     .offset_bytes = last->tag,
+                                     .tag = TAG_DECREE };
+}
+
+/* The source takes this leg in. NULL, or what is wrong with it. */
+const char *decree_on_taken(struct engine *e, const struct frame *frame, struct actions *out)
+{
+    struct history_entry entry = { frame->epoch, frame->lsn, frame->offset_bytes };
+    if (e->role.phase != PHASE_SECONDARY || e->peer_state != PEER_SOURCE || !sync_target_is_done(e))
+        return "a leg is taken in that did not ask for it (kind)";
+    /* Equal to the source's leg now: what that has been part of, this one has. */
+    e->sb.history = e->peer.history;
+    const struct history_entry *last = history_last(&e->sb.history);
+    if (!last || !history_entry_equal(*last, entry)) {
+        if (!history_may_append(&e->sb.history, entry))
+            return "a decree that is older than what the source said it has been part of (epoch)";
+        history_append(&e->sb.history, entry);
+    }
+    sync_target_finish(e, out);
+    e->sb.epoch = max_u64(e->sb.epoch, entry.epoch);
+    e->sb.peer_in_sync = true;
+    e->sb.was_primary = false;
+    decree_agreed(e);
+    want_persisted(e);
+    e->taken_owed = true;
+    e->taken_epoch = entry.epoch;
+    return NULL;
 }
 
 void decree_on_answer(struct engine *e, const struct frame *frame, struct actions *out)
 {
+    if (frame->flags & FRAME_FLAG_TAKEN) {
+        if (e->told_epoch == 0 || frame->epoch != e->told_epoch)
+            return;
+        e->told_epoch = 0;
+        e->peer_epoch = max_u64(e->peer_epoch, frame->epoch);
+        sync_source_on_told(e, out);
+        return;
+    }
     if (e->role.phase == PHASE_ASKING && frame->epoch == e->asked_epoch) {
         if (frame->status == 0) {
             role_agreed(&e->role);
             e->peer_epoch = frame->epoch;
-            decree_take(e, frame->epoch, out);
+            if (!decree_take(e, frame->epoch, out)) {
+                role_yield(&e->role);
+                orders_finish(e, -ENOMEM, TEXT_NO_MEMORY, out);
+            }
             return;
         }
         role_yield(&e->role);

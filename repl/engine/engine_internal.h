@@ -1,14 +1,20 @@
 /* What the engine's files share. */
 #pragma once
 
+#include "repl/base/prng.h"
 #include "repl/core/range_lock.h"
 #include "repl/engine/engine.h"
+#include "repl/meta/activity_log.h"
+#include "repl/meta/bitmap.h"
 #include "repl/mirror/mirror.h"
 #include "repl/role/role.h"
-#include "repl/sync/handshake.h"
+#include "repl/sync/decide.h"
+#include "repl/sync/resync_source.h"
+#include "repl/sync/resync_target.h"
+#include "repl/sync/verify_reply.h"
 
 /* The engine's own operations, beside the mirror's. */
-#define OP_OWN_FLUSH UINT32_MAX
+#define OP_OWN_FLUSH ENGINE_OP_OWN_FLUSH
 #define TAG_DECREE UINT32_MAX
 
 enum session_phase {
@@ -19,10 +25,65 @@ enum session_phase {
     SESSION_ENDING, /* refused or dropped: EV_SESSION_DOWN is on its way */
 };
 
+/* What the peer of the present session is to this leg. */
+enum peer_state {
+    PEER_AWAY,
+    PEER_IN_SYNC, /* equal, but for what is in flight */
+    PEER_TARGET,  /* it gets from us what it lacks */
+    PEER_SOURCE,  /* we get from it what we lack */
+};
+
+#define PAGE_SLOTS (META_PAGES_MAX - 1) /* and the log's block */
+
+/* The activity log and the bitmap on their way to the disk: engine_log.c. */
+struct engine_log {
+    enum log_phase {
+        LOG_IDLE,
+        LOG_PAGES, /* the bitmap's pages come first */
+        LOG_BLOCK, /* the log's block is on its way */
+        LOG_WIPE,  /* its damaged blocks make room for good ones */
+    } phase;
+    bool wipe_wanted;   /* before anything is committed */
+    uint32_t wipe_next; /* block */
+    struct al_commit commit;
+    uint32_t evicted_next;
+    uint64_t page_next;
+    unsigned needed_busy;
+    bool settle; /* write all stale pages, also those that nobody waits for */
+    struct page_slot {
+        bool busy;
+        bool needed; /* by the block under way */
+        uint64_t page;
+        uint8_t block[META_PAGE_BYTES];
+    } slots[PAGE_SLOTS];
+};
+
+#define VERIFY_RUNS_MAX 16        /* places that differ, of which each is told */
+#define BUSY_NS (100 * NS_PER_MS) /* application writes flow if there was a request in this time */
+
+struct engine_verify {
+    struct verify *asker;
+    struct verify_reply *answerer;
+    bool answers; /* in this session */
+    bool running;
+    bool repair;
+    void *cookie; /* of the order */
+    struct verify_run {
+        struct range range;
+        bool unreadable;
+    } runs[VERIFY_RUNS_MAX];
+    unsigned run_count;
+    unsigned places;
+};
+
 struct engine {
     struct engine_config config;
     struct range_locks locks;
     struct mirror *mirror;
+    struct activity_log *al;
+    struct bitmap *bitmap;
+    struct engine_log log;
+    struct prng chance; /* for tags of history entries */
     struct role_machine role;
 
     struct superblock sb;         /* as it should be on disk */
@@ -35,12 +96,31 @@ struct engine {
     enum session_phase session;
     struct hello peer;   /* its hello in this session */
     uint64_t peer_epoch; /* that the peer is known to have persisted */
-    uint64_t said_epoch; /* in our latest hello */
+    struct hello said;   /* our latest */
     bool session_was_up;
     bool peer_ready;  /* the mirror may send */
     bool decree_owed; /* the peer waits for our acknowledgement of its decree */
     uint64_t decree_epoch;
-    enum leg_state peer_leg;       /* as last known */
+    bool taken_owed; /* the same of one that it has taken already */
+    uint64_t taken_epoch;
+    enum peer_state peer_state;
+    uint64_t told_epoch;  /* of the entry that the peer was told and has not acknowledged; 0: none */
+    uint64_t alone_at_ns; /* when the peer counts as lost; 0: it does not */
+    bool alone_wanted;    /* ... as soon as the decree is on disk */
+    struct resync_source *source;
+    struct resync_target *target;
+    struct engine_verify verify;
+    bool peer_leads;         /* as far as is known: a primary does not tell when it is demoted */
+    bool sync_begun;         /* one of them, in this session */
+    bool sync_finishing;     /* source: the target is done; what this node records of it is on its way to the disk */
+    bool finish_told;        /* ... and then to the target */
+    bool peer_full;          /* this session's resync compares everything */
+    bool peer_readable;      /* the mirror was told that the peer stands in for what this leg cannot read */
+    uint64_t memory_at_ns;   /* when reads of the peer that wait for memory are tried again */
+    uint64_t request_ns;     /* when the application last asked for something */
+    uint64_t alone_since_ns; /* since when it has been alone, or was before a resync that did not end; 0: it was not */
+    bool alone;              /* the mirror acknowledges what the peer lacks */
+    enum leg_state peer_leg; /* as last known */
     uint32_t peer_block_bytes;     /* likewise */
     uint32_t served_block_bytes;   /* what clients are told while we serve */
     uint64_t asked_epoch;          /* PHASE_ASKING: that the peer is to agree to */
@@ -48,9 +128,17 @@ struct engine {
     char refused[SYNC_TEXT_BYTES]; /* the last refusal, so that each is told once */
     bool refused_a_primary;        /* the last hello was a primary's, and no session came of it */
 
+    bool ending_flushed;    /* the peer was asked to flush before this node lets go */
+    uint64_t flush_at_ns;   /* leading: when the next own flush of both legs is due */
+    uint32_t pages_damaged; /* of the bitmap, when it was loaded */
+
     bool untouched;  /* the leg was zeroes when it was attached */
     bool leg_failed; /* in this attachment */
     bool own_flush_busy;
+    bool own_flush_for_sync; /* ... and is not for an ending */
+    bool sync_flushed;       /* since this session began, as its source */
+    uint32_t sync_flush_session;
+    uint32_t sessions;     /* that came up */
     bool own_flushed;      /* since the leg became idle for an ending */
     bool draining_primary; /* DETACHING from primary: the peer is still needed */
     void *orders[ENGINE_ORDERS_MAX];
@@ -78,34 +166,90 @@ static inline bool is_leading(const struct engine *e)
     return role_of(&e->role) == ROLE_PRIMARY || e->draining_primary;
 }
 
+#define TEXT_NO_MEMORY "out of memory for the bitmap of a volume of this size"
 #define TEXT_BROKEN "the superblock could not be written; see the log"
 
 /* engine.c */
 const char *engine_why_not(struct engine *e);
+void engine_make_hello(struct engine *e, struct hello *out);
+bool engine_fix_size(struct engine *e, uint64_t size_bytes); /* false: out of memory */
 
 /* engine_session.c */
 void session_drop(struct engine *e, const char *text, struct actions *out);
 void session_on_hello(struct engine *e, const struct hello *peer, struct actions *out);
-void session_on_up(struct engine *e, struct actions *out);
-void session_on_down(struct engine *e, struct actions *out);
-void session_on_frame(struct engine *e, const struct frame *frame, struct buf *payload, struct actions *out);
+void session_on_up(struct engine *e, uint64_t now_ns, struct actions *out);
+void session_on_down(struct engine *e, uint64_t now_ns, struct actions *out);
+void session_on_frame(struct engine *e, const struct frame *frame, struct buf *payload, uint64_t now_ns,
+                      struct actions *out);
 
 /* engine_decree.c */
-void decree_send(enum frame_kind kind, uint64_t epoch, uint16_t status, struct actions *out);
+void decree_send(enum frame_kind kind, uint8_t flags, uint64_t epoch, uint16_t status, struct actions *out);
+void decree_agreed(struct engine *e); /* both legs have the same history, and this node knows it */
 void decree_step_down(struct engine *e, struct actions *out);
 void decree_on_ask(struct engine *e, const struct frame *frame, struct actions *out);
-void decree_take(struct engine *e, uint64_t epoch, struct actions *out);
+const char *decree_on_taken(struct engine *e, const struct frame *frame, struct actions *out);
+bool decree_take(struct engine *e, uint64_t epoch, struct actions *out); /* false: out of memory */
+/* The serving primary takes another epoch, with or without the peer in the in-sync set. */
+void decree_renew(struct engine *e, bool peer_in_sync, struct actions *out);
+void decree_tell(struct engine *e, struct actions *out);
 void decree_on_answer(struct engine *e, const struct frame *frame, struct actions *out);
 
+/* engine_alone.c */
+void alone_consider(struct engine *e, uint64_t now_ns); /* there is no session */
+void alone_forget(struct engine *e);
+uint64_t alone_epoch(const struct engine *e); /* of the decree by which the peer left the in-sync set */
+void alone_advance(struct engine *e, uint64_t now_ns, struct actions *out);
+
+/* engine_sync.c */
+void sync_judged_source(struct engine *e, bool full, struct actions *out);
+void sync_judged_target(struct engine *e, bool full, struct actions *out);
+bool sync_open(struct engine *e); /* false: out of memory */
+void sync_close(struct engine *e);
+bool sync_is_idle(const struct engine *e);
+bool sync_progress(const struct engine *e, struct resync_view *view); /* false: none is under way */
+void sync_on_session_up(struct engine *e, uint64_t now_ns);
+void sync_on_session_down(struct engine *e, struct actions *out);
+/* Takes over the payload's reference. NULL, or what is wrong. */
+const char *sync_on_frame(struct engine *e, const struct frame *frame, struct buf *payload, uint64_t now_ns,
+                          struct actions *out);
+void sync_advance(struct engine *e, uint64_t now_ns, struct actions *out);
+bool sync_owns(uint32_t op);
+void sync_on_disk_done(struct engine *e, uint32_t op, int32_t result, uint64_t now_ns, struct actions *out);
+uint64_t sync_deadline_ns(const struct engine *e);
+bool sync_target_is_done(const struct engine *e);
+void sync_target_finish(struct engine *e, struct actions *out);
+void sync_source_on_told(struct engine *e, struct actions *out);
+
+/* engine_verify.c */
+bool verify_parts_open(struct engine *e, const struct resync_config *config);
+void verify_parts_close(struct engine *e);
+bool verify_parts_idle(const struct engine *e);
+void verify_on_session_up(struct engine *e);
+void verify_on_session_down(struct engine *e, struct actions *out);
+void verify_order(struct engine *e, bool repair, void *cookie, uint64_t now_ns, struct actions *out);
+const char *verify_on_frame(struct engine *e, const struct frame *frame, struct buf *payload, uint64_t now_ns,
+                            struct actions *out);
+bool verify_owns(uint32_t op);
+void verify_on_disk_done(struct engine *e, uint32_t op, int32_t result, uint64_t now_ns, struct actions *out);
+void verify_advance(struct engine *e, uint64_t now_ns, struct actions *out);
+uint64_t verify_next_ns(const struct engine *e);
+
+/* engine_log.c */
+void log_advance(struct engine *e, struct actions *out);
+bool log_is_settled(const struct engine *e);
+void log_on_page_done(struct engine *e, enum meta_area area, uint32_t index, int32_t result, struct actions *out);
+
 /* engine_order.c */
+void order_answer(void *cookie, int32_t result, const char *text, struct actions *out);
 void orders_finish(struct engine *e, int32_t result, const char *text, struct actions *out);
 void order_promote(struct engine *e, bool force, void *cookie, struct actions *out);
 void order_demote(struct engine *e, bool force, void *cookie, struct actions *out);
 void order_detach(struct engine *e, bool force, void *cookie, struct actions *out);
 bool engine_is_pristine(const struct engine *e);
-void orders_carry_out(struct engine *e, struct actions *out);
+void orders_carry_out(struct engine *e, uint64_t now_ns, struct actions *out);
 
 /* engine_leg.c */
+void leg_flush(struct engine *e, bool for_sync, struct actions *out);
 void superblock_write_if_wanted(struct engine *e, struct actions *out);
 void faults_handle(struct engine *e, struct mirror_faults faults, struct actions *out);
 void superblock_on_written(struct engine *e, int32_t result, struct actions *out);

@@ -4,6 +4,16 @@
 
 #include "repl/engine/engine_internal.h"
 
+void leg_flush(struct engine *e, bool for_sync, struct actions *out)
+{
+    assert(!e->own_flush_busy);
+    e->own_flush_busy = true;
+    e->own_flush_for_sync = for_sync;
+    struct action *a = actions_add(out, ACT_DISK);
+    a->disk.op = OP_OWN_FLUSH;
+    a->disk.kind = OP_FLUSH;
+}
+
 void superblock_write_if_wanted(struct engine *e, struct actions *out)
 {
     if (persisted(e) || e->sb_busy || e->sb_broken)
@@ -30,6 +40,10 @@ void faults_handle(struct engine *e, struct mirror_faults faults, struct actions
     }
     if (faults.leg && !e->leg_failed) {
         e->leg_failed = true;
+        /* Nobody waits for a decision: without a decree that leaves this leg out, nothing goes on without it. */
+        if (e->peer_readable)
+            mirror_set_peer_readable(e->mirror, false, out);
+        e->peer_readable = false;
         actions_note(out, NOTE_ERROR, "leg",
                      "the leg on %s has failed (%s): no write is acknowledged until it is mended", e->config.backing,
                      faults.flush ? "a flush" : "a write");
@@ -40,10 +54,6 @@ void faults_handle(struct engine *e, struct mirror_faults faults, struct actions
     }
     if (faults.peer_leg) {
         e->peer_leg = LEG_FAILED;
-        if (faults.peer_flush) {
-            e->sb.peer_leg = LEG_FAILED;
-            want_persisted(e);
-        }
         session_drop(e, actions_text(out, "the leg of %s has failed", e->config.peer), out);
     }
 }

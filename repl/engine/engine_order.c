@@ -14,7 +14,7 @@ void orders_finish(struct engine *e, int32_t result, const char *text, struct ac
     e->order_count = 0;
 }
 
-static void answer_order(void *cookie, int32_t result, const char *text, struct actions *out)
+void order_answer(void *cookie, int32_t result, const char *text, struct actions *out)
 {
     struct action *a = actions_add(out, ACT_ORDER_DONE);
     a->order.cookie = cookie;
@@ -25,7 +25,7 @@ static void answer_order(void *cookie, int32_t result, const char *text, struct 
 static bool keep_order(struct engine *e, void *cookie, struct actions *out)
 {
     if (e->order_count == ENGINE_ORDERS_MAX) {
-        answer_order(cookie, -EBUSY, "too many orders are under way; wait for them", out);
+        order_answer(cookie, -EBUSY, "too many orders are under way; wait for them", out);
         return false;
     }
     e->orders[e->order_count++] = cookie;
@@ -35,22 +35,33 @@ static bool keep_order(struct engine *e, void *cookie, struct actions *out)
 void order_promote(struct engine *e, bool force, void *cookie, struct actions *out)
 {
     if (e->role.phase == PHASE_PRIMARY) {
-        answer_order(cookie, 0, NULL, out);
+        order_answer(cookie, 0, NULL, out);
         return;
     }
     const char *obstacle = role_promotion_obstacle(&e->role, own_leg(e), e->sb.lost_power, force);
     if (e->sb_broken)
         obstacle = "its metadata cannot be written; mend the disk";
     if (obstacle) {
-        answer_order(cookie, -EPERM, obstacle, out);
+        order_answer(cookie, -EPERM, obstacle, out);
         return;
     }
     if (e->role.phase == PHASE_SECONDARY && e->session != SESSION_NONE && e->session != SESSION_UP) {
-        answer_order(cookie, -EBUSY, "the connection to the peer is just being made or closed; try again", out);
+        order_answer(cookie, -EBUSY, "the connection to the peer is just being made or closed; try again", out);
+        return;
+    }
+    /* Also by force: what the source sends would overwrite what is served here. */
+    if (e->session == SESSION_UP && e->peer_state == PEER_SOURCE) {
+        order_answer(
+            cookie, -EPERM,
+            actions_text(out,
+                         "its leg just gets what it lacks from %s, which has everything (promise 4): promote %s, or "
+                         "wait until the resync is done",
+                         e->config.peer, e->config.peer),
+            out);
         return;
     }
     if (e->refused_a_primary && !force) {
-        answer_order(cookie, -EPERM,
+        order_answer(cookie, -EPERM,
                      actions_text(out,
                                   "%s was primary when it was last heard of (promise 3: one primary at a time). Demote "
                                   "it, or use --force if it will never serve again. It is not connected: %s",
@@ -59,7 +70,7 @@ void order_promote(struct engine *e, bool force, void *cookie, struct actions *o
         return;
     }
     if (e->decree_owed) {
-        answer_order(cookie, -EBUSY, actions_text(out, "%s is becoming primary", e->config.peer), out);
+        order_answer(cookie, -EBUSY, actions_text(out, "%s is becoming primary", e->config.peer), out);
         return;
     }
     if (!keep_order(e, cookie, out) || e->role.phase != PHASE_SECONDARY)
@@ -68,8 +79,10 @@ void order_promote(struct engine *e, bool force, void *cookie, struct actions *o
     role_promote(&e->role, ask);
     e->promote_force = force;
     e->asked_epoch = e->sb.epoch + 1;
-    if (!ask)
-        decree_take(e, e->asked_epoch, out);
+    if (!ask && !decree_take(e, e->asked_epoch, out)) {
+        role_yield(&e->role);
+        orders_finish(e, -ENOMEM, TEXT_NO_MEMORY, out);
+    }
 }
 
 /* Before the last change can complete, someone must be there to complete it. */
@@ -81,11 +94,11 @@ static bool may_drain(struct engine *e, bool force, void *cookie, struct actions
     if (!stuck)
         return true;
     if (e->session == SESSION_ENDING) {
-        answer_order(cookie, -EBUSY, "the connection to the peer is just closing; try again", out);
+        order_answer(cookie, -EBUSY, "the connection to the peer is just closing; try again", out);
         return false;
     }
     if (!force) {
-        answer_order(cookie, -EBUSY,
+        order_answer(cookie, -EBUSY,
                      actions_text(out, "%u writes wait for %s. Bring it back, or let them fail with --force",
                                   mirror.waiting, e->config.peer),
                      out);
@@ -94,8 +107,6 @@ static bool may_drain(struct engine *e, bool force, void *cookie, struct actions
     /* A session that is just being made was agreed to by a peer who does not know of this. */
     session_drop(e, "writes that waited for the peer were given up", out);
     actions_note(out, NOTE_WARNING, "role", "%u waiting writes fail, as ordered", mirror.waiting);
-    e->sb.unclean = true;
-    want_persisted(e);
     mirror_abandon_waiting(e->mirror, -EIO, out);
     return true;
 }
@@ -103,11 +114,11 @@ static bool may_drain(struct engine *e, bool force, void *cookie, struct actions
 void order_demote(struct engine *e, bool force, void *cookie, struct actions *out)
 {
     switch (e->role.phase) {
-    case PHASE_SECONDARY: answer_order(cookie, 0, NULL, out); return;
+    case PHASE_SECONDARY: order_answer(cookie, 0, NULL, out); return;
     case PHASE_ASKING:
-    case PHASE_PROMOTING: answer_order(cookie, -EBUSY, "it is being promoted; wait until that is done", out); return;
+    case PHASE_PROMOTING: order_answer(cookie, -EBUSY, "it is being promoted; wait until that is done", out); return;
     case PHASE_DETACHING:
-    case PHASE_DETACHED: answer_order(cookie, -EBUSY, "it is being taken down", out); return;
+    case PHASE_DETACHED: order_answer(cookie, -EBUSY, "it is being taken down", out); return;
     case PHASE_PRIMARY:
     case PHASE_DEMOTING: break;
     }
@@ -115,20 +126,21 @@ void order_demote(struct engine *e, bool force, void *cookie, struct actions *ou
         return;
     actions_add(out, ACT_SERVE)->serve.on = false;
     e->own_flushed = false;
+    e->ending_flushed = false;
     role_demote(&e->role);
 }
 
 void order_detach(struct engine *e, bool force, void *cookie, struct actions *out)
 {
     if (e->role.phase == PHASE_DETACHED) {
-        answer_order(cookie, 0, NULL, out);
+        order_answer(cookie, 0, NULL, out);
         return;
     }
     /* A demotion may wait for a peer who will not come: nobody must have to know that to end it. */
     if (e->role.phase == PHASE_DEMOTING && !may_drain(e, force, cookie, out))
         return;
     if (e->role.phase == PHASE_ASKING || e->role.phase == PHASE_PROMOTING || e->role.phase == PHASE_DEMOTING) {
-        answer_order(cookie, -EBUSY, "its role is just changing; try again in a moment", out);
+        order_answer(cookie, -EBUSY, "its role is just changing; try again in a moment", out);
         return;
     }
     if (!may_drain(e, force, cookie, out) || !keep_order(e, cookie, out) || e->role.phase == PHASE_DETACHING)
@@ -139,6 +151,7 @@ void order_detach(struct engine *e, bool force, void *cookie, struct actions *ou
     else
         session_drop(e, actions_text(out, "volume %s is taken down on %s", e->config.volume, e->config.node), out);
     e->own_flushed = false;
+    e->ending_flushed = false;
     role_detach(&e->role);
 }
 
@@ -150,8 +163,38 @@ bool engine_is_pristine(const struct engine *e)
     return e->untouched && !e->sb.adopted && !mirror.completed_any;
 }
 
+/* All that this leg knows of the other is on disk, so that the activity log may be given up: what the peer has not
+ * flushed is flushed with it if it is there, and counts as out of sync if not. */
+static bool is_settled(struct engine *e, struct actions *out)
+{
+    if (!mirror_is_idle(e->mirror) || !verify_parts_idle(e))
+        return false;
+    /* A resync can take hours. It survives a demotion, and goes on after the next `up`: neither waits for its end. */
+    if (e->role.phase == PHASE_DETACHING && !sync_is_idle(e)) {
+        session_drop(e, actions_text(out, "volume %s is taken down on %s", e->config.volume, e->config.node), out);
+        return false;
+    }
+    if (e->leg_failed)
+        return true;
+    struct mirror_view mirror;
+    mirror_view(e->mirror, &mirror);
+    if (mirror.unflushed && e->peer_ready && e->session == SESSION_UP && !e->ending_flushed) {
+        e->ending_flushed = true;
+        mirror_flush(e->mirror, 0, out);
+        return false;
+    }
+    mirror_unflushed_to_bitmap(e->mirror);
+    e->log.settle = true;
+    log_advance(e, out);
+    return log_is_settled(e);
+}
+
 static void record_ending(struct engine *e)
 {
+    if (!e->leg_failed)
+        e->sb.al_from = al_clear(e->al);
+    e->log.settle = false;
+    e->ending_flushed = false;
     e->sb.role = ROLE_SECONDARY;
     e->sb.pristine = engine_is_pristine(e) && id_is_none(e->sb.peer_leg_id);
     if (e->role.phase == PHASE_DETACHING)
@@ -159,12 +202,12 @@ static void record_ending(struct engine *e)
     want_persisted(e);
 }
 
-void orders_carry_out(struct engine *e, struct actions *out)
+void orders_carry_out(struct engine *e, uint64_t now_ns, struct actions *out)
 {
     bool ending = e->role.phase == PHASE_DEMOTING || e->role.phase == PHASE_DETACHING;
     for (;;) {
         struct role_facts facts = {
-            .idle = mirror_is_idle(e->mirror),
+            .idle = ending && is_settled(e, out),
             /* What cannot be written any more will not hold up the end: the disk then tells of an unclean one. */
             .persisted = persisted(e) || (ending && e->sb_broken),
             .flushed = e->own_flushed,
@@ -174,7 +217,7 @@ void orders_carry_out(struct engine *e, struct actions *out)
         switch (role_next(&e->role, &facts)) {
         case ROLE_NEED_NOTHING: return;
         case ROLE_NEED_DECREE:
-            decree_send(FRAME_DECREE, e->role.phase == PHASE_ASKING ? e->asked_epoch : e->sb.epoch, 0, out);
+            decree_send(FRAME_DECREE, 0, e->role.phase == PHASE_ASKING ? e->asked_epoch : e->sb.epoch, 0, out);
             break;
         case ROLE_NEED_SERVE:
             e->served_block_bytes = (uint32_t)max_u64(own_block_bytes(e), e->peer_block_bytes);
@@ -182,18 +225,12 @@ void orders_carry_out(struct engine *e, struct actions *out)
             actions_note(out, NOTE_INFO, "role", "%s is primary at epoch %llu", e->config.node,
                          (unsigned long long)e->sb.epoch);
             orders_finish(e, 0, NULL, out);
+            if (e->session == SESSION_NONE)
+                alone_consider(e, now_ns);
             break;
         case ROLE_NEED_FLUSH:
-            if (e->own_flush_busy)
-                return;
-            e->own_flush_busy = true;
-            struct action *a = actions_add(out, ACT_DISK);
-            a->disk.op = OP_OWN_FLUSH;
-            a->disk.kind = OP_FLUSH;
-            a->disk.flags = 0;
-            a->disk.offset_bytes = 0;
-            a->disk.length_bytes = 0;
-            a->disk.buf = NULL;
+            if (!e->own_flush_busy)
+                leg_flush(e, false, out);
             return;
         case ROLE_NEED_RECORD:
             record_ending(e);

@@ -23,6 +23,17 @@ static void refuse(struct engine *e, const char *text, struct actions *out)
     actions_note(out, NOTE_ERROR, "link", "refused: %s", text);
 }
 
+static bool is_still_as_said(struct engine *e)
+{
+    struct hello now;
+    engine_make_hello(e, &now);
+    const struct hello *s = &e->said;
+    return now.epoch == s->epoch && now.role == s->role && now.leg == s->leg && now.full == s->full &&
+           now.lost_power == s->lost_power && now.pristine == s->pristine && now.size_bytes == s->size_bytes &&
+           (now.dirty_bytes == 0) == (s->dirty_bytes == 0) && id_equal(now.peer_leg_id, s->peer_leg_id) &&
+           history_relate(&now.history, &s->history) == HISTORY_EQUAL && history_entry_equal(now.base, s->base);
+}
+
 void session_on_hello(struct engine *e, const struct hello *peer, struct actions *out)
 {
     assert(e->session == SESSION_NONE && e->config.peer);
@@ -33,13 +44,14 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
             actions_text(out, "volume %s is being taken down on %s", e->config.volume, e->config.node);
         return;
     }
-    /* As we are now, which is not always what we said: the peer has seen the epoch that was said. */
-    struct hello own;
-    uint64_t said_epoch = e->said_epoch;
-    engine_hello(e, &own);
-    e->said_epoch = said_epoch;
+    if (!is_still_as_said(e)) {
+        /* The peer judges what was said: only the next hello can bring both to the same verdict. */
+        e->session = SESSION_ENDING;
+        actions_add(out, ACT_SESSION_DROP)->text.text = "this node's state has changed since it said hello";
+        return;
+    }
     struct sync_judgement j;
-    sync_judge(&own, peer, &j);
+    sync_decide(&e->said, peer, &j);
     e->peer_leg = peer->leg;
     e->peer_block_bytes = peer->block_bytes;
     e->refused_a_primary = peer->role == ROLE_PRIMARY;
@@ -47,7 +59,7 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
         if (j.own_deposed)
             decree_step_down(e, out);
         /* Refused or not, the epoch is seen: this node must not take it a second time. */
-        bool same_volume = !id_is_none(own.volume_id) && id_equal(own.volume_id, peer->volume_id);
+        bool same_volume = !id_is_none(e->said.volume_id) && id_equal(e->said.volume_id, peer->volume_id);
         if (same_volume && !is_leading(e) && e->role.phase != PHASE_PROMOTING && peer->epoch > e->sb.epoch) {
             e->sb.epoch = peer->epoch;
             want_persisted(e);
@@ -55,11 +67,8 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
         refuse(e, j.text, out);
         return;
     }
-    if (e->sb.peer_leg == LEG_FAILED) {
-        refuse(e,
-               "the peer's leg failed a flush and may lack acknowledged writes. This version has no resync: save the "
-               "data, run `lockstep create --force` on both nodes, put it back",
-               out);
+    if (!engine_fix_size(e, j.size_bytes)) {
+        refuse(e, "out of memory for the bitmap of a volume of this size", out);
         return;
     }
     e->refused[0] = 0;
@@ -68,45 +77,73 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
     e->peer = *peer;
     e->peer_epoch = peer->epoch;
     e->peer_ready = false;
-    if (j.verdict == SYNC_PAIR)
+    e->peer_leads = peer->role == ROLE_PRIMARY;
+    mirror_raise_lsn(e->mirror, peer->lsn);
+    bool changed =
+        e->sb.epoch != j.epoch || !id_equal(e->sb.volume_id, j.volume_id) || !id_equal(e->sb.peer_leg_id, peer->leg_id);
+    if (changed) {
+        e->sb.epoch = j.epoch;
+        e->sb.volume_id = j.volume_id;
+        e->sb.peer_leg_id = peer->leg_id;
+        want_persisted(e);
+    }
+    switch (j.verdict) {
+    case SYNC_REFUSE: break; /* above */
+    case SYNC_PAIR:
+        e->peer_state = PEER_IN_SYNC;
         e->sb.pristine = false;
-    bool changed = e->sb.epoch != j.epoch || e->sb.size_bytes != j.size_bytes ||
-                   !id_equal(e->sb.volume_id, j.volume_id) || !id_equal(e->sb.peer_leg_id, peer->leg_id);
-    if (!changed)
-        return;
-    e->sb.epoch = j.epoch;
-    e->sb.size_bytes = j.size_bytes;
-    e->sb.volume_id = j.volume_id;
-    e->sb.peer_leg_id = peer->leg_id;
-    mirror_set_size(e->mirror, j.size_bytes);
-    want_persisted(e);
-    if (j.verdict == SYNC_PAIR)
+        e->sb.lost_power = false; /* nothing was acknowledged yet that it could lack */
+        e->sb.peer_in_sync = true;
+        /* From now on neither leg is new: a fresh one in the place of the other is told from it. */
+        if (e->sb.history.count == 0)
+            history_append(&e->sb.history, j.pair_entry);
+        decree_agreed(e);
+        want_persisted(e);
         actions_note(out, NOTE_INFO, "leg", "paired with the fresh leg of %s; the volume has %llu bytes", peer->node,
                      (unsigned long long)j.size_bytes);
+        break;
+    case SYNC_CONNECT:
+        e->peer_state = PEER_IN_SYNC;
+        decree_agreed(e);
+        break;
+    case SYNC_SOURCE: sync_judged_source(e, j.full, out); break;
+    case SYNC_TARGET: sync_judged_target(e, j.full, out); break;
+    }
 }
 
-void session_on_up(struct engine *e, struct actions *out)
+void session_on_up(struct engine *e, uint64_t now_ns, struct actions *out)
 {
     assert(e->session == SESSION_READY || e->session == SESSION_ENDING);
     if (e->session == SESSION_ENDING)
         return;
     e->session = SESSION_UP;
     e->session_was_up = true;
+    e->alone_at_ns = 0;
+    e->alone_wanted = false;
+    e->ending_flushed = false; /* a flush that the last session took with it counts for nothing */
     /* The peer judged our hello as we judged its: it has persisted the higher of both epochs. */
-    e->peer_epoch = max_u64(e->peer.epoch, e->said_epoch);
+    e->peer_epoch = max_u64(e->peer.epoch, e->said.epoch);
     /* A secondary's mirror has nothing to send; it learns that a session began. A leader's learns it when the peer has
      * agreed to the epoch. */
     if (!is_leading(e))
         mirror_peer_ready(e->mirror, e->sb.epoch, e->peer.window_frames, e->peer.window_bytes, out);
+    sync_on_session_up(e, now_ns);
+    verify_on_session_up(e);
 }
 
-void session_on_down(struct engine *e, struct actions *out)
+void session_on_down(struct engine *e, uint64_t now_ns, struct actions *out)
 {
     bool was_up = e->session_was_up;
     e->session = SESSION_NONE;
     e->session_was_up = false;
     e->peer_ready = false;
     e->decree_owed = false;
+    e->taken_owed = false;
+    e->told_epoch = 0;
+    sync_on_session_down(e, out);
+    verify_on_session_down(e, out);
+    e->peer_state = PEER_AWAY;
+    e->peer_readable = false;
     role_session_lost(&e->role);
     /* The peer may be primary, and about to say so. An operator who promotes now knows that they are apart. */
     if (e->role.phase == PHASE_ASKING) {
@@ -118,6 +155,8 @@ void session_on_down(struct engine *e, struct actions *out)
             out);
     }
     mirror_peer_lost(e->mirror, out);
+    e->alone = false;
+    alone_consider(e, now_ns);
     struct mirror_view mirror;
     mirror_view(e->mirror, &mirror);
     /* Why it ended, the session has told already. */
@@ -134,7 +173,8 @@ static void broken_rule(struct engine *e, const struct frame *frame, struct buf 
     session_drop(e, actions_text(out, "%s frame: %s", frame_kind_name(frame->kind), text), out);
 }
 
-void session_on_frame(struct engine *e, const struct frame *frame, struct buf *payload, struct actions *out)
+void session_on_frame(struct engine *e, const struct frame *frame, struct buf *payload, uint64_t now_ns,
+                      struct actions *out)
 {
     if (e->session != SESSION_UP) {
         /* Ours to drop: we have ended this session, but the news has not come back yet. */
@@ -165,20 +205,32 @@ void session_on_frame(struct engine *e, const struct frame *frame, struct buf *p
         else
             wrong = mirror_ack(e->mirror, frame, out);
         break;
-    case FRAME_DECREE: decree_on_ask(e, frame, out); break;
-    case FRAME_HELLO:
-    case FRAME_READY:
-    case FRAME_REFUSE:
-    case FRAME_HEARTBEAT:
+    case FRAME_DECREE:
+        if (frame->flags & FRAME_FLAG_TAKEN)
+            wrong = decree_on_taken(e, frame, out);
+        else
+            decree_on_ask(e, frame, out);
+        break;
     case FRAME_SYNC_BITS:
     case FRAME_SYNC_ASK:
     case FRAME_SYNC_DATA:
     case FRAME_SYNC_STABLE:
-    case FRAME_SYNC_DONE:
-    case FRAME_READ:
-    case FRAME_READ_DATA:
+    case FRAME_SYNC_DONE: wrong = sync_on_frame(e, frame, payload, now_ns, out); break;
     case FRAME_VERIFY_ASK:
-    case FRAME_VERIFY_REPLY: broken_rule(e, frame, payload, "not expected here", out); return;
+    case FRAME_VERIFY_REPLY: wrong = verify_on_frame(e, frame, payload, now_ns, out); break;
+    case FRAME_READ:
+        if (e->role.phase != PHASE_SECONDARY && e->role.phase != PHASE_ASKING)
+            wrong = "this node is not secondary";
+        else if ((frame->offset_bytes | frame->length_bytes) % own_block_bytes(e))
+            wrong = "not aligned to this leg's blocks (offset_bytes, length_blocks)";
+        else
+            wrong = mirror_peer_read(e->mirror, frame, out);
+        break;
+    case FRAME_READ_DATA: wrong = mirror_read_data(e->mirror, frame, payload, out); break;
+    case FRAME_HELLO:
+    case FRAME_READY:
+    case FRAME_REFUSE:
+    case FRAME_HEARTBEAT: broken_rule(e, frame, payload, "not expected here", out); return;
     }
     if (wrong)
         broken_rule(e, frame, NULL, wrong, out);

@@ -8,7 +8,7 @@
 #include "proto/handshake.pb-c.h"
 
 /* Three names, three ids, the nonce, the numbers at their longest, and a full history: below what a frame may carry. */
-static_assert(3 * (NAME_BYTES_MAX + 3) + 3 * (sizeof(struct id) + 3) + HELLO_NONCE_BYTES + 3 + 26 * 13 + 3 * 5 +
+static_assert(3 * (NAME_BYTES_MAX + 3) + 3 * (sizeof(struct id) + 3) + HELLO_NONCE_BYTES + 3 + 27 * 13 + 3 * 5 +
                       HISTORY_MAX * (10 + 10 + 8) <=
                   FRAME_HELLO_BYTES_MAX,
               "fits");
@@ -52,6 +52,7 @@ size_t hello_encode(const struct hello *hello, uint8_t *out)
     m.block_bytes = hello->block_bytes;
     m.served_block_bytes = hello->served_block_bytes;
     m.granule_bytes = hello->granule_bytes;
+    m.lsn = hello->lsn;
     m.full = hello->full;
     m.dirty_bytes = hello->dirty_bytes;
     m.was_primary = hello->was_primary;
@@ -132,8 +133,8 @@ static int take_state(const Lockstep__Hello *m, struct hello *h, const char **wh
     if (!take_id(m->volume_id, &h->volume_id) || !take_id(m->leg_id, &h->leg_id) ||
         !take_id(m->peer_leg_id, &h->peer_leg_id))
         return wrong(why, "identity that does not have 16 bytes (volume_id, leg_id, peer_leg_id)");
-    if (m->epoch > FRAME_EPOCH_MAX)
-        return wrong(why, "impossible epoch (epoch)");
+    if (m->epoch > FRAME_EPOCH_MAX || m->lsn > FRAME_LSN_MAX)
+        return wrong(why, "impossible epoch or LSN (epoch, lsn)");
     if ((unsigned)m->role > ROLE_PRIMARY)
         return wrong(why, "unknown role (role)");
     if ((unsigned)m->leg > LEG_FAILED)
@@ -154,6 +155,7 @@ static int take_state(const Lockstep__Hello *m, struct hello *h, const char **wh
     memcpy(h->nonce, m->nonce.data, sizeof(h->nonce));
     h->base = (struct history_entry) { m->base_epoch, m->base_first_lsn, m->base_tag };
     h->granule_bytes = m->granule_bytes;
+    h->lsn = m->lsn;
     h->full = m->full;
     h->dirty_bytes = m->dirty_bytes;
     h->was_primary = m->was_primary;

@@ -704,6 +704,17 @@ static bool on_frame(struct session *s, const struct session_event *ev, struct s
     return false;
 }
 
+/* A write's payload has been checked since its capture; that of all others is sealed here. */
+static void on_send(struct session *s, const struct session_event *ev, struct session_actions *out)
+{
+    if (s->state != STATE_UP)
+        return;
+    struct frame frame = ev->send.frame;
+    if (frame.payload_bytes && frame.kind != FRAME_WRITE)
+        frame.payload_check = checksum64(ev->send.payload->data, frame.payload_bytes);
+    send(&s->conn, &frame, ev->send.payload, NULL, out);
+}
+
 static void expire_strangers(struct session *s, uint64_t now, struct session_actions *out)
 {
     while (s->stranger_count && now >= s->strangers[0].opened_ns + s->dead_after_ns)
@@ -819,10 +830,7 @@ void session_step(struct session *s, const struct session_event *ev, struct sess
     case SV_HELLO: on_hello(s, ev, out); break;
     case SV_GARBAGE: on_garbage(s, ev, out); break;
     case SV_TICK: on_tick(s, ev, out); break;
-    case SV_SEND:
-        if (s->state == STATE_UP)
-            send(&s->conn, &ev->send.frame, ev->send.payload, NULL, out);
-        break;
+    case SV_SEND: on_send(s, ev, out); break;
     case SV_READY: on_engine_ready(s, ev->now_ns, out); break;
     case SV_REFUSE: on_engine_refuses(s, ev, out); break;
     case SV_DROP: on_engine_drops(s, ev, out); break;

@@ -3,6 +3,21 @@
 
 #include "repl/mirror/mirror_internal.h"
 
+void mirror_peer_hold(struct mirror *m)
+{
+    assert(!m->sending || m->sent_frames == 0);
+    m->sending = false;
+    m->alone = false;
+}
+
+void mirror_raise_lsn(struct mirror *m, uint64_t lsn) { m->lsn = max_u64(m->lsn, lsn); }
+
+void mirror_set_epoch(struct mirror *m, uint64_t epoch)
+{
+    assert(epoch >= m->epoch);
+    m->epoch = epoch;
+}
+
 void mirror_peer_ready(struct mirror *m, uint64_t epoch, uint32_t window_frames, uint64_t window_bytes,
                        struct actions *out)
 {
@@ -93,6 +108,9 @@ static void fail_changes(struct mirror *m, int32_t result, bool also_acked, stru
         struct change *c = container_of(pos, struct change, live);
         if (c->result == 0 && (also_acked || c->remote != REMOTE_DONE))
             c->result = result;
+        /* Not only when the disk is done with it: the next hello comes before. */
+        if (c->result && c->started && m->local)
+            change_mark(m, c);
     }
     /* Reads that wait behind these changes would see what the peer, who goes on alone, may not have. */
     reads_fail_waiting(m, result, out);

@@ -60,6 +60,17 @@ void mirror_request(struct mirror *m, const struct request *request, uint64_t no
 void mirror_peer_ready(struct mirror *m, uint64_t epoch, uint32_t window_frames, uint64_t window_bytes,
                        struct actions *out);
 
+/* A new term as primary begins: nothing is sent before the next mirror_peer_ready(), as the peer does not know of it
+ * yet, and nothing completes with the local leg alone before the next mirror_go_alone(), whatever an earlier term came
+ * to. Nothing may be on its way to the peer. */
+void mirror_peer_hold(struct mirror *m);
+
+/* LSNs that this node gives from now on are above `lsn`. */
+void mirror_raise_lsn(struct mirror *m, uint64_t lsn);
+
+/* Changes that are sent from now on belong to another epoch of the same primary. */
+void mirror_set_epoch(struct mirror *m, uint64_t epoch);
+
 /* The session ended: what was sent and not acknowledged waits to be sent again. Peer changes of the session that were
  * not started yet are forgotten: the peer will send them again. */
 void mirror_peer_lost(struct mirror *m, struct actions *out);

@@ -146,6 +146,17 @@ static const char *what_is_wrong(const struct mirror *m, const struct frame *fra
     return NULL;
 }
 
+/* Two readers of one bad spot: the first mends it for both. */
+static bool is_being_repaired(const struct mirror *m, struct range range)
+{
+    for (unsigned i = 0; i < MIRROR_READS_MAX; i++) {
+        const struct read *r = &m->reads[i];
+        if (r->state == READ_REPAIRING && range_overlaps(r->lock.range, range))
+            return true;
+    }
+    return false;
+}
+
 const char *mirror_read_data(struct mirror *m, const struct frame *frame, struct buf *payload, struct actions *out)
 {
     const char *wrong = what_is_wrong(m, frame);
@@ -154,7 +165,7 @@ const char *mirror_read_data(struct mirror *m, const struct frame *frame, struct
         memcpy(r->request.buf->data, payload->data, r->request.length_bytes);
         read_answer(r, 0, out);
         m->reads_masked += r->result != 0;
-        if (m->local && !m->leg_failed) {
+        if (m->local && !m->leg_failed && !is_being_repaired(m, r->lock.range)) {
             /* Under the read's shared lock: no change touches the range, and what others read there meanwhile is
              * either the same data or the error, which the peer masks for them, too. */
             r->state = READ_REPAIRING;

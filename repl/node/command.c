@@ -228,6 +228,8 @@ void command_ordered(struct command *c, int result, const char *text)
     }
     if (c->request.command == CONTROL_DOWN)
         detached(c);
+    else if (c->request.command == CONTROL_VERIFY)
+        finish(c, CONTROL_DONE, "volume %s: both legs are equal", volume);
     else
         finish(c, CONTROL_DONE, "volume %s: %s is %s", volume, node,
                c->request.command == CONTROL_PROMOTE ? "primary" : "secondary");
@@ -392,6 +394,10 @@ static void begin(struct command *c)
     case CONTROL_DOWN: begin_down(c); return;
     case CONTROL_PROMOTE: begin_role(c, VOLUME_PROMOTE); return;
     case CONTROL_DEMOTE: begin_role(c, VOLUME_DEMOTE); return;
+    case CONTROL_VERIFY:
+        c->request.force = c->request.repair;
+        begin_role(c, VOLUME_VERIFY);
+        return;
     case CONTROL_EVENTS:
         c->cursor = events_oldest(&c->node->events);
         c->phase = PHASE_STREAMS;
@@ -455,6 +461,17 @@ void command_gone(void *ctx, struct control_client *client)
 
 /* ---- progress ---- */
 
+static void tell_verify(struct command *c, uint64_t now_ns)
+{
+    uint8_t frame[CONTROL_FRAME_BYTES_MAX];
+    struct volume_status s;
+    volume_status(c->nv->volume, &s);
+    c->told_ns = now_ns;
+    if (s.verify_total_bytes)
+        control_send(c->client, frame,
+                     control_encode_progress(frame, "comparing", s.verify_done_bytes, s.verify_total_bytes));
+}
+
 static void tell_progress(struct command *c, uint64_t now_ns)
 {
     uint8_t frame[CONTROL_FRAME_BYTES_MAX];
@@ -467,6 +484,10 @@ static void tell_progress(struct command *c, uint64_t now_ns)
             return;
         c->told_ns = now_ns;
         control_send(c->client, frame, control_encode_progress(frame, "zeroing", done, total));
+        return;
+    }
+    if (c->request.command == CONTROL_VERIFY && c->phase == PHASE_ORDERED && c->nv->state == STATE_UP) {
+        tell_verify(c, now_ns);
         return;
     }
     if (now_ns - c->told_ns < WAITING_TOLD_EVERY_NS)

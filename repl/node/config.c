@@ -298,9 +298,9 @@ static int read_policy(struct reading *r)
         int rc = one_of(r, "when-alone", raw->when_alone, words);
         if (rc < 0)
             return rc;
-        if (strcmp(raw->when_alone, "continue") == 0)
-            return unsupported(r, "when-alone", "continue", "use strict or suspend; writes wait for the peer");
-        r->out->when_alone = strcmp(raw->when_alone, "suspend") == 0 ? ALONE_SUSPEND : ALONE_STRICT;
+        r->out->when_alone = strcmp(raw->when_alone, "continue") == 0  ? ALONE_CONTINUE
+                             : strcmp(raw->when_alone, "suspend") == 0 ? ALONE_SUSPEND
+                                                                       : ALONE_STRICT;
     }
     if (raw->failover) {
         static const char *const words[] = { "manual", "automatic", NULL };

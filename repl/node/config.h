@@ -30,8 +30,9 @@
 
 /* What the primary does with writes while the peer is away. */
 enum when_alone {
-    ALONE_STRICT,  /* wait, unless the witness agrees. Without a witness: wait */
-    ALONE_SUSPEND, /* wait */
+    ALONE_STRICT,   /* wait, unless the witness agrees. Without a witness: wait */
+    ALONE_SUSPEND,  /* wait */
+    ALONE_CONTINUE, /* go on alone, without asking anybody, once it counts as lost */
 };
 
 struct config_node {

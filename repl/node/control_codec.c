@@ -18,6 +18,7 @@ const char *control_command_name(enum control_command c)
     case CONTROL_EVENTS: return "events";
     case CONTROL_PROMOTE: return "promote";
     case CONTROL_DEMOTE: return "demote";
+    case CONTROL_VERIFY: return "verify";
     }
     return "?";
 }
@@ -63,6 +64,10 @@ static int take(const Lockstep__Control__Request *r, struct control_request *out
         out->command = CONTROL_DEMOTE;
         out->force = r->demote->force;
         return take_volume(r->demote->volume, true, out, err);
+    case LOCKSTEP__CONTROL__REQUEST__COMMAND_VERIFY:
+        out->command = CONTROL_VERIFY;
+        out->repair = r->verify->repair;
+        return take_volume(r->verify->volume, true, out, err);
     case LOCKSTEP__CONTROL__REQUEST__COMMAND__NOT_SET:
     case _LOCKSTEP__CONTROL__REQUEST__COMMAND__CASE_IS_INT_SIZE: break;
     }
@@ -182,6 +187,13 @@ size_t control_encode_volume(uint8_t *out, const struct volume_config *config, c
         v.oldest_waiting_us = s.oldest_waiting_us;
     }
 
+    Lockstep__Control__Alone alone = LOCKSTEP__CONTROL__ALONE__INIT;
+    if (s.alone_epoch) {
+        alone.epoch = s.alone_epoch;
+        alone.since_us = s.alone_since_us;
+        v.alone = &alone;
+    }
+    Lockstep__Control__Resync resync = LOCKSTEP__CONTROL__RESYNC__INIT;
     Lockstep__Control__Peer peer = LOCKSTEP__CONTROL__PEER__INIT;
     char reason[STATUS_TEXT_BYTES];
     printable(reason, sizeof(reason), s.link_reason, strlen(s.link_reason));
@@ -195,6 +207,13 @@ size_t control_encode_volume(uint8_t *out, const struct volume_config *config, c
         peer.rtt_us = s.rtt_us;
         peer.leg = (char *)leg_state_name(s.peer_leg);
         peer.out_of_sync_bytes = s.out_of_sync_bytes;
+        if (s.resync.active) {
+            resync.to_peer = s.resync.is_source;
+            resync.done_bytes = s.resync.done_bytes;
+            resync.total_bytes = s.resync.total_bytes;
+            resync.rate_bytes_per_s = s.resync.rate_bytes_per_s;
+            peer.resync = &resync;
+        }
         v.peer = &peer;
     }
     Lockstep__Control__Response r = LOCKSTEP__CONTROL__RESPONSE__INIT;

@@ -20,6 +20,7 @@ enum control_command {
     CONTROL_EVENTS,
     CONTROL_PROMOTE,
     CONTROL_DEMOTE,
+    CONTROL_VERIFY,
 };
 
 /* "create", "up", ... */
@@ -30,6 +31,7 @@ struct control_request {
     char volume[NAME_BYTES_MAX]; /* "": all; only of CONTROL_STATUS and CONTROL_EVENTS. Whether there is such a volume
                                     is not known here */
     bool force;                  /* CONTROL_CREATE, _DOWN, _PROMOTE, _DEMOTE */
+    bool repair;                 /* CONTROL_VERIFY */
     bool adopt;                  /* CONTROL_CREATE */
     bool follow;                 /* CONTROL_EVENTS */
 };

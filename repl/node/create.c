@@ -229,6 +229,22 @@ static int zero(const char *path, int fd, struct range range, void (*progress)(v
     return 0;
 }
 
+/* What was there before is an epoch of its own: a leg that lacks it is older, and gets all of it. */
+static int begin_history(struct superblock *sb, const struct volume_config *config, const struct target *t,
+                         struct err *err)
+{
+    struct history_entry first = { .epoch = 1, .first_lsn = 1 };
+    while (first.tag == 0) {
+        if (getrandom(&first.tag, sizeof(first.tag), 0) != sizeof(first.tag))
+            return err_set(err, -EIO, "no random numbers from the kernel");
+    }
+    history_append(&sb->history, first);
+    sb->epoch = first.epoch;
+    /* The other leg must have room for all of it. */
+    sb->size_bytes = config->size_bytes ? config->size_bytes : t->layout.data_bytes;
+    return 0;
+}
+
 static int write_first_superblock(const struct volume_config *config, const struct target *t, bool adopt,
                                   uint8_t *block, struct err *err)
 {
@@ -247,6 +263,9 @@ static int write_first_superblock(const struct volume_config *config, const stru
     snprintf(sb.node, sizeof(sb.node), "%s", self->name);
     if (getrandom(&sb.leg_id, sizeof(sb.leg_id), 0) != sizeof(sb.leg_id))
         return err_set(err, -EIO, "no random numbers from the kernel");
+    int r = adopt ? begin_history(&sb, config, t, err) : 0;
+    if (r)
+        return r;
     for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
         superblock_encode(&sb, i, block);
         ssize_t n = pwrite(t->meta_fd, block, SUPERBLOCK_BYTES, (off_t)superblock_copy_offset(&t->layout, i));
@@ -310,11 +329,6 @@ static int create_on(const struct volume_config *config, const struct target *t,
 int volume_create(const struct volume_config *config, bool adopt, bool force,
                   void (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes), void *ctx, struct err *err)
 {
-    if (adopt && config->node_count > 1)
-        return err_set(err, -EOPNOTSUPP,
-                       "volume %s: --adopt needs a full resync of the other node, which this version lacks. Adopt with "
-                       "this node alone in the configuration, or create without --adopt and copy the data in",
-                       config->volume);
     struct target t = { .data_fd = -1, .meta_fd = -1 };
     int r = open_target(config, &t, err);
     if (!r)

@@ -15,9 +15,12 @@
 
 #include "blockdev/front/front.h"
 #include "blockdev/ring/prompt.h"
+#include "repl/base/scoped.h"
 #include "repl/engine/engine.h"
 #include "repl/link/link.h"
 #include "repl/node/leg.h"
+#include "repl/node/rate.h"
+#include "repl/sync/resync.h"
 
 #define ARENA_BYTES (32 * MIB)
 /* The peer may have as much on its way to us as leaves room for what an earlier session left behind. */
@@ -32,7 +35,8 @@
 #define REFUSED_RETRY_NS (5 * NS_PER_S)
 #define STATUS_WAIT_NS (1 * NS_PER_S)
 
-#define DISK_OPS MIRROR_OPS
+/* The engine numbers its operations in two ranges: the mirror's, and those of a resync. */
+#define SYNC_OPS (SYNC_OP_END - SYNC_OP_FIRST)
 /* Gathered in a turn; above the mark no more requests are taken until they are carried out. */
 #define ACTIONS_MAX (2 * ENGINE_ACTIONS_MAX)
 #define ACTIONS_MARK ENGINE_ACTIONS_MAX
@@ -65,12 +69,17 @@ struct volume {
     struct front *front;
     struct link *link; /* NULL: the volume has a single node */
     struct actions actions;
-    struct volume_io *ios;
-    struct volume_io own_io; /* of the engine's operation beside the mirror's */
+    struct volume_io *ios;      /* MIRROR_OPS */
+    struct volume_io *sync_ios; /* SYNC_OPS */
+    struct volume_io own_io;    /* of the engine's operation beside those */
     struct list orders;
     bool stopping;
     struct volume_order_task stop_order;
     struct ring_timer stop_retry;
+    struct ring_timer tick; /* engine_deadline_ns() */
+    uint64_t tick_at_ns;
+    struct rate resync_rate;
+    uint64_t resync_look_ns; /* when to look at its progress next */
 
     /* Between the volume's thread and others. */
     pthread_mutex_t lock;
@@ -104,9 +113,18 @@ static void disk_io_done(struct disk_io *io)
     step(vio->volume, &(struct event) { .kind = EV_DISK_DONE, .disk = { .op = vio->op, .result = io->result } });
 }
 
+static struct volume_io *io_of(struct volume *v, uint32_t op)
+{
+    if (op < MIRROR_OPS)
+        return &v->ios[op];
+    if (op >= SYNC_OP_FIRST && op < SYNC_OP_END)
+        return &v->sync_ios[op - SYNC_OP_FIRST];
+    return &v->own_io;
+}
+
 static void start_disk_io(struct volume *v, const struct action *a)
 {
-    struct volume_io *vio = a->disk.op < DISK_OPS ? &v->ios[a->disk.op] : &v->own_io;
+    struct volume_io *vio = io_of(v, a->disk.op);
     vio->volume = v;
     vio->op = a->disk.op;
     vio->io.kind = a->disk.kind;
@@ -186,6 +204,8 @@ static void forget_session_actions(struct actions *actions)
     uint32_t kept = 0;
     for (uint32_t i = 0; i < actions->count; i++) {
         enum action_kind kind = actions->list[i].kind;
+        if (kind == ACT_SEND && actions->list[i].send.payload_is_given)
+            buf_put(actions->list[i].send.payload);
         if (kind != ACT_SEND && kind != ACT_SESSION_READY && kind != ACT_SESSION_REFUSE && kind != ACT_SESSION_DROP)
             actions->list[kept++] = actions->list[i];
     }
@@ -200,7 +220,15 @@ static void link_event(void *ctx, const struct event *ev)
     step(ctx, &copy);
 }
 
-static void link_hello(void *ctx, struct hello *out) { engine_hello(((struct volume *)ctx)->engine, out); }
+static void link_hello(void *ctx, struct hello *out)
+{
+    struct volume *v = ctx;
+    uint8_t nonce[HELLO_NONCE_BYTES];
+    /* Never fails once the kernel has begun to give random numbers, which open_engine() has seen. */
+    if (getrandom(nonce, sizeof(nonce), 0) != sizeof(nonce))
+        memset(nonce, 0, sizeof(nonce));
+    engine_hello(v->engine, nonce, out);
+}
 
 static void link_note(void *ctx, enum note_level level, const char *text) { note(ctx, level, "link", text); }
 
@@ -251,6 +279,40 @@ static void carry_out_all(struct volume *v)
     actions_clear(actions);
 }
 
+static void tick(struct ring_timer *t)
+{
+    struct volume *v = container_of(t, struct volume, tick);
+    v->tick_at_ns = UINT64_MAX;
+    step(v, &(struct event) { .kind = EV_TICK });
+}
+
+static void set_tick(struct volume *v)
+{
+    uint64_t at_ns = engine_deadline_ns(v->engine);
+    if (at_ns == v->tick_at_ns)
+        return;
+    v->tick_at_ns = at_ns;
+    v->tick.fired = tick;
+    if (at_ns == UINT64_MAX)
+        ring_timer_clear(v->ring, &v->tick);
+    else
+        ring_timer_set(v->ring, &v->tick, at_ns);
+}
+
+/* So that a rate is known whenever status is asked for. */
+static void look_at_resync(struct volume *v)
+{
+    uint64_t now_ns = ring_now_ns(v->ring);
+    if (now_ns < v->resync_look_ns)
+        return;
+    v->resync_look_ns = now_ns + RATE_SAMPLE_NS;
+    struct engine_resync resync = engine_resync_view(v->engine);
+    if (resync.active)
+        rate_sample(&v->resync_rate, now_ns, resync.done_bytes);
+    else
+        rate_reset(&v->resync_rate);
+}
+
 static void end_of_turn(void *ctx)
 {
     struct volume *v = ctx;
@@ -271,6 +333,8 @@ static void end_of_turn(void *ctx)
         front_flush_answers(v->front);
     if (v->link)
         link_flush(v->link);
+    set_tick(v);
+    look_at_resync(v);
 }
 
 /* ---- orders and status from other threads ---- */
@@ -287,6 +351,7 @@ static void run_order(struct ring_task *task)
     static const enum event_kind kinds[] = {
         [VOLUME_PROMOTE] = EV_PROMOTE,
         [VOLUME_DEMOTE] = EV_DEMOTE,
+        [VOLUME_VERIFY] = EV_VERIFY,
         [VOLUME_DETACH] = EV_DETACH,
     };
     step(v, &(struct event) { .kind = kinds[order->order], .order = { .force = order->force, .cookie = order } });
@@ -310,10 +375,33 @@ void volume_order(struct volume *v, enum volume_order order, bool force,
     ring_post(v->ring, &task->task);
 }
 
+/* A monotonic time of the past as one of the calendar. */
+static uint64_t calendar_us(uint64_t now_ns, uint64_t then_ns)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    uint64_t now_us = (uint64_t)now.tv_sec * (NS_PER_S / NS_PER_US) + (uint64_t)now.tv_nsec / NS_PER_US;
+    uint64_t ago_us = now_ns > then_ns ? (now_ns - then_ns) / NS_PER_US : 0;
+    return now_us > ago_us ? now_us - ago_us : 0;
+}
+
+static struct volume_resync resync_status(struct volume *v, const struct engine_resync *resync, uint64_t now_ns)
+{
+    if (!resync->active)
+        return (struct volume_resync) { 0 };
+    return (struct volume_resync) { .active = true,
+                                    .is_source = resync->is_source,
+                                    .done_bytes = resync->done_bytes,
+                                    .total_bytes = resync->total_bytes,
+                                    .rate_bytes_per_s = rate_bytes_per_s(&v->resync_rate, now_ns, resync->done_bytes) };
+}
+
 static void make_status(struct volume *v, struct volume_status *s)
 {
     struct engine_view view;
     engine_view(v->engine, &view);
+    struct verify_view verify;
+    engine_verify_view(v->engine, &verify);
     uint64_t now_ns = ring_now_ns(v->ring);
     *s = (struct volume_status) {
         .role = view.role,
@@ -324,7 +412,13 @@ static void make_status(struct volume *v, struct volume_status *s)
         .size_bytes = view.size_bytes,
         .leg = view.leg,
         .writes_waiting = view.writes_waiting,
+        .verify_done_bytes = verify.running ? verify.done_bytes : 0,
+        .verify_total_bytes = verify.running ? verify.total_bytes : 0,
         .peer_leg = view.peer_leg,
+        .out_of_sync_bytes = view.out_of_sync_bytes,
+        .resync = resync_status(v, &view.resync, now_ns),
+        .alone_epoch = view.alone_epoch,
+        .alone_since_us = view.alone_epoch ? calendar_us(now_ns, view.alone_since_ns) : 0,
     };
     if (view.oldest_waiting_ns && now_ns > view.oldest_waiting_ns)
         s->oldest_waiting_us = (now_ns - view.oldest_waiting_ns) / NS_PER_US;
@@ -386,6 +480,7 @@ void volume_status(struct volume *v, struct volume_status *out)
 static int read_boot_id(uint64_t disguise, struct id *out, struct err *err)
 {
     static const char path[] = "/proc/sys/kernel/random/boot_id";
+    *out = (struct id) { 0 };
     FILE *f = fopen(path, "re");
     unsigned n = 0;
     unsigned byte = 0;
@@ -433,6 +528,36 @@ static int attach_leg(struct volume *v, struct superblock *sb, struct err *err)
     return 0;
 }
 
+static void page_found(void *ctx, uint32_t index, const uint8_t *block)
+{
+    struct volume *v = ctx;
+    engine_load_page(v->engine, index, block);
+}
+
+static void log_block_found(void *ctx, uint32_t index, const uint8_t *block)
+{
+    uint8_t *ring = ctx;
+    if (block)
+        memcpy(ring + (size_t)index * META_PAGE_BYTES, block, META_PAGE_BYTES);
+}
+
+/* What a crash left in the activity log becomes set bits before anything else happens. */
+static int load_metadata(struct volume *v, struct err *err)
+{
+    uint32_t blocks = meta_page_count(&v->leg.layout, META_ACTIVITY_LOG);
+    size_t ring_bytes = (size_t)blocks * META_PAGE_BYTES;
+    CLEANUP_FREE uint8_t *ring = malloc(ring_bytes);
+    if (!ring)
+        return err_set(err, -ENOMEM, "out of memory");
+    memset(ring, 0xff, ring_bytes); /* what cannot be read */
+    int r = leg_read_area(&v->leg, &v->pool, META_BITMAP, engine_page_count(v->engine), page_found, v, err);
+    if (!r)
+        r = leg_read_area(&v->leg, &v->pool, META_ACTIVITY_LOG, blocks, log_block_found, ring, err);
+    if (!r)
+        engine_load_log(v->engine, ring, &v->actions);
+    return r;
+}
+
 static int open_engine(struct volume *v, struct err *err)
 {
     const struct config_node *peer = config_peer(&v->config);
@@ -445,7 +570,12 @@ static int open_engine(struct volume *v, struct err *err)
         .window_frames = WINDOW_FRAMES,
         .window_bytes = WINDOW_BYTES,
         .block_bytes = v->leg.bare->geometry.logical_block_bytes,
+        .alone_after_ns = v->config.when_alone == ALONE_CONTINUE ? v->config.dead_after_ns : ENGINE_NEVER_ALONE,
+        .pool = &v->pool,
+        .pool_keep_free_bytes = KEEP_FREE_BYTES,
     };
+    if (getrandom(&config.seed, sizeof(config.seed), 0) < 0)
+        return err_set(err, -errno, "no random numbers from the kernel");
     v->leg.page_done = page_written;
     v->leg.page_ctx = v;
     int r = leg_capacity(&v->leg, &v->config, &config.capacity_bytes, err);
@@ -453,15 +583,17 @@ static int open_engine(struct volume *v, struct err *err)
         r = attach_leg(v, &config.superblock, err);
     if (r)
         return r;
+    v->tick_at_ns = UINT64_MAX;
     v->engine = engine_open(&config);
-    v->ios = calloc(DISK_OPS, sizeof(*v->ios));
+    v->ios = calloc(MIRROR_OPS, sizeof(*v->ios));
+    v->sync_ios = calloc(SYNC_OPS, sizeof(*v->sync_ios));
     v->actions.list = calloc(ACTIONS_MAX, sizeof(*v->actions.list));
     v->actions.max = ACTIONS_MAX;
     v->actions.text_bytes = 2 * ENGINE_TEXT_BYTES;
     v->actions.text = calloc(1, v->actions.text_bytes);
-    if (!v->engine || !v->ios || !v->actions.list || !v->actions.text)
+    if (!v->engine || !v->ios || !v->sync_ios || !v->actions.list || !v->actions.text)
         return err_set(err, -ENOMEM, "out of memory");
-    return 0;
+    return load_metadata(v, err);
 }
 
 static int open_front(struct volume *v, struct err *err)
@@ -644,6 +776,7 @@ static void free_all(struct volume *v)
     free(v->actions.list);
     free(v->actions.text);
     free(v->ios);
+    free(v->sync_ios);
     buf_pool_abandon(&v->pool);
 }
 

@@ -13,6 +13,7 @@ struct volume *volume_start(const struct volume_config *config, const struct vol
 enum volume_order {
     VOLUME_PROMOTE,
     VOLUME_DEMOTE,
+    VOLUME_VERIFY, /* compare both legs; `force`: and resync what differs. -EILSEQ: they differ */
     VOLUME_DETACH, /* drain, flush, mark clean; then volume_stop() */
 };
 

@@ -46,5 +46,16 @@ struct volume_status {
     unsigned path;                       /* index in the configured paths: in use, or tried last */
     uint64_t rtt_us;                     /* smoothed; 0: not known yet */
     enum leg_state peer_leg;
-    uint64_t out_of_sync_bytes;
+    uint64_t verify_done_bytes; /* of the verify under way; total 0: none is */
+    uint64_t verify_total_bytes;
+    uint64_t out_of_sync_bytes; /* that may differ between the legs */
+    struct volume_resync {
+        bool active;
+        bool is_source; /* the peer gets what it lacks; else this node */
+        uint64_t done_bytes;
+        uint64_t total_bytes;
+        uint64_t rate_bytes_per_s; /* over the last seconds; 0: not known */
+    } resync;
+    uint64_t alone_epoch;    /* since which changes are acknowledged without the peer; 0: they are not */
+    uint64_t alone_since_us; /* since 1970, UTC */
 };

@@ -78,12 +78,11 @@ static enum role_need send_decree_once(struct role_machine *r)
 
 static enum role_need next_while_leading(struct role_machine *r, const struct role_facts *facts)
 {
-    if (!facts->persisted)
+    /* What a serving primary tells its peer of later epochs, the engine knows. */
+    if (!facts->persisted || r->phase == PHASE_PRIMARY)
         return ROLE_NEED_NOTHING;
     if (facts->session_up && !facts->peer_agreed)
         return send_decree_once(r);
-    if (r->phase == PHASE_PRIMARY)
-        return ROLE_NEED_NOTHING;
     r->phase = PHASE_PRIMARY;
     return ROLE_NEED_SERVE;
 }

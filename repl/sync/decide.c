@@ -122,23 +122,34 @@ static void explain_granule(const struct hello *own, const struct hello *peer, s
 
 static bool knows(const struct hello *a, const struct hello *b) { return id_equal(a->peer_leg_id, b->leg_id); }
 
-/* It has never been part of a decree: nothing on it was ever acknowledged. */
+/* It has never been part of a pair, nor served alone: nothing on it was ever acknowledged. */
 static bool is_new(const struct hello *h) { return h->history.count == 0; }
 
-/* Zeroes that belong to no pair; or already paired with this one: a crash can come between the two nodes' records of
- * the pairing. Before both have recorded it no session is up, so that nothing can have been acknowledged. */
-static bool is_fresh_for(const struct hello *a, const struct hello *b)
+/* The entry with which both histories of a pair begin: of the two legs' ids, so that both make the same. */
+static uint64_t pair_tag(const struct hello *a, const struct hello *b)
 {
-    return is_new(a) && (knows(a, b) || (a->pristine && id_is_none(a->peer_leg_id)));
+    uint64_t tag = 0;
+    for (unsigned i = 0; i < sizeof(a->leg_id.bytes); i++)
+        tag ^= (uint64_t)(a->leg_id.bytes[i] ^ b->leg_id.bytes[i]) << (i % 8 * 8);
+    return tag ? tag : 1;
 }
 
-/* ... and zeroes they must be for that, unless the two have recorded each other while both were. */
+/* Zeroes that belong to no pair; or already paired with this one, and no more than that: a crash can come between the
+ * two nodes' records of the pairing. Before both have recorded it no session is up, so that nothing was acknowledged.
+ */
+static bool is_fresh_for(const struct hello *a, const struct hello *b)
+{
+    if (a->full || a->dirty_bytes || a->leg != LEG_UP_TO_DATE)
+        return false;
+    if (is_new(a))
+        return knows(a, b) || (a->pristine && id_is_none(a->peer_leg_id));
+    return knows(a, b) && a->history.count == 1 && a->history.entries[0].tag == pair_tag(a, b);
+}
+
 static bool both_fresh(const struct hello *own, const struct hello *peer)
 {
-    if (knows(own, peer) && knows(peer, own))
-        return false; /* a pair already */
-    return is_fresh_for(own, peer) && is_fresh_for(peer, own) && !own->full && !peer->full &&
-           own->leg == LEG_UP_TO_DATE && peer->leg == LEG_UP_TO_DATE;
+    bool pair_already = !is_new(own) && !is_new(peer);
+    return !pair_already && is_fresh_for(own, peer) && is_fresh_for(peer, own);
 }
 
 static bool other_volume_id(const struct hello *own, const struct hello *peer)
@@ -157,9 +168,21 @@ static void explain_volume_id(const struct hello *own, const struct hello *peer,
 
 /* ---- who is primary ---- */
 
+static bool is_merely_paired(const struct hello *a, const struct hello *b)
+{
+    return knows(a, b) && a->history.count == 1 && a->history.entries[0].tag == pair_tag(a, b);
+}
+
 static enum history_relation relation(const struct hello *own, const struct hello *peer)
 {
-    return history_relate(&own->history, &peer->history);
+    enum history_relation r = history_relate(&own->history, &peer->history);
+    if (r != HISTORY_UNRELATED)
+        return r;
+    /* Who recorded the pairing, and was part of nothing after it, has nothing that the other lacks, although that one
+     * went on without recording it: they were never in sync, whatever has been begun on that leg since. */
+    if (is_merely_paired(own, peer))
+        return HISTORY_ANCESTOR;
+    return is_merely_paired(peer, own) ? HISTORY_DESCENDANT : r;
 }
 
 static bool is_primary(const struct hello *h) { return h->role == ROLE_PRIMARY; }
@@ -415,6 +438,13 @@ static struct id agreed_volume_id(const struct hello *own, const struct hello *p
     return memcmp(&own->volume_id, &peer->volume_id, sizeof(struct id)) > 0 ? own->volume_id : peer->volume_id;
 }
 
+static void make_pair(const struct hello *own, const struct hello *peer, struct sync_judgement *out)
+{
+    out->epoch = max_u64(out->epoch, 1);
+    const struct history *known = is_new(own) ? &peer->history : &own->history;
+    out->pair_entry = known->count ? known->entries[0] : (struct history_entry) { out->epoch, 1, pair_tag(own, peer) };
+}
+
 void sync_decide(const struct hello *own, const struct hello *peer, struct sync_judgement *out)
 {
     *out = (struct sync_judgement) { 0 };
@@ -434,6 +464,8 @@ void sync_decide(const struct hello *own, const struct hello *peer, struct sync_
         out->size_bytes = agreed_size(own, peer);
         out->volume_id = agreed_volume_id(own, peer);
         out->epoch = max_u64(own->epoch, peer->epoch);
+        if (out->verdict == SYNC_PAIR)
+            make_pair(own, peer, out);
         return;
     }
     assert(!"of two legs one is ahead");

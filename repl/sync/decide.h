@@ -27,7 +27,8 @@ struct sync_judgement {
     char text[SYNC_TEXT_BYTES]; /* SYNC_REFUSE: why, and what to do, from our side; else "" */
     uint64_t size_bytes;        /* else: of the volume from now on */
     struct id volume_id;
-    uint64_t epoch; /* the highest that either has seen */
+    uint64_t epoch;                  /* the highest that either has seen; at least 1 for a pair */
+    struct history_entry pair_entry; /* SYNC_PAIR: the first of both histories */
 };
 
 void sync_decide(const struct hello *own, const struct hello *peer, struct sync_judgement *out);

@@ -14,7 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "e2e"))
 
 import recorded
 from ledger import Ledger, Scribe
-from lib import features, nbdio, proc, run
+from lib import nbdio, proc, run
 from lib.cluster import KIB, MIB, Cluster
 from lib.run import BUILD, Failure, wait_until
 
@@ -156,7 +156,7 @@ def look_at_metadata(plan, node, replay, at_ns, rng):
 
 
 def recover(t, rec, replays, ledger, at_ns, what, rng, number):
-    """Daemons on what is left. Returns what came of it, in a word."""
+    """Daemons on what is left. They become a protected volume."""
     lost = {LOST_BOTH: (True, True), LOST_A: (True, False), LOST_B: (False, True)}[what]
     images = []
     for n, r, lost_power in zip(rec.cluster.nodes, replays, lost):
@@ -168,27 +168,21 @@ def recover(t, rec, replays, ledger, at_ns, what, rng, number):
         recorded.with_test(n, recorded.BOOT_AFTER if lost_power else recorded.BOOT_RECORDED)
     c.write_config()
     c.start()
-    refused = None
     for n in c.nodes:
         s = n.wait("the leg to be up, and the pair to be told whether it may go on",
                    lambda s: s["state"] in ("failed", "down", "not-created") or s["peer"]["link"] in ("connected", "refused"))
         if s["state"] != "up":
             raise Failure(f"{n.name} does not come up ({what} at {at_ns}): {s['why_not']}")
         if s["peer"]["link"] == "refused":
-            refused = s["peer"]["reason"]
-    if refused is None:
-        whole_again(t, c, ledger, at_ns, lost)
-    elif features.RESYNC or not any(text in refused for text in features.REFUSALS_WITHOUT_RESYNC):
-        raise Failure(f"refused ({what} at {at_ns}): {refused}")
+            raise Failure(f"refused ({what} at {at_ns}): {s['peer']['reason']}")
+    whole_again(t, c, ledger, at_ns, lost)
     c.stop()
     for n, lost_power in zip(c.nodes, lost):
         ledger.check(n.backing, at_ns, lost_power, f"{n.name}, after its daemon's recovery ({what} at {at_ns})")
-    if refused is None:
-        p = proc.run(["cmp", "-n", SIZE, *images], ok=None, timeout_s=60)
-        if p.returncode != 0:
-            raise Failure(f"the legs differ after recovery ({what} at {at_ns}): {p.stdout}{p.stderr}")
+    p = proc.run(["cmp", "-n", SIZE, *images], ok=None, timeout_s=60)
+    if p.returncode != 0:
+        raise Failure(f"the legs differ after recovery ({what} at {at_ns}): {p.stdout}{p.stderr}")
     recorded.remove(c.dir, *images)
-    return "refused, as legs may differ" if refused else "protected, legs equal"
 
 
 def whole_again(t, c, ledger, at_ns, lost):
@@ -217,12 +211,12 @@ def one_round(t, plan, scratch, seed, number):
           f" logs of {' and '.join(str(log.stat().st_size // MIB) for log in rec.logs)} MiB")
     t.check(answered > 2000 and 0 < certain < answered, "enough was promised to mean something", (answered, certain))
 
-    t.step("cuts: what was flushed is on each disk, what was answered on the one that lost no power"
-           + ("; daemons recover to a protected volume" if features.RESYNC else "; daemons come up on what is left"))
+    t.step("cuts: what was flushed is on each disk, what was answered on the one that lost no power; daemons recover to a"
+           " protected volume")
     rng = random.Random(seed)
     replays = rec.replays("cuts")
     cuts = uncertain = 0
-    outcomes = {}
+    recovered = {}
     for recovery, (at_ns, what) in enumerate(moments(t, plan, rec, seed, *times)):
         if what is None:
             look_at_cut(t, plan, rec, replays, ledger, at_ns, rng)
@@ -231,12 +225,12 @@ def one_round(t, plan, scratch, seed, number):
         elif what in rec.cluster.nodes:
             look_at_metadata(plan, what, replays[rec.cluster.nodes.index(what)], at_ns, rng)
         else:
-            outcome = f"{what}: {recover(t, rec, replays, ledger, at_ns, what, rng, f'{number}-{recovery}')}"
-            outcomes[outcome] = outcomes.get(outcome, 0) + 1
+            recover(t, rec, replays, ledger, at_ns, what, rng, f"{number}-{recovery}")
+            recovered[what] = recovered.get(what, 0) + 1
     t.check(uncertain > 0, f"{cuts} cuts, each with {plan.seeds + 1} choices of what survives on each of both disks;"
             f" up to {uncertain} sectors were in doubt")
-    for outcome, count in sorted(outcomes.items()):
-        t.say(f"{count} x {outcome}")
+    for what, count in sorted(recovered.items()):
+        t.say(f"{count} x {what}: protected, legs equal")
     for r in replays:
         r.close()
     recorded.remove(rec.cluster.dir, *rec.bases, *(r.work for r in replays))

@@ -84,6 +84,10 @@ def garbage(t, c):
     thrown_out(t, c, "a flush before any hello", wire.frame(wire.FLUSH, epoch=1, lsn=1))
 
 
+# Of a leg that has been part of something else.
+WITH_HISTORY = {"history_epoch": 1, "history_first_lsn": 1, "history_tag": 0x5eed, "epoch": 1}
+
+
 def good(c, **other):
     return wire.good_hello(c, c.a, c.b, **other)
 
@@ -109,16 +113,27 @@ def wrong_peers(t, c):
     t.step("impostors, who have the right names: they may take the connection, as a peer that comes back does, but not more")
     for what, other, word in (("a version of the future", {"version": 99}, "99"),
                               ("another size", {"size_bytes": 2 * GIB, "capacity_bytes": 2 * GIB, "pristine": 0}, "bytes"),
-                              ("another leg", {}, "paired"), ("another volume of that name", {"volume_id": bytes([7] * 16)}, "different"),
+                              ("another leg", WITH_HISTORY, "nothing in common"),
+                              ("another volume of that name", {**WITH_HISTORY, "volume_id": bytes([7] * 16)}, "different"),
                               ("another primary", {"role": 1, "epoch": 1}, ""),
                               ("a leg that is not up to date", {"leg": 4}, "failed"),
-                              ("one who ended uncleanly", {"unclean_primary": 1}, "ended")):
+                              ("two halves of a leg", {**WITH_HISTORY, "leg": 2}, "")):
         refused(t, c, what, other, word)
         c.a.wait("to be protected again", lambda s: s["protected"], 20)
         ops = nbdio.total_ops(c.load)
         wait_until("the load to go on", lambda: nbdio.total_ops(c.load) > ops + 50, 20,
                    describe=lambda: [(s.ops, s.errors, s.wrong) for s in c.load])
     t.check(True, "after each of them the real peer was back, and the writes that had waited completed")
+
+    t.step("one who has a new leg is taken for ours with a replaced disk; ours gets its place back, and the legs are compared")
+    s = Stranger(c.b.port)
+    s.send(wire.frame(wire.HELLO, good(c)))
+    kinds = []
+    while (f := s.read_frame()) is not None and f[0] != wire.READY:
+        kinds.append(f[0])
+    t.check(f is not None, "it is welcome", kinds)
+    s.close()
+    c.a.wait("to be protected again", lambda s: s["protected"], 40)
 
 
 def flood(t, c):

@@ -172,22 +172,26 @@ def killed_while_slow(t, victim_index):
 
 
 def read_error(t):
-    t.step("a read fails on the primary: the client is told, nothing else happens")
+    t.step("a read fails on the primary: the peer answers in its place; the client is told only when it is away")
     c = Cluster(t, size=SIZE, name="read", dead_after="1s")
     fault(c.a, error="EIO", **{"read-errors-per-million": 1000000, "error-offset": f"{BAD_OFFSET // MIB}MiB",
                                "error-length": f"{BAD_LENGTH // KIB}KiB"})
     c.write_config()
     c.ready()
     h = nbdio.connect(c.a.uri)
-    try:
-        h.pread(4096, BAD_OFFSET)
-        raise run.Failure("the read was answered")
-    except nbd.Error as e:
-        t.check(e.errno == "EIO", "the read is answered with EIO", e)
+    h.pwrite(b"x" * 4096, BAD_OFFSET)
+    t.check(bytes(h.pread(4096, BAD_OFFSET)) == b"x" * 4096, "the client gets what it wrote")
     t.say(c.a.wait_log(f"read failed on {c.a.backing}", 5).strip())
     h.pwrite(b"y" * 4096, 0)
     t.check(bytes(h.pread(4096, 0)) == b"y" * 4096, "the rest of the volume goes on")
     t.check(c.a.status()["protected"], "protected, since both legs have what was written")
+    c.b.cli("down", c.volume)
+    c.a.wait("not to be protected", lambda s: not s["protected"])
+    try:
+        h.pread(4096, BAD_OFFSET)
+        raise run.Failure("the read was answered")
+    except nbd.Error as e:
+        t.check(e.errno == "EIO", "without the peer the read is answered with EIO", e)
     h.shutdown()
     c.stop()
     fs.remove(c.dir)

@@ -4,7 +4,7 @@ and at last on the one that outlives the primary."""
 
 import random
 
-from lib import features, fs, kills, proc, run, tree
+from lib import fs, kills, proc, run, tree
 from lib.cluster import GIB, MIB
 from lib.run import wait_until
 
@@ -56,8 +56,7 @@ def test(t):
     fs.need_block_device(t)
     rng = random.Random(t.seed)
     rounds = 200 if t.long else 4
-    t.step(f"ext4 on the volume; {rounds} rounds, in each of which a node is killed"
-           + ("" if features.RESYNC else " (the secondary; the primary in the last: without resync it could not come back)"))
+    t.step(f"ext4 on the volume; {rounds} rounds, in each of which a node is killed")
     site = kills.Site(t, 2 * GIB, rng)
     since = []
     for number in range(1, rounds + 1):

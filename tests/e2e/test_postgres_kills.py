@@ -4,7 +4,7 @@ is there, at last on the leg that outlives the primary."""
 
 import random
 
-from lib import features, fs, kills, pg, run
+from lib import fs, kills, pg, run
 from lib.cluster import GIB
 from lib.run import wait_until
 
@@ -64,8 +64,7 @@ def test(t):
         t.skip("no PostgreSQL server is installed")
     rng = random.Random(t.seed)
     rounds = 200 if t.long else 4
-    t.step(f"PostgreSQL on ext4 on the volume; {rounds} rounds, in each of which a node is killed"
-           + ("" if features.RESYNC else " (the secondary; the primary in the last: without resync it could not come back)"))
+    t.step(f"PostgreSQL on ext4 on the volume; {rounds} rounds, in each of which a node is killed")
     site = kills.Site(t, 2 * GIB, rng)
     work = Work(t, site)
     for number in range(1, rounds + 1):

@@ -126,6 +126,7 @@ bool sim_client_submit(struct sim *s, uint32_t client, unsigned node, enum op_ki
     };
     if (is_change(kind)) {
         s->clients.changes_in_flight++;
+        s->clients.changed_blocks += count;
         op->write = model_write_begin(&s->model, first, count, kind != OP_WRITE);
         s->model.writes[op->write].owner = node;
     }
@@ -144,6 +145,26 @@ bool sim_client_submit(struct sim *s, uint32_t client, unsigned node, enum op_ki
     return true;
 }
 
+/* The check that it fails on this leg, or NULL. */
+static const char *lacks(struct sim *s, unsigned leg, const struct sim_op *op)
+{
+    if (!sim_leg_holds(s, leg, s->disk[leg].data.content, op->write))
+        return "acknowledged-early";
+    if ((op->flags & OP_FLAG_FUA) && !sim_leg_holds(s, leg, s->disk[leg].data.stable, op->write))
+        return "fua-not-stable";
+    return NULL;
+}
+
+static void check_on_legs(struct sim *s, const struct sim_op *op)
+{
+    if (s->legs.split)
+        return;
+    const char *own = lacks(s, op->node, op);
+    if (own)
+        sim_fail(s, own, "write %u, leg %c, on its own node: %s", op->write, 'A' + op->node, s->model.facts);
+    sim_legs_acked(s, op->node, lacks(s, 1 - op->node, op));
+}
+
 /* A change is acknowledged: is that allowed, and is it true? */
 static void check_acked(struct sim *s, const struct sim_op *op)
 {
@@ -152,17 +173,16 @@ static void check_acked(struct sim *s, const struct sim_op *op)
     if (view.leg != LEG_UP_TO_DATE)
         sim_fail(s, "failed-leg", "node %u acknowledges write %u with its leg %s", op->node, op->write,
                  leg_state_name(view.leg));
-    if (view.epoch < s->acked_epoch || (view.epoch == s->acked_epoch && s->acked_node != (int)op->node))
+    check_on_legs(s, op);
+    if (s->legs.split)
+        return;
+    /* That which is on record: it may just be taking the peer in with another one. */
+    uint64_t epoch = s->node[op->node].epoch;
+    if (epoch < s->acked_epoch || (epoch == s->acked_epoch && s->acked_node != (int)op->node))
         sim_fail(s, "epoch", "node %u acknowledges write %u at epoch %" PRIu64 ", after node %d did so at %" PRIu64,
-                 op->node, op->write, view.epoch, s->acked_node, s->acked_epoch);
-    s->acked_epoch = view.epoch;
+                 op->node, op->write, epoch, s->acked_node, s->acked_epoch);
+    s->acked_epoch = epoch;
     s->acked_node = (int)op->node;
-    for (unsigned i = 0; i < SIM_NODES; i++) {
-        if (!sim_leg_holds(s, i, s->disk[i].data.content, op->write))
-            sim_fail(s, "acknowledged-early", "write %u, leg %c: %s", op->write, 'A' + i, s->model.facts);
-        if ((op->flags & OP_FLAG_FUA) && !sim_leg_holds(s, i, s->disk[i].data.stable, op->write))
-            sim_fail(s, "fua-not-stable", "write %u, leg %c: %s", op->write, 'A' + i, s->model.facts);
-    }
 }
 
 static void complete_change(struct sim *s, struct sim_op *op, int32_t result)
@@ -177,6 +197,8 @@ static void complete_change(struct sim *s, struct sim_op *op, int32_t result)
         COVER(writes_ok);
     else
         COVER(zeroes_ok);
+    if (op->kind != OP_WRITE && sim_resyncs(s))
+        COVER(zeroes_resync);
     if (op->flags & OP_FLAG_FUA) {
         COVER(fua_ok);
         s->model.writes[op->write].durable = true;
@@ -192,11 +214,16 @@ static void complete_flush(struct sim *s, struct sim_op *op, int32_t result)
         return;
     }
     COVER(flushes_ok);
-    for (unsigned i = 0; i < SIM_NODES; i++) {
-        if (!sim_leg_is_current(s, i, s->disk[i].data.stable, model_span_begun(&s->model, op->span)))
+    uint64_t begun = model_span_begun(&s->model, op->span);
+    sim_legs_acked(s, op->node, NULL);
+    for (unsigned i = 0; i < SIM_NODES && !s->legs.split; i++) {
+        /* A leg that is being resynced has it when that is done. */
+        if (s->legs.behind[i] || (i != op->node && sim_legs_is_target(s, i)))
+            continue;
+        if (!sim_leg_is_current(s, i, s->disk[i].data.stable, begun))
             sim_fail(s, "flush-not-stable", "leg %c: %s", 'A' + i, s->model.facts);
+        sim_legs_flushed(s, i, begun);
     }
-    sim_legs_flushed(s, model_span_begun(&s->model, op->span));
     sim_plan_flushed(s);
 }
 
@@ -238,7 +265,7 @@ static void check_not_deposed(struct sim *s, const struct sim_op *read)
 static void check_not_repairable(struct sim *s, const struct sim_op *read)
 {
     const struct sim_disk *other = &s->disk[1 - read->node];
-    if (READ_REPAIR_EXISTS && sim_legs_in_sync(s, read->node) && other->faults.error_per_million[OP_READ] == 0 &&
+    if (READ_REPAIR_EXISTS && sim_legs_in_sync(s) && other->faults.error_per_million[OP_READ] == 0 &&
         medium_is_readable(&other->data, read->first, read->count))
         sim_fail(s, "read-error", "of blocks %u-%u on node %u, in sync, where the other leg has them", read->first,
                  read->first + read->count - 1, read->node);
@@ -254,6 +281,9 @@ static void complete_read(struct sim *s, struct sim_op *op, int32_t result)
     COVER(reads_ok);
     check_not_dirty(s, op);
     check_not_deposed(s, op);
+    /* What is read apart from the node that goes on is not the volume. */
+    if (s->legs.split || s->legs.behind[op->node] || s->node[1 - op->node].serving)
+        return;
     s->model.damaged = s->disk[op->node].data.has_flaws ? s->disk[op->node].data.damaged : NULL;
     bool good = model_check_read(&s->model, op->span, op->first, op->count, op->buf->data);
     s->model.damaged = NULL;
@@ -336,7 +366,7 @@ static bool submit_random(struct sim *s, uint32_t client, unsigned node)
             flags |= sim_chance(s, CHANCE_CLIENT, 500000) ? OP_FLAG_KEEP_ALLOCATED : 0;
             flags |= sim_chance(s, CHANCE_CLIENT, 300000) ? OP_FLAG_FAST_ONLY : 0;
         }
-        if (sim_chance(s, CHANCE_CLIENT, 100000)) { /* a long one, without a payload */
+        if (s->log_slots >= MODEL_BLOCKS_MAX / 8 && sim_chance(s, CHANCE_CLIENT, 100000)) { /* a long one, without a payload */
             first = 0;
             count = s->block_count;
         }

@@ -70,7 +70,27 @@
     X(secondary_detach, 1, "operator: secondaries detached and attached again")                                        \
     X(primary_detach, 1, "operator: primaries detached")                                                               \
     X(primary_crash, 1, "fault: primary daemons killed")                                                               \
-    X(survivor_checked, 1, "surviving legs proven to hold every acknowledged write")                                   \
+    X(survivor_checked, 1, "promotions whose leg was proven to hold every acknowledged write")                         \
+    X(acked_alone, 1, "changes and flushes acknowledged that the other leg lacked")                                    \
+    X(caught_up, 1, "legs that were behind, and in sync again")                                                        \
+    X(stale_served, 1, "promotions, by force or apart, of a leg that lacked something")                                \
+    X(split_brain, 1, "split brains: both nodes acknowledged alone")                                                   \
+    X(unreadable_healed, 1, "blocks written because a resync could not read them")                                     \
+    X(finish_raced, 1, "resyncs whose target was done while changes were in flight")                                   \
+    X(zeroes_resync, 1, "discards and write-zeroes acknowledged during a resync")                                      \
+    X(bits_left, 1, "hellos with set bits and a history equal to the other's")                                         \
+    X(resync_resumed, 1, "resyncs that went on where they had been interrupted")                                       \
+    X(break_bits, 1, "fault: sessions cut at the bits of a resync")                                                    \
+    X(break_ask, 1, "fault: sessions cut at a question of the target")                                                 \
+    X(break_data, 1, "fault: sessions cut at an answer of the source")                                                 \
+    X(break_stable, 1, "fault: sessions cut at the word of what is stable")                                            \
+    X(break_done, 1, "fault: sessions cut when the target was done")                                                   \
+    X(break_taken, 1, "fault: sessions cut when the target was taken in")                                              \
+    X(finish_source_dies, 1, "fault: sources killed between their record of the finish and the target's")              \
+    X(resync_power_both, 1, "fault: both machines lost power during a resync")                                         \
+    X(promoted_half, 1, "operator: targets of a resync promoted by force half-way")                                    \
+    X(split_told, 1, "runs that ended in a split brain, and said so on both nodes")                                    \
+    X(two_volumes, 1, "runs that ended with two volumes of one name, and said so")                                     \
     X(promoted, 1, "operator: promotions")                                                                             \
     X(promoted_force, 1, "operator: promotions by force")                                                              \
     X(promote_refused, 1, "operator: promotions refused")                                                              \
@@ -81,7 +101,6 @@
     X(role_swapped, 1, "operator: the other node became primary")                                                      \
     X(leg_failed, 1, "runs that ended with a failed leg, and said so")                                                 \
     X(converged, 1, "runs that ended with both legs equal and in sync")                                                \
-    X(service_ended, 1, "runs that ended without a primary to go on with")                                             \
     X(audits, 1, "audits of both legs against the model")
 
 enum cover_mark {

@@ -41,11 +41,19 @@ static void apply_block(struct sim_disk *d, const struct sim_disk_request *r, ui
 
 static bool is_change(enum op_kind kind) { return kind == OP_WRITE || kind == OP_DISCARD || kind == OP_WRITE_ZEROES; }
 
+/* A read that the peer answered is written back, among other reads: they meet the same data, or the error. */
+static bool is_mending(const struct sim_disk_request *r)
+{
+    return r->kind == OP_WRITE && r->op > MIRROR_CHANGES_MAX && r->op <= MIRROR_CHANGES_MAX + MIRROR_READS_MAX;
+}
+
+static bool is_shared(const struct sim_disk_request *r) { return r->kind == OP_READ || is_mending(r); }
+
 /* No two requests in flight may touch one block unless both read it: a disk owes nobody an order. */
 static void lock_check(struct sim *s, struct sim_disk *d, const struct sim_disk_request *r)
 {
     for (uint32_t i = r->first; i < r->first + r->count; i++) {
-        if (d->writers[i] > 0 || (d->readers[i] > 0 && r->kind != OP_READ))
+        if (d->writers[i] > 0 || (d->readers[i] > 0 && !is_shared(r)))
             sim_fail(s, "disk-overlap", "node %u: %s of blocks %u-%u begins while a %s of block %u is in flight",
                      d->node, op_name(r->kind), r->first, r->first + r->count - 1, d->writers[i] ? "change" : "read",
                      i);
@@ -54,7 +62,7 @@ static void lock_check(struct sim *s, struct sim_disk *d, const struct sim_disk_
 
 static void lock_count(struct sim_disk *d, const struct sim_disk_request *r, int by)
 {
-    uint16_t *counts = r->kind == OP_READ ? d->readers : d->writers;
+    uint16_t *counts = is_shared(r) ? d->readers : d->writers;
     for (uint32_t i = r->first; i < r->first + r->count; i++)
         counts[i] = (uint16_t)(counts[i] + by);
 }

@@ -4,57 +4,163 @@
 
 #include "tests/sim/sim.h"
 
-void sim_legs_reset(struct sim *s) { s->legs = (struct sim_legs) { .flushed = 1 }; }
-
-void sim_legs_watch(struct sim *s)
+void sim_legs_reset(struct sim *s)
 {
-    s->legs.watched = true;
-    s->legs.span = model_span_begin(&s->model);
-    s->legs.flushed = model_span_begun(&s->model, s->legs.span);
+    s->legs = (struct sim_legs) { .span = model_span_begin(&s->model) };
+    for (unsigned i = 0; i < SIM_NODES; i++)
+        s->legs.flushed[i] = model_span_begun(&s->model, s->legs.span);
 }
 
 /* The model may forget what no leg can hold any more. */
 static void forget(struct sim *s)
 {
-    uint64_t oldest = s->legs.flushed;
+    const struct sim_legs *l = &s->legs;
+    uint64_t oldest = min_u64(l->flushed[0], l->flushed[1]);
     for (unsigned i = 0; i < SIM_NODES; i++) {
-        if (s->legs.behind[i])
-            oldest = min_u64(oldest, s->legs.bound[i]);
+        if (l->behind[i])
+            oldest = min_u64(oldest, l->bound[i]);
     }
-    if (s->legs.watched)
-        model_span_move(&s->model, s->legs.span, oldest);
+    model_span_move(&s->model, l->span, max_u64(oldest, model_span_begun(&s->model, l->span)));
 }
 
-void sim_legs_flushed(struct sim *s, uint64_t begun)
+void sim_legs_flushed(struct sim *s, unsigned node, uint64_t begun)
 {
-    if (begun <= s->legs.flushed)
+    if (begun <= s->legs.flushed[node])
         return;
-    s->legs.flushed = begun;
+    s->legs.flushed[node] = begun;
     forget(s);
+}
+
+static void fall_behind(struct sim *s, unsigned node, uint64_t bound)
+{
+    struct sim_legs *l = &s->legs;
+    l->bound[node] = l->behind[node] ? min_u64(l->bound[node], bound) : bound;
+    l->behind[node] = true;
+    l->since[node] = s->model.clock++;
+    sim_trace(s, "  legs    %c falls behind, and has what was acknowledged before %" PRIu64, 'A' + node,
+              l->bound[node]);
+}
+
+void sim_legs_acked(struct sim *s, unsigned node, const char *lacking)
+{
+    struct sim_legs *l = &s->legs;
+    unsigned other = 1 - node;
+    struct superblock sb;
+    struct engine_view v;
+    if (l->split || (!lacking && sim_legs_in_sync(s)))
+        return;
+    sim_node_superblock(s, node, &sb);
+    if (sb.peer_in_sync && !lacking)
+        return;
+    if (sb.peer_in_sync)
+        sim_fail(s, lacking, "on node %u, whose superblock has the other one in the in-sync set; leg %c: %s", node,
+                 'A' + other, s->model.facts);
+    COVER(acked_alone);
+    /* Whether the other leg has it, its content cannot always tell: what was in flight together has no order. */
+    if (!l->behind[other])
+        fall_behind(s, other, s->model.clock);
+    bool together = sim_node_view(s, node, &v) && v.session_up && !lacking;
+    l->alone[node] |= !together;
+    if (!l->alone[0] || !l->alone[1])
+        return;
+    /* The other one's may have come here without both being in sync at any time, as when its leg failed at the end. */
+    struct superblock theirs;
+    sim_node_superblock(s, other, &theirs);
+    enum history_relation relation = history_relate(&sb.history, &theirs.history);
+    if (relation == HISTORY_EQUAL || relation == HISTORY_DESCENDANT) {
+        l->alone[other] = false;
+        l->behind[node] = false;
+        return;
+    }
+    if (relation == HISTORY_ANCESTOR)
+        sim_fail(s, "split-brain", "node %u acknowledges what node %u lacks, on an older leg than that one's", node,
+                 other);
+    COVER(split_brain);
+    sim_trace(s, "  legs    split brain: both nodes have acknowledged alone");
+    l->split = true;
+}
+
+bool sim_legs_is_target(struct sim *s, unsigned node)
+{
+    struct superblock sb;
+    sim_node_superblock(s, node, &sb);
+    return sb.leg == LEG_SYNCING;
+}
+
+/* What was acknowledged after the leg's bound is given up. */
+static void give_up(struct sim *s, unsigned node)
+{
+    struct sim_legs *l = &s->legs;
+    model_lost_power(&s->model, l->bound[node]);
+    l->behind[node] = false;
+    forget(s);
+}
+
+void sim_legs_serves(struct sim *s, unsigned node)
+{
+    struct sim_legs *l = &s->legs;
+    sim_legs_look(s);
+    if (l->split || !l->behind[node])
+        return;
+    /* A resync may have ended without the source knowing of it. */
+    if (sim_leg_is_current(s, node, s->disk[node].data.content, s->model.clock)) {
+        l->behind[node] = false;
+        return;
+    }
+    struct engine_view v, other;
+    bool connected =
+        sim_node_view(s, node, &v) && v.session_up && sim_node_view(s, 1 - node, &other) && other.session_up;
+    if (!s->plan.forces[node] && (s->plan.obstacle[node] || connected))
+        sim_fail(s, "stale-promoted", "node %u serves without force, and lacks what was acknowledged: %s", node,
+                 s->model.facts);
+    COVER(stale_served);
+    if (!l->alone[1 - node])
+        give_up(s, node);
+}
+
+/* Which leg the others' content will come from, when none holds everything. */
+static unsigned leader(struct sim *s)
+{
+    const struct sim_legs *l = &s->legs;
+    struct superblock sb[SIM_NODES];
+    for (unsigned i = 0; i < SIM_NODES; i++)
+        sim_node_superblock(s, i, &sb[i]);
+    switch (history_relate(&sb[0].history, &sb[1].history)) {
+    case HISTORY_DESCENDANT: return 0;
+    case HISTORY_ANCESTOR: return 1;
+    case HISTORY_EQUAL:
+    case HISTORY_DIVERGED:
+    case HISTORY_UNRELATED: break;
+    }
+    if ((sb[0].leg == LEG_SYNCING) != (sb[1].leg == LEG_SYNCING))
+        return sb[0].leg == LEG_SYNCING ? 1 : 0;
+    return l->bound[0] >= l->bound[1] ? 0 : 1;
 }
 
 void sim_legs_power_lost(struct sim *s, const bool lost[SIM_NODES])
 {
     struct sim_legs *l = &s->legs;
-    if (!l->watched)
-        sim_fail(s, "simulator", "power is lost in a run that was not to lose any");
     for (unsigned i = 0; i < SIM_NODES; i++) {
-        if (!lost[i] || l->behind[i])
+        if (!lost[i] || l->split)
             continue;
-        if (!model_check_durable(&s->model, s->disk[i].data.content, l->flushed))
+        if (!l->behind[i] && !model_check_durable(&s->model, s->disk[i].data.content, l->flushed[i]))
             sim_fail(s, "power-loss", "leg %c lacks what was acknowledged and flushed: %s", 'A' + i, s->model.facts);
-        l->behind[i] = true;
-        l->since[i] = s->model.clock++;
-        l->bound[i] = l->flushed;
+        fall_behind(s, i, l->flushed[i]);
     }
-    if (!l->behind[0] || !l->behind[1])
+    /* One that is just being resynced cannot stand in for it, whatever it has. */
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        unsigned other = 1 - i;
+        if (lost[i] && !lost[other] && !l->split && !l->behind[other] && sim_legs_is_target(s, other))
+            fall_behind(s, other, min_u64(l->flushed[i], l->flushed[other]));
+    }
+    if (!l->behind[0] || !l->behind[1] || l->split)
         return;
     /* No leg is left that holds everything. What was acknowledged and not flushed may be gone with both. */
     COVER(power_lost_both);
-    model_lost_power(&s->model, l->flushed);
-    for (unsigned i = 0; i < SIM_NODES; i++)
-        l->behind[i] = l->bound[i] < l->flushed;
-    forget(s);
+    unsigned best = leader(s), other = 1 - best;
+    if (!l->alone[best] && !l->alone[other] && l->bound[other] >= l->bound[best])
+        l->behind[other] = false;
+    give_up(s, best);
 }
 
 static const uint64_t *spoilt(const struct sim *s, unsigned node, const uint8_t *layer)
@@ -103,39 +209,60 @@ static void audit_leg(struct sim *s, unsigned node)
     uint64_t bound = l->behind[node] ? l->bound[node] : s->model.clock;
     if (!sim_leg_is_current(s, node, data->content, bound))
         sim_fail(s, "audit", "leg %c lacks what was acknowledged%s: %s", 'A' + node,
-                 l->behind[node] ? " and flushed before it lost power" : "", s->model.facts);
-    uint64_t stable = l->behind[node] ? l->bound[node] : l->flushed;
-    if (l->watched && !sim_leg_is_current(s, node, data->stable, stable))
+                 l->behind[node] ? " before it fell behind" : "", s->model.facts);
+    if (!sim_leg_is_current(s, node, data->stable, l->flushed[node]))
         sim_fail(s, "audit", "the stable layer of leg %c lacks what was acknowledged and flushed: %s", 'A' + node,
                  s->model.facts);
 }
 
-bool sim_legs_in_sync(const struct sim *s, unsigned primary)
+bool sim_legs_in_sync(const struct sim *s)
 {
-    struct engine_view v, other;
-    return sim_node_view(s, primary, &v) && v.in_sync && sim_node_view(s, 1 - primary, &other) && other.session_up;
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        struct engine_view v;
+        if (!sim_node_view(s, i, &v) || !v.in_sync || !v.session_up)
+            return false;
+    }
+    return true;
+}
+
+void sim_legs_look(struct sim *s)
+{
+    struct sim_legs *l = &s->legs;
+    if (!(l->behind[0] || l->behind[1] || l->alone[0] || l->alone[1]) || !sim_legs_in_sync(s))
+        return;
+    if (l->split)
+        sim_fail(s, "split-brain", "both nodes have acknowledged alone, and now they are in sync");
+    COVER(caught_up);
+    sim_trace(s, "  legs    in sync");
+    /* Nothing that one leg has on stable storage is only in the other's cache. */
+    l->flushed[0] = l->flushed[1] = max_u64(l->flushed[0], l->flushed[1]);
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        l->behind[i] = l->alone[i] = false;
+        audit_leg(s, i);
+    }
+    forget(s);
 }
 
 void sim_audit(struct sim *s)
 {
     COVER(audits);
-    int p = sim_primary(s);
-    struct engine_view v;
-    bool has_view = p >= 0 && sim_node_view(s, (unsigned)p, &v);
-    if (p >= 0 && sim_legs_in_sync(s, (unsigned)p)) {
-        s->legs.behind[0] = s->legs.behind[1] = false;
-        forget(s);
-    }
-    for (unsigned i = 0; i < SIM_NODES; i++)
+    sim_legs_look(s);
+    for (unsigned i = 0; i < SIM_NODES && !s->legs.split; i++)
         audit_leg(s, i);
-    if (!has_view)
-        return;
-    if (v.in_sync != (v.why_not == NULL))
-        sim_fail(s, "view", "node %d: in sync is %d, and why not: %s", p, v.in_sync, v.why_not ? v.why_not : "-");
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        struct engine_view v;
+        if (!sim_node_view(s, i, &v))
+            continue;
+        if (v.in_sync != (v.why_not == NULL))
+            sim_fail(s, "view", "node %u: in sync is %d, and why not: %s", i, v.in_sync, v.why_not ? v.why_not : "-");
+        if (v.in_sync && v.out_of_sync_bytes)
+            sim_fail(s, "view", "node %u says in sync, and its bitmap that %" PRIu64 " bytes may differ", i,
+                     v.out_of_sync_bytes);
+    }
     bool quiet = s->clients.changes_in_flight == 0 && s->disk[0].busy == 0 && s->disk[1].busy == 0;
-    if (!v.in_sync || !quiet)
+    if (!sim_legs_in_sync(s) || !quiet)
         return;
     uint32_t block = sim_legs_differ(s);
     if (block != UINT32_MAX)
-        sim_fail(s, "view", "node %d says in sync, no change is in flight, and the legs differ in block %u", p, block);
+        sim_fail(s, "view", "both nodes say in sync, no change is in flight, and the legs differ in block %u", block);
 }

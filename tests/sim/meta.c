@@ -35,6 +35,7 @@ void sim_meta_reset(struct sim_meta *meta)
     memset(meta->requests, 0, sizeof(meta->requests));
     meta->busy = 0;
     meta->error_per_million = 0;
+    meta->log_newest = meta->log_before = UINT32_MAX;
 }
 
 static uint32_t sector_of(struct sim *s, enum sim_meta_area area, uint32_t index)
@@ -105,6 +106,10 @@ void sim_meta_write(struct sim *s, unsigned node, enum sim_meta_area area, uint3
                                                        .check = checksum64(block, META_PAGE_BYTES),
                                                        .done = done };
     meta->busy++;
+    if (area == SIM_META_ACTIVITY_LOG && meta->log_newest != index) {
+        meta->log_before = meta->log_newest;
+        meta->log_newest = index;
+    }
     sim_at(s, s->now_ns + sim_between(s, CHANCE_NODE, LATENCY_MIN_NS, LATENCY_MAX_NS), Q_META, node, slot);
 }
 
@@ -186,6 +191,11 @@ bool sim_meta_damage(struct sim *s, unsigned node)
     struct medium *m = &meta->medium;
     enum sim_meta_area area = (enum sim_meta_area)sim_below(s, CHANCE_NODE, ARRAY_LEN(areas));
     uint32_t page = areas[area].first + (uint32_t)sim_below(s, CHANCE_NODE, areas[area].count);
+    /* The newest block of the log is not told from one that a crash has torn, and whose changes never began. Of a write
+     * that a crash has cut, nothing may be there: then it is the one before. */
+    if (area == SIM_META_ACTIVITY_LOG &&
+        (page - areas[area].first == meta->log_newest || page - areas[area].first == meta->log_before))
+        return false;
     if (meta->busy > 0 || !sector_bit(m->touched, page * PAGE_SECTORS))
         return false;
     /* Whatever is lost of one copy of the superblock, the others make good; of two it is not promised. */

@@ -233,6 +233,7 @@ void sim_net_send(struct sim *s, unsigned node, conn_id id, const struct frame *
         sim_fail(s, "send", "node %u: %s with %u bytes of payload, and nowhere to take them from", node,
                  frame_kind_name(frame->kind), frame->payload_bytes);
     count_resent(s, node, frame, payload);
+    sim_plan_sends(s, node, frame);
     const struct sim_net_faults *f = &s->net.faults;
     if (!c->lost[node] && sim_chance(s, CHANCE_NET, f->break_per_million))
         break_conn(s, c, sim_chance(s, CHANCE_NET, 300000));
@@ -347,8 +348,13 @@ static bool hand_over(struct sim *s, struct sim_conn *c, unsigned to, struct sim
             garbage(s, to, c, "hello damaged on its way (payload_check)");
         else if (hello_decode(payload->data, frame.payload_bytes, &hello, &why) < 0)
             garbage(s, to, c, why);
-        else
+        else {
+            struct superblock own;
+            sim_node_superblock(s, to, &own);
+            if (hello.dirty_bytes && history_relate(&own.history, &hello.history) == HISTORY_EQUAL)
+                COVER(bits_left);
             sim_node_session(s, to, ev);
+        }
         buf_put(payload);
         return true;
     }

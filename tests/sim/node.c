@@ -99,7 +99,7 @@ static void run(struct sim *s, struct sim_node *n);
 
 static void set_tick(struct sim *s, struct sim_node *n)
 {
-    uint64_t due = session_deadline_ns(n->session);
+    uint64_t due = min_u64(session_deadline_ns(n->session), engine_deadline_ns(n->engine));
     if (due == UINT64_MAX)
         return;
     due = max_u64(world_ns(n, due), s->now_ns + 1);
@@ -107,6 +107,25 @@ static void set_tick(struct sim *s, struct sim_node *n)
         return;
     n->tick_at_ns = due;
     sim_at(s, due, Q_TICK, n->index, 0);
+}
+
+/* Before anything else: what lies on disk of the bitmap and the activity log. */
+static void load_metadata(struct sim *s, struct sim_node *n)
+{
+    static uint8_t ring[SIM_META_LOG_PAGES][META_PAGE_BYTES];
+    for (uint32_t i = 0; i < engine_page_count(n->engine); i++) {
+        uint8_t block[META_PAGE_BYTES];
+        int r = sim_meta_read(s, n->index, SIM_META_BITMAP, i, block);
+        engine_load_page(n->engine, i, r ? NULL : block);
+    }
+    for (uint32_t i = 0; i < SIM_META_LOG_PAGES; i++)
+        (void)sim_meta_read(s, n->index, SIM_META_ACTIVITY_LOG, i, ring[i]);
+    actions_clear(&s->actions);
+    engine_load_log(n->engine, ring[0], &s->actions);
+    for (uint32_t i = 0; i < s->actions.count; i++) {
+        assert(s->actions.list[i].kind == ACT_NOTE);
+        sim_trace(s, "%c note    %s: %s", 'A' + n->index, s->actions.list[i].note.topic, s->actions.list[i].note.text);
+    }
 }
 
 void sim_node_start(struct sim *s, unsigned node)
@@ -144,6 +163,14 @@ void sim_node_start(struct sim *s, unsigned node)
         .window_frames = s->window_frames,
         .window_bytes = s->window_bytes,
         .superblock = sb,
+        .granule_bytes = SIM_GRANULE_BYTES,
+        .extent_bytes = SIM_EXTENT_BYTES,
+        .log_slots = s->log_slots,
+        .log_blocks = SIM_META_LOG_PAGES,
+        .alone_after_ns = s->goes_alone ? s->dead_after_ns : ENGINE_NEVER_ALONE,
+        .seed = sim_below(s, CHANCE_NODE, UINT64_MAX),
+        .pool = &n->pool,
+        .pool_keep_free_bytes = SIM_POOL_BYTES / 8,
     };
     struct session_config session = {
         .volume = SIM_VOLUME,
@@ -158,6 +185,7 @@ void sim_node_start(struct sim *s, unsigned node)
         .seed = sim_below(s, CHANCE_NODE, UINT64_MAX),
     };
     n->up = true;
+    n->epoch = sb.epoch;
     n->boot++;
     n->serving = n->detached = n->superblock_busy = n->stepping = false;
     memset(n->orders, 0, sizeof(n->orders));
@@ -167,7 +195,8 @@ void sim_node_start(struct sim *s, unsigned node)
     n->session = session_open(&session);
     if (!n->engine || !n->session)
         abort();
-    if (sim_chance(s, CHANCE_NODE, 200000)) {
+    load_metadata(s, n);
+    if (s->plan.stage < STAGE_HEAL && sim_chance(s, CHANCE_NODE, 200000)) {
         for (unsigned i = 0; i < ARRAY_LEN(n->ballast); i++)
             n->ballast[i] = buf_get(&n->pool, SIM_POOL_BYTES >> (i + 1), 0);
     }
@@ -193,6 +222,8 @@ static void drop_ballast(struct sim_node *n)
         n->ballast[i] = NULL;
     }
 }
+
+void sim_node_drop_ballast(struct sim *s, unsigned node) { drop_ballast(&s->node[node]); }
 
 /* The process is gone, with all that it had. */
 static void vanish(struct sim *s, struct sim_node *n, bool silent)
@@ -255,6 +286,7 @@ static void finish_detach(struct sim *s, struct sim_node *n)
     if (s->disk[n->index].busy)
         sim_fail(s, "detach", "node %u is detached with %u disk requests in flight", n->index, s->disk[n->index].busy);
     sim_net_crash(s, n->index, false);
+    medium_find_dirty(&s->disk[n->index].data); /* as after a crash */
     drop_ballast(n);
     if (n->pool.free_bytes != n->pool.arena_bytes)
         sim_fail(s, "buffers", "node %u is detached and keeps %zu bytes of buffers", n->index,
@@ -288,6 +320,8 @@ static void superblock_copy_done(struct sim *s, unsigned node, enum sim_meta_are
         return;
     }
     n->superblock_busy = false;
+    if (n->superblock_good >= SUPERBLOCK_COPIES_TO_WRITE)
+        n->epoch = n->superblock_epoch;
     int32_t result = n->superblock_good >= SUPERBLOCK_COPIES_TO_WRITE ? 0 : -EIO;
     if (result) {
         COVER(meta_failed);
@@ -309,6 +343,7 @@ static void superblock_write(struct sim *s, struct sim_node *n, const struct sup
         sim_fail(s, "superblock", "node %u: written while a write of it is in flight", n->index);
     n->superblock_busy = true;
     n->superblock_started = n->superblock_good = 0;
+    n->superblock_epoch = sb->epoch;
     sim_trace(s, "%c meta    %s, leg %s, peer leg %s, epoch %" PRIu64 ", sequence %" PRIu64 "%s%s", 'A' + n->index,
               role_name(sb->role), leg_state_name(sb->leg), leg_state_name(sb->peer_leg), sb->epoch, sb->sequence,
               sb->attached ? ", attached" : "", sb->pristine ? ", pristine" : "");
@@ -320,6 +355,8 @@ static void superblock_write(struct sim *s, struct sim_node *n, const struct sup
 
 static void page_done(struct sim *s, unsigned node, enum sim_meta_area area, uint32_t index, int32_t result)
 {
+    if (result)
+        s->node[node].meta_has_failed = true;
     sim_trace(s, "%c meta    page %u of area %d done: %d", 'A' + node, index, (int)area, result);
     sim_node_engine(s, node,
                     (struct event) { .kind = EV_META_PAGE_DONE,
@@ -364,6 +401,7 @@ static void check_session_event(struct sim *s, struct sim_node *n, const struct 
     case EV_META_DONE:
     case EV_META_PAGE_DONE:
     case EV_TICK:
+    case EV_VERIFY:
     case EV_PROMOTE:
     case EV_DEMOTE:
     case EV_DETACH: break;
@@ -375,7 +413,10 @@ static void send_hello(struct sim *s, struct sim_node *n, conn_id conn, struct f
 {
     uint8_t bytes[FRAME_HELLO_BYTES_MAX];
     struct hello hello = { 0 };
-    engine_hello(n->engine, &hello);
+    uint8_t nonce[HELLO_NONCE_BYTES];
+    for (unsigned i = 0; i < sizeof(nonce); i++)
+        nonce[i] = (uint8_t)sim_below(s, CHANCE_NODE, 256);
+    engine_hello(n->engine, nonce, &hello);
     frame.payload_bytes = (uint32_t)hello_encode(&hello, bytes);
     frame.payload_check = checksum64(bytes, frame.payload_bytes);
     sim_net_send(s, n->index, conn, &frame, NULL, bytes);
@@ -475,6 +516,17 @@ static void run(struct sim *s, struct sim_node *n)
             carry_out(s, n, &s->actions.list[i]);
     }
     n->stepping = false;
+    sim_legs_look(s);
+    sim_plan_look(s, n->index);
+    if (s->tracing && n->up) {
+        struct engine_view v;
+        engine_view(n->engine, &v);
+        if (v.out_of_sync_bytes != n->traced_dirty_bytes)
+            sim_trace(s, "%c bitmap  %" PRIu64 " bytes may differ", 'A' + n->index, v.out_of_sync_bytes);
+        n->traced_dirty_bytes = v.out_of_sync_bytes;
+    }
+    if (n->up)
+        set_tick(s, n);
     if (n->detached && n->up) {
         n->detached = false;
         finish_detach(s, n);
@@ -499,6 +551,12 @@ void sim_node_tick(struct sim *s, unsigned node)
     if (n->tick_at_ns != s->now_ns)
         return; /* an earlier one took its place */
     n->tick_at_ns = UINT64_MAX;
+    if (engine_deadline_ns(n->engine) <= sim_node_now(s, node)) {
+        uint32_t boot = n->boot;
+        sim_node_engine(s, node, (struct event) { .kind = EV_TICK });
+        if (!n->up || n->boot != boot)
+            return;
+    }
     if (session_deadline_ns(n->session) > sim_node_now(s, node)) {
         set_tick(s, n);
         return;

@@ -10,7 +10,7 @@
 #define POLL_NS (5 * NS_PER_MS)
 #define LOAD_MAX_NS (3 * NS_PER_S)
 #define SETUP_MAX_NS (10 * NS_PER_S)
-#define HEAL_MAX_NS (10 * NS_PER_S) /* simulated: in which all must be well again once nothing goes wrong any more */
+#define HEAL_MAX_NS (20 * NS_PER_S) /* simulated: in which all must be well again once nothing goes wrong any more */
 #define READ_BACK_BLOCKS 32
 
 enum strike {
@@ -29,7 +29,8 @@ enum strike {
     STRIKE_CLOCK,
     STRIKE_META_DAMAGE,
     STRIKE_LATENT_ERROR,
-    STRIKE_RECOVERABLE, /* those above: the volume is in sync again afterwards */
+    STRIKE_RESYNC_BREAK, /* see sim_plan_sends() */
+    STRIKE_RECOVERABLE,  /* those above: the volume is in sync again afterwards */
     STRIKE_DISK_ERRORS = STRIKE_RECOVERABLE,
     STRIKE_META_ERRORS,
     STRIKE_PRIMARY_CRASH,
@@ -85,9 +86,8 @@ void sim_plan_reset(struct sim *s)
         if (chance(s, 600000))
             network_faults(s);
     }
+    p->mends = chance(s, 700000);
     bool loses_power = has(s, STRIKE_POWER) || has(s, STRIKE_POWER_BOTH);
-    if (loses_power)
-        sim_legs_watch(s);
     /* One copy of the superblock may be spoilt, or a write of it cut, or fail: two of these are more than four copies
      * can bear. */
     if (loses_power || has(s, STRIKE_META_ERRORS))
@@ -119,11 +119,10 @@ int sim_primary(const struct sim *s)
     return -1;
 }
 
-/* Something has happened after which the legs may rightly stay apart. */
-static bool trouble(const struct sim *s)
+static bool link_is_down(const struct sim *s, unsigned node)
 {
-    return s->plan.may_differ || s->disk[0].has_failed || s->disk[1].has_failed || s->node[0].meta_has_failed ||
-           s->node[1].meta_has_failed;
+    struct engine_view v;
+    return !sim_node_view(s, node, &v) || !v.session_up;
 }
 
 /* ---- orders ---- */
@@ -139,13 +138,12 @@ static bool other_leads(struct sim *s, unsigned node)
     return sb.attached && sb.role == ROLE_PRIMARY;
 }
 
-/* The other has seen an epoch that this node has not, and will depose it when they meet. */
-static bool other_is_ahead(struct sim *s, unsigned node)
+/* What only force overcomes. */
+static bool has_obstacle(struct sim *s, unsigned node)
 {
-    struct superblock own, other;
-    sim_node_superblock(s, node, &own);
-    sim_node_superblock(s, 1 - node, &other);
-    return other.epoch > own.epoch;
+    struct superblock sb;
+    sim_node_superblock(s, node, &sb);
+    return sb.lost_power || sb.leg != LEG_UP_TO_DATE;
 }
 
 static bool order(struct sim *s, unsigned node, enum order what)
@@ -158,19 +156,30 @@ static bool order(struct sim *s, unsigned node, enum order what)
     bool promotes = what == ORDER_PROMOTE || what == ORDER_PROMOTE_FORCE;
     struct engine_view other;
     bool connected = v.session_up && sim_node_view(s, 1 - node, &other) && other.session_up;
-    if (promotes && !v.session_up && (other_leads(s, node) || other_is_ahead(s, node)))
-        s->plan.may_differ = true;
-    if (promotes && sim_node_orders(s, node) == 0)
+    /* Seldom is a node promoted although the operator knows that the other one went on without it. */
+    if (promotes && !connected && s->legs.alone[1 - node] && !s->legs.split && !chance(s, 100000))
+        return false;
+    if (promotes && sim_node_orders(s, node) == 0) {
         s->plan.asked[node] = connected && v.role == ROLE_SECONDARY && other_leads(s, node);
+        s->plan.forces[node] = what == ORDER_PROMOTE_FORCE;
+        s->plan.obstacle[node] = has_obstacle(s, node);
+        s->plan.half[node] = v.leg == LEG_SYNCING;
+    }
     sim_node_order(s, node, what);
     return true;
 }
 
-/* Without a witness, an operator may promote a node that cannot see the other: no write is acknowledged without both,
- * so that two may serve, but one will be deposed, and what waited there is lost. Connected, there is one primary. */
+/* Without a witness, an operator may promote a node that cannot see the other, so that two may serve. One will be
+ * deposed, and what waited there is lost; or both go on alone, and that is a split brain. Connected, there is one
+ * primary. */
 void sim_plan_serves(struct sim *s, unsigned node)
 {
     struct engine_view v;
+    sim_legs_serves(s, node);
+    if (link_is_down(s, node) && !s->legs.split && !s->legs.behind[node]) {
+        COVER(survivor_checked);
+        sim_audit(s);
+    }
     if (!sim_node_view(s, node, &v) || !other_leads(s, node))
         return;
     struct engine_view other;
@@ -180,17 +189,12 @@ void sim_plan_serves(struct sim *s, unsigned node)
         sim_fail(s, "two-primaries", "node %u was told to promote while it was connected to a primary, and serves",
                  node);
     COVER(two_primaries);
-    s->plan.may_differ = true;
-}
-
-static void end_service(struct sim *s, unsigned survivor)
-{
-    s->plan.service_ended = true;
-    s->plan.survivor = survivor;
 }
 
 void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t result, const char *text)
 {
+    /* What the peer has not flushed is marked when a primary ends without it. */
+    s->plan.resync.known &= what == ORDER_PROMOTE || what == ORDER_PROMOTE_FORCE;
     if (node != s->plan.home && s->plan.stage == STAGE_SETUP)
         sim_fail(s, "simulator", "node %u ends an order that it was not given", node);
     if (result < 0 && (!text || !*text))
@@ -214,10 +218,9 @@ void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t 
             return;
         }
         COVER(promoted_force);
-        if (s->plan.stage == STAGE_LOAD && s->plan.may_differ) {
-            end_service(s, node);
-            s->plan.load_until_ns = now_plus(s, draw(s, 1, 600) * NS_PER_MS);
-        }
+        if (s->plan.half[node])
+            COVER(promoted_half);
+        s->plan.home = node;
         return;
     case ORDER_DEMOTE:
     case ORDER_DEMOTE_FORCE:
@@ -242,13 +245,10 @@ static void crash(struct sim *s, unsigned node)
     sim_at(s, now_plus(s, draw(s, 1, 2 * s->dead_after_ns / NS_PER_MS) * NS_PER_MS), Q_START, node, 0);
 }
 
-/* These machines lose power at one instant. Until there is a resync, a leg that was in use is refused from then on. */
+/* These machines lose power at one instant. */
 static void power_loss(struct sim *s, const bool cut[SIM_NODES])
 {
-    struct sim_plan *p = &s->plan;
-    int serving = sim_primary(s);
     bool lost[SIM_NODES] = { false };
-    bool ends = false;
     for (unsigned i = 0; i < SIM_NODES; i++) {
         if (!cut[i])
             continue;
@@ -256,17 +256,8 @@ static void power_loss(struct sim *s, const bool cut[SIM_NODES])
         sim_node_power_loss(s, i);
         sim_node_superblock(s, i, &sb);
         lost[i] = sb.attached; /* else everything was flushed before */
-        ends |= (sb.attached && !sb.pristine) || serving == (int)i;
     }
     sim_legs_power_lost(s, lost);
-    if (RESYNC_EXISTS || p->stage != STAGE_LOAD || p->service_ended || !ends)
-        return;
-    /* Whoever has everything; else whoever the operator takes for it. */
-    unsigned survivor = s->legs.behind[0] ? 1 : 0;
-    if (s->legs.behind[0] == s->legs.behind[1])
-        survivor = cut[0] == cut[1] ? (unsigned)draw(s, 0, 1) : cut[0] ? 1 : 0;
-    end_service(s, survivor);
-    p->load_until_ns = now_plus(s, draw(s, 1, 600) * NS_PER_MS);
 }
 
 static void strike_power(struct sim *s, bool both)
@@ -274,8 +265,10 @@ static void strike_power(struct sim *s, bool both)
     int serving = sim_primary(s);
     unsigned node = (unsigned)draw(s, 0, 1);
     bool cut[SIM_NODES] = { both || node == 0, both || node == 1 };
-    if (s->plan.stage != STAGE_LOAD || s->plan.service_ended)
+    if (s->plan.stage != STAGE_LOAD)
         return;
+    if (both && sim_resyncs(s))
+        COVER(resync_power_both);
     if (both)
         COVER(power_both);
     else if (serving == (int)node)
@@ -285,7 +278,7 @@ static void strike_power(struct sim *s, bool both)
     power_loss(s, cut);
     for (unsigned i = 0; i < SIM_NODES; i++) {
         /* Back soon, or when all is healed. */
-        if (cut[i] && (!s->plan.service_ended || chance(s, 500000)))
+        if (cut[i] && chance(s, 800000))
             sim_at(s, now_plus(s, draw(s, 1, 2 * s->dead_after_ns / NS_PER_MS) * NS_PER_MS), Q_START, i, 0);
     }
 }
@@ -309,6 +302,95 @@ void sim_plan_flushed(struct sim *s)
         sim_at(s, now_plus(s, draw(s, 1, NS_PER_MS)), Q_CRASH, 0, CUT_POWER_BOTH);
 }
 
+bool sim_resyncs(const struct sim *s)
+{
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        struct engine_view v;
+        if (sim_node_view(s, i, &v) && v.resync.active)
+            return true;
+    }
+    return false;
+}
+
+static void cut_soon(struct sim *s, unsigned node, enum cut how)
+{
+    sim_at(s, now_plus(s, draw(s, 1, NS_PER_MS)), Q_CRASH, node, how);
+}
+
+/* Each frame of a resync is a moment in which something may end. */
+void sim_plan_sends(struct sim *s, unsigned from, const struct frame *frame)
+{
+    bool taken = frame->kind == FRAME_DECREE && (frame->flags & FRAME_FLAG_TAKEN);
+    bool of_resync = taken || (frame->kind >= FRAME_SYNC_BITS && frame->kind <= FRAME_SYNC_DONE);
+    if (!of_resync || s->plan.stage != STAGE_LOAD)
+        return;
+    if (frame->kind == FRAME_SYNC_DONE && s->clients.changes_in_flight > 0)
+        COVER(finish_raced);
+    bool rare = taken || frame->kind == FRAME_SYNC_DONE;
+    unsigned target = frame->kind == FRAME_SYNC_DATA || taken ? 1 - from : from;
+    if (has(s, STRIKE_RESYNC_BREAK) && chance(s, rare ? 400000 : 100000)) {
+        cut_soon(s, from, CUT_SESSION);
+        if (taken)
+            COVER(break_taken);
+        else if (frame->kind == FRAME_SYNC_BITS)
+            COVER(break_bits);
+        else if (frame->kind == FRAME_SYNC_ASK)
+            COVER(break_ask);
+        else if (frame->kind == FRAME_SYNC_DATA)
+            COVER(break_data);
+        else if (frame->kind == FRAME_SYNC_STABLE)
+            COVER(break_stable);
+        else
+            COVER(break_done);
+    }
+    if (has(s, STRIKE_PRIMARY_CRASH) && taken && chance(s, 300000))
+        cut_soon(s, from, CUT_SOURCE);
+    if (has(s, STRIKE_SECONDARY_CRASH) && target == from && chance(s, rare ? 200000 : 30000))
+        cut_soon(s, from, CUT_DAEMON);
+    if (has(s, STRIKE_POWER) && chance(s, rare ? 200000 : 20000))
+        cut_soon(s, from, CUT_POWER);
+    if (has(s, STRIKE_POWER_BOTH) && chance(s, rare ? 200000 : 20000))
+        cut_soon(s, from, CUT_POWER_BOTH);
+    if (has(s, STRIKE_PROMOTE_FORCE) && frame->kind == FRAME_SYNC_DATA && chance(s, 50000)) {
+        if (chance(s, 700000))
+            cut_soon(s, from, CUT_SESSION);
+        sim_at(s, now_plus(s, draw(s, 1, 3 * NS_PER_MS)), Q_ORDER, target, ORDER_PROMOTE_FORCE);
+    }
+}
+
+/* A resync that was interrupted goes on: with both daemons alive all the time, nothing is out of sync that was in sync
+ * when it was interrupted, but for what was changed. */
+void sim_plan_look(struct sim *s, unsigned node)
+{
+    struct engine_view v;
+    bool active = sim_node_view(s, node, &v) && v.resync.active && v.resync.is_source;
+    bool same = s->plan.resync.known && s->plan.resync.source == node;
+    for (unsigned i = 0; i < SIM_NODES; i++)
+        same &= s->plan.resync.boot[i] == s->node[i].boot;
+    if (!active) {
+        s->plan.resync.interrupted |= same;
+        return;
+    }
+    if (same && s->plan.resync.interrupted && s->plan.resync.done_bytes > 0 && s->plan.resync.left_bytes > 0) {
+        uint64_t changed = (s->clients.changed_blocks - s->plan.resync.changed_blocks) * BLOCK_BYTES;
+        COVER(resync_resumed);
+        if (!s->goes_alone && !s->plan.resync.writes && v.out_of_sync_bytes > s->plan.resync.left_bytes + changed)
+            sim_fail(s, "starts-over",
+                     "node %u: a resync was interrupted with %" PRIu64 " bytes left, and begins again with %" PRIu64
+                     ", of which %" PRIu64 " were changed at the most",
+                     node, s->plan.resync.left_bytes, v.out_of_sync_bytes, changed);
+    }
+    s->plan.resync.known = true;
+    s->plan.resync.interrupted = false;
+    s->plan.resync.source = node;
+    for (unsigned i = 0; i < SIM_NODES; i++)
+        s->plan.resync.boot[i] = s->node[i].boot;
+    s->plan.resync.left_bytes = v.out_of_sync_bytes;
+    s->plan.resync.done_bytes = v.resync.done_bytes;
+    s->plan.resync.writes = s->clients.changes_in_flight > 0;
+    s->plan.resync.changed_blocks = s->clients.changed_blocks;
+}
+
 bool sim_plan_cuts_start(struct sim *s)
 {
     bool may = has(s, STRIKE_POWER) || has(s, STRIKE_POWER_BOTH);
@@ -324,6 +406,18 @@ void sim_plan_start_is_cut(struct sim *s, unsigned node)
 
 void sim_plan_cut(struct sim *s, unsigned node, enum cut how)
 {
+    if (how == CUT_SESSION) {
+        if (s->plan.stage == STAGE_LOAD)
+            sim_net_break(s, chance(s, 300000));
+        return;
+    }
+    if (how == CUT_SOURCE) {
+        if (s->plan.stage != STAGE_LOAD)
+            return;
+        COVER(finish_source_dies);
+        crash(s, node);
+        return;
+    }
     if (how != CUT_DAEMON) {
         strike_power(s, how == CUT_POWER_BOTH);
         return;
@@ -338,11 +432,13 @@ static void strike_primary_crash(struct sim *s, unsigned primary_node)
 {
     COVER(primary_crash);
     sim_node_crash(s, primary_node);
-    end_service(s, 1 - primary_node);
-    /* Back later, to be refused; or gone for good. */
-    if (chance(s, 500000))
+    if (chance(s, 700000))
         sim_at(s, now_plus(s, draw(s, 1, 500) * NS_PER_MS), Q_START, primary_node, 0);
-    s->plan.load_until_ns = now_plus(s, draw(s, 1, 600) * NS_PER_MS);
+    else
+        s->plan.gone[primary_node] = true;
+    if (chance(s, 700000))
+        sim_at(s, now_plus(s, draw(s, 0, 2 * s->dead_after_ns)), Q_ORDER, 1 - primary_node,
+               chance(s, 700000) ? ORDER_PROMOTE : ORDER_PROMOTE_FORCE);
 }
 
 static void strike_force(struct sim *s, unsigned primary_node)
@@ -414,7 +510,6 @@ static void strike_at(struct sim *s, enum strike k, unsigned p)
 {
     unsigned other = 1 - p;
     bool other_up = s->node[other].up && sim_node_orders(s, other) == 0 && !s->node[other].serving;
-    bool healthy = !s->plan.service_ended;
     switch (k) {
     case STRIKE_BREAK: sim_net_break(s, chance(s, 300000)); return;
     case STRIKE_STALL:
@@ -432,13 +527,13 @@ static void strike_at(struct sim *s, enum strike k, unsigned p)
         s->disk[draw(s, 0, 1)].stalled_until_ns = now_plus(s, draw(s, 1, 3 * s->dead_after_ns));
         return;
     case STRIKE_SECONDARY_CRASH:
-        if (!other_up || !healthy)
+        if (!other_up)
             return;
         COVER(secondary_crash);
         crash(s, other);
         return;
     case STRIKE_SECONDARY_DETACH:
-        if (!other_up || !healthy)
+        if (!other_up)
             return;
         COVER(secondary_detach);
         order(s, other, ORDER_DETACH);
@@ -449,12 +544,9 @@ static void strike_at(struct sim *s, enum strike k, unsigned p)
         /* Someone is to be primary again afterwards: the peer, or the same. */
         sim_at(s, now_plus(s, draw(s, 1, 100 * NS_PER_MS)), Q_ORDER, chance(s, 600000) ? other : p, ORDER_PROMOTE);
         return;
-    case STRIKE_PROMOTE_SECONDARY:
-        if (healthy)
-            order(s, other, ORDER_PROMOTE);
-        return;
+    case STRIKE_PROMOTE_SECONDARY: order(s, other, ORDER_PROMOTE); return;
     case STRIKE_PROMOTE_BOTH:
-        if (!healthy || !order(s, p, ORDER_DEMOTE))
+        if (!order(s, p, ORDER_DEMOTE))
             return;
         COVER(promote_race);
         uint64_t at_ns = now_plus(s, draw(s, 10 * NS_PER_MS, 60 * NS_PER_MS));
@@ -462,29 +554,26 @@ static void strike_at(struct sim *s, enum strike k, unsigned p)
         sim_at(s, at_ns + draw(s, 0, 3 * NS_PER_MS), Q_ORDER, 1, ORDER_PROMOTE);
         return;
     case STRIKE_PRIMARY_DETACH:
-        if (healthy && order(s, p, ORDER_DETACH))
+        if (order(s, p, ORDER_DETACH))
             s->plan.detaches_primary[p] = true;
         return;
     case STRIKE_DISK_ERRORS: disk_errors(s, p); return;
     case STRIKE_META_ERRORS: s->node[draw(s, 0, 1)].meta.error_per_million = (unsigned)draw(s, 1, 400000); return;
     case STRIKE_PRIMARY_CRASH:
-        if (healthy && !s->node[other].serving)
+        if (!s->node[other].serving)
             strike_primary_crash(s, p);
         return;
     case STRIKE_PROMOTE_FORCE:
-        if (healthy && s->node[other].up)
+        if (s->node[other].up)
             strike_force(s, p);
         return;
     case STRIKE_DEMOTE_FORCE:
-        if (!healthy)
-            return;
         if (chance(s, 700000))
             s->net.partitioned_until_ns = now_plus(s, draw(s, 1, 3 * s->dead_after_ns));
-        s->plan.may_differ = true;
         sim_at(s, now_plus(s, draw(s, 1, 3 * s->dead_after_ns)), Q_ORDER, p, ORDER_DEMOTE_FORCE);
         return;
     case STRIKE_TAKEOVER:
-        if (healthy && s->node[other].up)
+        if (s->node[other].up)
             strike_takeover(s, p);
         return;
     case STRIKE_CLOCK:
@@ -495,6 +584,7 @@ static void strike_at(struct sim *s, enum strike k, unsigned p)
         if (sim_meta_damage(s, (unsigned)draw(s, 0, 1)))
             COVER(meta_damage);
         return;
+    case STRIKE_RESYNC_BREAK: return;
     case STRIKE_LATENT_ERROR: sim_disk_make_unreadable(s, (unsigned)draw(s, 0, 1)); return;
     case STRIKE_POWER: strike_power(s, false); return;
     case STRIKE_POWER_BOTH: strike_power(s, true); return;
@@ -517,7 +607,7 @@ static void strike(struct sim *s)
         return;
     }
     /* Nobody serves: an operator who sees that may promote. */
-    if (!s->plan.service_ended && chance(s, 200000))
+    if (chance(s, 200000))
         order(s, (unsigned)draw(s, 0, 1), ORDER_PROMOTE);
 }
 
@@ -529,6 +619,9 @@ static void enter(struct sim *s, enum stage stage, uint64_t max_ns)
     sim_trace(s, "  plan    %s", names[stage]);
     s->plan.stage = stage;
     s->plan.step = 0;
+    /* A node whose buffers never come back cannot be healed. */
+    for (unsigned i = 0; stage == STAGE_HEAL && i < SIM_NODES; i++)
+        sim_node_drop_ballast(s, i);
     s->plan.deadline_ns = now_plus(s, max_ns);
 }
 
@@ -576,7 +669,7 @@ static void setup(struct sim *s)
 static void load(struct sim *s)
 {
     bool over = s->clients.left == 0 && (s->clients.in_flight == 0 || chance(s, 50000));
-    if ((over && !s->plan.service_ended) || s->now_ns >= s->plan.load_until_ns) {
+    if (over || s->now_ns >= s->plan.load_until_ns) {
         s->clients.stopped = true;
         sim_net_heal(s);
         for (unsigned i = 0; i < SIM_NODES; i++) {
@@ -590,88 +683,12 @@ static void load(struct sim *s)
     strike(s);
 }
 
-static bool link_is_down(const struct sim *s, unsigned node)
-{
-    struct engine_view v;
-    return !sim_node_view(s, node, &v) || !v.session_up;
-}
-
-/* The primary is gone for good: what its requests may have left behind is settled once nothing of it is on its way to
- * the survivor, whose leg must hold all that was acknowledged. */
-static bool settle_survivor(struct sim *s)
-{
-    struct sim_plan *p = &s->plan;
-    if (p->settled)
-        return true;
-    if (!link_is_down(s, p->survivor) || s->disk[p->survivor].busy > 0)
-        return false;
-    p->settled = true;
-    sim_audit(s);
-    COVER(survivor_checked);
-    return true;
-}
-
-static void heal_ended_service(struct sim *s)
-{
-    struct sim_plan *p = &s->plan;
-    overdue(s, "the survivor cannot be made to serve");
-    if (!settle_survivor(s))
-        return;
-    struct sim_node *n = &s->node[p->survivor];
-    struct engine_view v = { 0 }, other = { 0 };
-    sim_node_view(s, p->survivor, &v);
-    sim_node_view(s, 1 - p->survivor, &other);
-    if (!n->serving) {
-        /* One that was being demoted when it lost its peer is to let go of what waits first. */
-        if (v.role == ROLE_PRIMARY)
-            order(s, p->survivor, chance(s, 500000) ? ORDER_DEMOTE_FORCE : ORDER_DETACH_FORCE);
-        else
-            order(s, p->survivor, ORDER_PROMOTE_FORCE);
-        return;
-    }
-    if (s->node[1 - p->survivor].serving) {
-        /* Deposed, once it learns of it; or promoted apart at the same epoch, or before they were a pair, so that a
-         * person must decide. */
-        if (v.epoch == other.epoch || s->now_ns + HEAL_MAX_NS / 2 > p->deadline_ns)
-            order(s, 1 - p->survivor, ORDER_DEMOTE_FORCE);
-        return;
-    }
-    COVER(service_ended);
-    enter(s, STAGE_READ_BACK, HEAL_MAX_NS);
-}
-
-/* A disk failed: every request must end all the same, and the volume must not call itself protected. Mended and
- * attached again, a leg that only missed what was not acknowledged may be in sync once more. */
-static bool failed_for_good(const struct sim *s)
-{
-    /* Promoted apart, at one epoch: a person has to decide. */
-    struct engine_view a, b;
-    if (sim_node_view(s, 0, &a) && sim_node_view(s, 1, &b) && a.role == ROLE_PRIMARY && b.role == ROLE_PRIMARY)
-        return true;
-    /* Promoted apart before they were a pair: two volumes of one name. */
-    struct superblock first, second;
-    sim_node_superblock((struct sim *)s, 0, &first);
-    sim_node_superblock((struct sim *)s, 1, &second);
-    if (!id_is_none(first.volume_id) && !id_is_none(second.volume_id) && !id_equal(first.volume_id, second.volume_id))
-        return true;
-    for (unsigned i = 0; i < SIM_NODES; i++) {
-        struct engine_view v;
-        if (sim_node_view(s, i, &v) && (v.leg == LEG_FAILED || v.peer_leg == LEG_FAILED))
-            return true;
-        struct superblock sb;
-        sim_node_superblock((struct sim *)s, i, &sb);
-        if (sb.leg == LEG_FAILED || sb.peer_leg == LEG_FAILED || sb.unclean)
-            return true;
-    }
-    return false;
-}
-
-/* The disk is mended: its node is taken down and up, as the operator is told to. */
+/* Disks were replaced: their nodes are taken down and up, as the operators are told to. */
 static bool restart_failed(struct sim *s)
 {
     for (unsigned i = 0; i < SIM_NODES; i++) {
         struct engine_view v;
-        if (!sim_node_view(s, i, &v) || v.leg != LEG_FAILED || v.role == ROLE_PRIMARY || s->plan.mended[i])
+        if (!sim_node_view(s, i, &v) || v.leg != LEG_FAILED || !s->plan.mends)
             continue;
         s->plan.mended[i] = true;
         sim_node_crash(s, i);
@@ -680,67 +697,142 @@ static bool restart_failed(struct sim *s)
     return false;
 }
 
+/* Neither node may call the volume protected, and both tell why not, in these words. */
+static bool demand_told(struct sim *s, const char *words)
+{
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        struct engine_view v;
+        if (!sim_node_view(s, i, &v))
+            continue;
+        if (v.in_sync)
+            sim_fail(s, "not-told", "node %u calls the volume protected, which needs a person (%s)", i,
+                     words ? words : "a leg has failed");
+        bool last = s->now_ns + NS_PER_S > s->plan.deadline_ns; /* it may be about to learn it */
+        if (words && !last && !strstr(v.why_not, words) && !strstr(v.why_not, "failed"))
+            return false;
+        if (words && v.leg != LEG_FAILED && !strstr(v.why_not, words) && !strstr(v.why_not, "failed"))
+            sim_fail(s, "not-told", "node %u: not in sync because of: %s. Where is \"%s\"?", i, v.why_not, words);
+    }
+    return true;
+}
+
+/* What only a person can mend: the volume must say so. */
+static bool ended_for_good(struct sim *s)
+{
+    struct superblock a, b;
+    sim_node_superblock(s, 0, &a);
+    sim_node_superblock(s, 1, &b);
+    if (!id_is_none(a.volume_id) && !id_is_none(b.volume_id) && !id_equal(a.volume_id, b.volume_id)) {
+        if (!demand_told(s, "different volumes"))
+            return false;
+        COVER(two_volumes);
+        return true;
+    }
+    enum history_relation relation = history_relate(&a.history, &b.history);
+    if (relation == HISTORY_DIVERGED) {
+        if (!demand_told(s, "split brain"))
+            return false;
+        COVER(split_told);
+        return true;
+    }
+    /* A target that was promoted by force before it had been part of anything. */
+    bool forced = has(s, STRIKE_PROMOTE_FORCE) || has(s, STRIKE_PRIMARY_CRASH) || has(s, STRIKE_TAKEOVER);
+    if (relation == HISTORY_UNRELATED && (forced || s->legs.split)) {
+        if (!demand_told(s, "nothing in common"))
+            return false;
+        COVER(split_told);
+        return true;
+    }
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        struct engine_view v;
+        if (!sim_node_view(s, i, &v) || v.leg != LEG_FAILED || s->plan.mends)
+            continue;
+        if (!demand_told(s, NULL))
+            return false;
+        COVER(leg_failed);
+        return true;
+    }
+    return false;
+}
+
+/* What cannot be read on the source keeps a resync from its end, until it is written. */
+static void write_unreadable(struct sim *s, unsigned node)
+{
+    struct medium *m = &s->disk[node].data;
+    for (uint32_t b = 0; m->has_flaws && s->clients.in_flight == 0 && b < s->block_count; b++) {
+        if (medium_is_readable(m, b, 1))
+            continue;
+        COVER(unreadable_healed);
+        sim_client_submit(s, 0, node, OP_WRITE, 0, b, 1);
+        return;
+    }
+}
+
+static bool says(const struct engine_view *v, const char *words) { return v->why_not && strstr(v->why_not, words); }
+
+/* What operators do when the nodes cannot decide. */
+static void operate(struct sim *s)
+{
+    struct sim_plan *p = &s->plan;
+    struct engine_view v[SIM_NODES] = { 0 };
+    for (unsigned i = 0; i < SIM_NODES; i++)
+        sim_node_view(s, i, &v[i]);
+    if (s->node[0].serving && s->node[1].serving) {
+        /* Deposed, once one learns of the other; or promoted apart at the same epoch. */
+        unsigned loser = s->legs.alone[0] == s->legs.alone[1] ? 1 - p->home : s->legs.alone[0] ? 1 : 0;
+        if (says(&v[0], "split brain") || says(&v[1], "split brain") || says(&v[0], "demote"))
+            order(s, loser, ORDER_DEMOTE_FORCE);
+        return;
+    }
+    int serving = sim_primary(s);
+    if (serving >= 0) {
+        write_unreadable(s, (unsigned)serving);
+        if (says(&v[serving], "its leg lacks") && order(s, (unsigned)serving, ORDER_DEMOTE_FORCE))
+            p->home = 1 - (unsigned)serving;
+        return;
+    }
+    /* One that was being demoted when it lost its peer is to let go of what waits first. */
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        if (v[i].role == ROLE_PRIMARY && v[i].writes_waiting > 0) {
+            order(s, i, chance(s, 500000) ? ORDER_DEMOTE_FORCE : ORDER_DETACH_FORCE);
+            return;
+        }
+    }
+    if (s->legs.alone[0] != s->legs.alone[1])
+        p->home = s->legs.alone[0] ? 0 : 1;
+    unsigned home = p->home;
+    /* When neither can be promoted, and what the source cannot read keeps it so, only force helps. */
+    bool stuck = s->now_ns + HEAL_MAX_NS * 3 / 4 > p->deadline_ns && v[home].leg == LEG_UP_TO_DATE;
+    bool force = stuck || (p->gone[1 - home] && !s->legs.behind[home]);
+    if (order(s, home, force ? ORDER_PROMOTE_FORCE : ORDER_PROMOTE) && chance(s, 300000))
+        p->home = 1 - home;
+}
+
 static void heal(struct sim *s)
 {
     struct sim_plan *p = &s->plan;
+    bool late = s->now_ns + HEAL_MAX_NS / 2 > p->deadline_ns;
     for (unsigned i = 0; i < SIM_NODES; i++) {
-        if (!s->node[i].up && !(p->service_ended && i != p->survivor)) {
+        bool survivor_first = p->gone[i] && !s->node[1 - i].serving && s->node[1 - i].up && !late;
+        if (!s->node[i].up && !survivor_first) {
+            p->gone[i] = false;
             sim_node_start(s, i);
             return;
         }
     }
-    int serving = sim_primary(s);
-    struct engine_view v;
-    if (p->service_ended && !(serving >= 0 && sim_legs_in_sync(s, (unsigned)serving))) {
-        heal_ended_service(s);
-        return;
-    }
-    p->service_ended = false; /* the other was deposed, but had nothing that was not on both */
-    if (serving >= 0 && sim_node_view(s, (unsigned)serving, &v) && v.in_sync && s->clients.in_flight == 0) {
+    if (sim_primary(s) >= 0 && sim_legs_in_sync(s) && s->clients.in_flight == 0) {
         enter(s, STAGE_READ_BACK, HEAL_MAX_NS);
         return;
     }
-    if (trouble(s)) {
-        if (restart_failed(s))
-            return;
-        if (s->now_ns + HEAL_MAX_NS / 2 > p->deadline_ns && failed_for_good(s)) {
-            if (serving >= 0 && v.in_sync)
-                sim_fail(s, "failed-leg", "node %d calls the volume protected after a leg has failed", serving);
-            COVER(leg_failed);
-            enter(s, STAGE_END, 0);
-            return;
-        }
+    if (restart_failed(s))
+        return;
+    if (late && ended_for_good(s)) {
+        enter(s, STAGE_END, 0);
+        return;
     }
     overdue(s, "the volume is not in sync again");
-    if (serving < 0 && chance(s, 300000)) {
-        unsigned home = p->home;
-        if (order(s, home, ORDER_PROMOTE) && chance(s, 300000))
-            p->home = 1 - home;
-    }
-}
-
-/* A leg that has no peer to go on with: it is read back, unless changes wait that keep their ranges, and acknowledges
- * nothing more. */
-static void read_back_alone(struct sim *s, unsigned node)
-{
-    struct sim_plan *p = &s->plan;
-    if (s->clients.changes_in_flight == 0) {
-        while (p->step < s->block_count) {
-            uint32_t count = (uint32_t)min_u64(READ_BACK_BLOCKS, s->block_count - p->step);
-            if (!sim_client_submit(s, 0, node, OP_READ, 0, p->step, count))
-                return;
-            p->step += count;
-        }
-        if (s->clients.reads_in_flight > 0)
-            return;
-        sim_client_submit(s, 0, node, OP_WRITE, 0, 0, 1);
-        p->deadline_ns = now_plus(s, NS_PER_S);
-        return;
-    }
-    if (s->disk[node].busy)
-        return;
-    sim_audit(s);
-    enter(s, STAGE_END, 0);
+    if (chance(s, 300000))
+        operate(s);
 }
 
 /* Everything is read back through the front, and flushed; then the legs are held against each other. */
@@ -749,25 +841,8 @@ static void read_back(struct sim *s)
     struct sim_plan *p = &s->plan;
     int node = sim_primary(s);
     overdue(s, "the volume cannot be read back");
-    if (node < 0 && p->service_ended) {
-        /* It was deposed after all, by one that was promoted apart. */
-        p->survivor = 1 - p->survivor;
-        enter(s, STAGE_HEAL, HEAL_MAX_NS);
-        return;
-    }
     if (node < 0)
         return;
-    struct engine_view v;
-    if (!sim_node_view(s, (unsigned)node, &v))
-        return;
-    if (p->service_ended && !sim_legs_in_sync(s, (unsigned)node)) {
-        read_back_alone(s, (unsigned)node);
-        return;
-    }
-    if (p->service_ended) { /* the other was deposed, had nothing of its own, and is back */
-        p->service_ended = false;
-        p->step = 0;
-    }
     while (p->step < s->block_count) {
         uint32_t count = (uint32_t)min_u64(READ_BACK_BLOCKS, s->block_count - p->step);
         if (!sim_client_submit(s, 0, (unsigned)node, OP_READ, 0, p->step, count))
@@ -829,8 +904,6 @@ void sim_plan_event(struct sim *s)
         sim_at(s, now_plus(s, 1 + draw(s, 0, p->gap_max_ns)), Q_PLAN, 0, 0);
     else
         sim_at(s, now_plus(s, POLL_NS), Q_PLAN, 0, 0);
-    if (p->service_ended && !p->settled)
-        settle_survivor(s);
     switch (p->stage) {
     case STAGE_SETUP: setup(s); return;
     case STAGE_LOAD: load(s); return;

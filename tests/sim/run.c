@@ -88,6 +88,11 @@ void sim_reset(struct sim *s, uint64_t seed)
         s->chance[i] = prng_seed(prng_next(&root));
     queue_clear(&s->queue);
     s->block_count = (uint32_t)sim_between(s, CHANCE_PLAN, 2, MODEL_BLOCKS_MAX / 32) * 32;
+    s->goes_alone = sim_chance(s, CHANCE_PLAN, 500000);
+    /* A small log gives extents up all the time; then no change may touch more than fit. */
+    s->log_slots = MODEL_BLOCKS_MAX / 8 + (uint32_t)sim_below(s, CHANCE_PLAN, 64);
+    if (sim_chance(s, CHANCE_PLAN, 400000))
+        s->log_slots = (uint32_t)sim_between(s, CHANCE_PLAN, 4, 8);
     s->dead_after_ns = sim_between(s, CHANCE_PLAN, 20, 200) * NS_PER_MS;
     /* The largest lets more come than a node has buffers for. */
     static const uint32_t windows[] = { 1, 4, 64, 64, 1024 };

@@ -23,8 +23,8 @@
 #define SIM_EXTENT_BYTES (8 * BLOCK_BYTES)
 
 /* What the engine cannot do yet. Once it can, runs must end accordingly, and the checks are as sharp as that. */
-#define RESYNC_EXISTS false      /* a leg that lost power, or whose primary died so, comes back by itself */
-#define READ_REPAIR_EXISTS false /* what one leg cannot read comes from the other, and is mended */
+#define RESYNC_EXISTS true       /* a leg that lost power, or whose primary died so, comes back by itself */
+#define READ_REPAIR_EXISTS true /* what one leg cannot read comes from the other, and is mended */
 #define VERIFY_EXISTS false      /* what a disk spoils without a word is found, and mended */
 
 struct sim;
@@ -140,6 +140,8 @@ struct sim_meta {
     struct sim_meta_request requests[SIM_META_REQUESTS_MAX];
     uint32_t busy;
     unsigned error_per_million;
+    uint32_t log_newest; /* the pages of the log that were written last */
+    uint32_t log_before;
 };
 
 void sim_meta_open(struct sim_meta *meta);
@@ -250,7 +252,7 @@ void sim_net_heal(struct sim *s);
 /* ---- node.c: a daemon's shell around engine and session ---- */
 
 #define SIM_EVENTS_MAX 64
-#define SIM_POOL_BYTES (1 * MIB)
+#define SIM_POOL_BYTES (2 * MIB)
 
 #define SIM_ORDERS_MAX 4
 enum order { ORDER_PROMOTE, ORDER_PROMOTE_FORCE, ORDER_DEMOTE, ORDER_DEMOTE_FORCE, ORDER_DETACH, ORDER_DETACH_FORCE };
@@ -286,7 +288,10 @@ struct sim_node {
     unsigned superblock_started; /* copies, of which `superblock_left` are under way */
     unsigned superblock_left;
     unsigned superblock_good;
+    uint64_t superblock_epoch; /* under way */
+    uint64_t epoch;            /* on stable storage */
     bool meta_has_failed;
+    uint64_t traced_dirty_bytes;
 
     uint64_t tick_at_ns; /* when the next Q_TICK comes; UINT64_MAX: none is queued */
     bool tells_heard;    /* its transport knows when bytes last came */
@@ -300,6 +305,7 @@ struct sim_node {
 
 void sim_node_create(struct sim *s, unsigned node);
 void sim_node_superblock(struct sim *s, unsigned node, struct superblock *sb); /* as it would be read now */
+void sim_node_drop_ballast(struct sim *s, unsigned node);
 void sim_node_start(struct sim *s, unsigned node);
 void sim_node_crash(struct sim *s, unsigned node);
 
@@ -361,6 +367,7 @@ struct sim_clients {
     uint32_t changes_in_flight;
     uint32_t reads_in_flight;
     uint32_t left; /* requests still to make */
+    uint64_t changed_blocks;
     bool flush_failed; /* the last one that ended */
     bool stopped;
 };
@@ -378,24 +385,38 @@ void sim_clients_session_lost(struct sim *s);
 /* ---- legs.c: what each leg must hold ---- */
 
 struct sim_legs {
-    bool watched;              /* power may be lost in this run: what is flushed is kept track of */
-    uint32_t span;             /* keeps the model from forgetting what came after `flushed` */
-    uint64_t flushed;          /* what was acknowledged before is stable on both legs */
-    bool behind[SIM_NODES];    /* the leg lost power, and is not known to be in sync again */
-    uint64_t since[SIM_NODES]; /* ... which was then */
-    uint64_t bound[SIM_NODES]; /* ... but has what was acknowledged before, and what was acknowledged as stable */
+    uint32_t span;               /* keeps the model from forgetting what a leg may still hold */
+    uint64_t flushed[SIM_NODES]; /* what was acknowledged before is stable on this leg */
+    bool behind[SIM_NODES];      /* the leg lost power, or the other went on alone; and it is not in sync again yet */
+    uint64_t since[SIM_NODES];   /* ... which was then */
+    uint64_t bound[SIM_NODES];   /* ... but has what was acknowledged before, and what was acknowledged as stable */
+    bool alone[SIM_NODES];       /* this node has acknowledged what the other leg lacks, since they were in sync */
+    bool split;                  /* both have: nothing can be said of the volume's content any more */
 };
 
 void sim_legs_reset(struct sim *s);
-void sim_legs_watch(struct sim *s);
-void sim_legs_flushed(struct sim *s, uint64_t begun); /* by the model's clock */
+void sim_legs_flushed(struct sim *s, unsigned node, uint64_t begun); /* by the model's clock */
+
+/* `node` acknowledges a change, or a flush. `lacking`: the other leg has it not, and this is the check that fails
+ * unless it is on record that the other one is not in the in-sync set. */
+void sim_legs_acked(struct sim *s, unsigned node, const char *lacking);
+
+/* Its record says that it is being resynced: it cannot be promoted without force, whatever else it says. */
+bool sim_legs_is_target(struct sim *s, unsigned node);
+
+/* A node begins to serve on a leg that lacks something: what that is, is given up; or the nodes are apart, and what is
+ * read here is not the volume any more. */
+void sim_legs_serves(struct sim *s, unsigned node);
+
+/* Whatever was behind is not, once both nodes say that they are in sync; and then it must have everything. To be called
+ * after each step of an engine. */
+void sim_legs_look(struct sim *s);
 
 /* Their machines lose power at one instant. Called when the disks have settled. */
 void sim_legs_power_lost(struct sim *s, const bool lost[SIM_NODES]);
 
-/* The primary says that both legs hold everything, and its peer is there: after a silent death it may not know better.
- */
-bool sim_legs_in_sync(const struct sim *s, unsigned primary);
+/* Both nodes say that both legs hold everything: after the silent death of one, the other may not know better. */
+bool sim_legs_in_sync(const struct sim *s);
 
 /* On this node, of the layers `content` or `stable`: see the model's checks. */
 bool sim_leg_holds(struct sim *s, unsigned node, const uint8_t *layer, uint32_t write);
@@ -416,13 +437,25 @@ struct sim_plan {
     uint32_t kinds; /* bits: what may strike in this run */
     uint64_t gap_max_ns;
     uint64_t load_until_ns;
-    uint64_t deadline_ns; /* of the stage */
-    unsigned home;        /* the node that is to be primary */
-    uint32_t step;        /* of the stage */
-    bool service_ended;   /* the primary died, or a promotion was forced: nothing is in sync again */
-    bool settled;         /* ... and nothing it had begun is on its way any more */
-    unsigned survivor;
-    bool may_differ;                  /* an operator took a decision that may leave the legs different */
+    uint64_t deadline_ns;     /* of the stage */
+    unsigned home;            /* the node that is to be primary */
+    uint32_t step;            /* of the stage */
+    bool gone[SIM_NODES];     /* a killed primary: it is back when the other one serves, or will not */
+    bool mends;               /* failed disks are replaced by the operators, who take their nodes down and up */
+    bool half[SIM_NODES];     /* the promotion under way is of a target of a resync */
+    bool forces[SIM_NODES];   /* the promotion under way is by force */
+    bool obstacle[SIM_NODES]; /* ... and nothing less would do */
+    /* The last resync, as its source saw it. */
+    struct {
+        bool known;
+        bool interrupted;
+        unsigned source;
+        uint32_t boot[SIM_NODES];
+        uint64_t left_bytes;
+        uint64_t done_bytes;
+        bool writes; /* changes were in flight */
+        uint64_t changed_blocks;
+    } resync;
     unsigned takeover;                /* steps of STRIKE_TAKEOVER taken */
     bool asked[SIM_NODES];            /* promoted while it was connected to a primary, who has to agree */
     bool detaches_primary[SIM_NODES]; /* it was told to, while it was primary */
@@ -433,9 +466,12 @@ void sim_plan_reset(struct sim *s);
 void sim_plan_event(struct sim *s);
 void sim_plan_writes_meta(struct sim *s, unsigned node, const struct superblock *sb);
 void sim_plan_flushed(struct sim *s);
+void sim_plan_sends(struct sim *s, unsigned from, const struct frame *frame);
+void sim_plan_look(struct sim *s, unsigned node); /* after each step of its engine */
+bool sim_resyncs(const struct sim *s);            /* a resync is under way */
 bool sim_plan_cuts_start(struct sim *s); /* while a daemon writes its first superblock, its machine loses power... */
 void sim_plan_start_is_cut(struct sim *s, unsigned node); /* ... now */
-enum cut { CUT_DAEMON, CUT_POWER, CUT_POWER_BOTH };
+enum cut { CUT_DAEMON, CUT_POWER, CUT_POWER_BOTH, CUT_SESSION, CUT_SOURCE };
 void sim_plan_cut(struct sim *s, unsigned node, enum cut how);            /* when its time comes */
 void sim_plan_serves(struct sim *s, unsigned node);                       /* its engine opens the front */
 void sim_plan_late_order(struct sim *s, unsigned node, enum order order); /* given when its time comes */
@@ -467,6 +503,8 @@ struct sim {
 
     struct actions actions; /* of one engine step */
     uint64_t dead_after_ns;
+    bool goes_alone; /* when-alone: continue */
+    uint32_t log_slots;
     uint32_t window_frames;
     uint64_t window_bytes;
 

@@ -94,6 +94,13 @@ static void what_is_left_out_has_defaults(void **state)
     assert_true(c.tls_missing); /* allowed on loopback only */
 }
 
+static void going_on_alone_is_asked_for(void **state)
+{
+    struct volume_config c;
+    understood(VOLUME "when-alone: continue\n", &c);
+    assert_int_equal(c.when_alone, ALONE_CONTINUE);
+}
+
 static void a_single_node_is_a_volume(void **state)
 {
     struct volume_config c;
@@ -338,8 +345,6 @@ static const struct wrong {
       "9: witness: a witness is not supported by this version: leave it out; promotion is manual" },
     { VOLUME "witness: etcd+https://10.9.0.1:1,h:2\n",
       "9: witness: a witness is not supported by this version: leave it out; promotion is manual" },
-    { VOLUME "when-alone: continue\n",
-      "9: when-alone: continue is not supported by this version: use strict or suspend; writes wait for the peer" },
     { VOLUME "failover: automatic\n",
       "9: failover: automatic is not supported by this version: it needs a witness; use manual" },
     { VOLUME "hooks: {promote: /x}\n", "9: hooks: hooks is not supported by this version: leave the section out" },
@@ -597,6 +602,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(everything_is_read),
         cmocka_unit_test(what_is_left_out_has_defaults),
+        cmocka_unit_test(going_on_alone_is_asked_for),
         cmocka_unit_test(a_single_node_is_a_volume),
         cmocka_unit_test(relative_names_begin_where_they_are_told),
         cmocka_unit_test(test_faults_are_read),

@@ -27,6 +27,7 @@ static struct hello sample(void)
         .granule_bytes = 4096,
         .full = true,
         .dirty_bytes = 123456,
+        .lsn = 77,
         .was_primary = true,
         .peer_in_sync = true,
         .history = { .count = 2, .entries = { { 3, 1, 0xaaaa }, { 7, 99, UINT64_MAX } } },
@@ -143,7 +144,7 @@ static void test_bad_fields(void **state)
     refused(&m, "(leg)");
     m = valid_message();
     m.epoch = UINT64_MAX;
-    refused(&m, "(epoch)");
+    refused(&m, "(epoch, lsn)");
     m = valid_message();
     m.size_bytes = 513;
     refused(&m, "(size_bytes)");

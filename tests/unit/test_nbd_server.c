@@ -443,6 +443,70 @@ static void test_random_load_with_little_room(void **state)
     random_load(&config, 64, 4, 3000, false, 9);
 }
 
+static void test_long_changes_without_payload(void **state)
+{
+    struct ram_config config = roomy();
+    config.size_bytes = 5 * GIB;
+    config.accept_changes_max = 3; /* fewer than one has pieces */
+    struct ram_volume *v = ram_open(&config);
+    static uint8_t data[4096], back[4096], zeroes[4096];
+    memset(data, 0x5a, sizeof(data));
+    uint64_t offset = 512 * MIB + 4096, length = 1 * GIB;
+    uint64_t inside[] = { 0, OP_RANGE_BYTES_MAX - 4096, OP_RANGE_BYTES_MAX, length - 4096 };
+    for (unsigned structured = 0; structured < 2; structured++) {
+        struct nbd_handle *h = client_as(structured);
+        for (unsigned zero = 0; zero < 2; zero++) {
+            for (unsigned i = 0; i < ARRAY_LEN(inside); i++)
+                done(nbd_pwrite(h, data, 4096, offset + inside[i], 0));
+            done(nbd_pwrite(h, data, 4096, offset - 4096, 0));
+            done(nbd_pwrite(h, data, 4096, offset + length, 0));
+            uint64_t before = v->submitted[OP_DISCARD] + v->submitted[OP_WRITE_ZEROES];
+            done(zero ? nbd_zero(h, length, offset, 0) : nbd_trim(h, length, offset, LIBNBD_CMD_FLAG_FUA));
+            assert_int_equal(v->submitted[OP_DISCARD] + v->submitted[OP_WRITE_ZEROES] - before,
+                             length / OP_RANGE_BYTES_MAX);
+            for (unsigned i = 0; i < ARRAY_LEN(inside); i++) {
+                done(nbd_pread(h, back, 4096, offset + inside[i], 0));
+                assert_memory_equal(back, zeroes, 4096);
+            }
+            done(nbd_pread(h, back, 4096, offset - 4096, 0));
+            assert_memory_equal(back, data, 4096);
+            done(nbd_pread(h, back, 4096, offset + length, 0));
+            assert_memory_equal(back, data, 4096);
+        }
+        /* The longest there is, and several at a time. */
+        int64_t cookies[8];
+        for (unsigned i = 0; i < ARRAY_LEN(cookies); i++)
+            done(cookies[i] = nbd_aio_trim(h, UINT32_MAX - 511, i * 4096, NBD_NULL_COMPLETION, 0));
+        for (unsigned i = 0; i < ARRAY_LEN(cookies); i++) {
+            int r;
+            while ((r = nbd_aio_command_completed(h, (uint64_t)cookies[i])) == 0)
+                done(nbd_poll(h, PATIENCE_MS));
+            assert_int_equal(r, 1);
+        }
+        /* The first error is the answer; what was not begun then never is. */
+        v->fail_offset_bytes = offset + OP_RANGE_BYTES_MAX;
+        v->fail_result = -ENOSPC;
+        uint64_t before = v->submitted[OP_WRITE_ZEROES];
+        fails(nbd_zero(h, length, offset, 0), ENOSPC);
+        assert_in_range(v->submitted[OP_WRITE_ZEROES] - before, 2, 4);
+        v->fail_offset_bytes = UINT64_MAX;
+        leave(h);
+    }
+    /* The client goes in the middle of one. */
+    v->hold_changes = true;
+    struct nbd_handle *h = client();
+    uint64_t before = v->submitted[OP_DISCARD];
+    done(nbd_aio_trim(h, length, 0, NBD_NULL_COMPLETION, 0));
+    while (v->submitted[OP_DISCARD] - before < 3)
+        done(nbd_poll(h, 1));
+    nbd_close(h); /* which is seen when it is answered: its socket is not read before all of it is with the sink */
+    v->hold_changes = false;
+    noted(v, "sending to it failed");
+    all_back(v);
+    assert_int_equal(v->submitted[OP_DISCARD] - before, length / OP_RANGE_BYTES_MAX);
+    ram_close(v);
+}
+
 static void test_errors_of_the_volume(void **state)
 {
     struct ram_config config = roomy();
@@ -1112,6 +1176,7 @@ int main(void)
         cmocka_unit_test(test_longest_requests),
         cmocka_unit_test(test_random_load),
         cmocka_unit_test(test_random_load_with_little_room),
+        cmocka_unit_test(test_long_changes_without_payload),
         cmocka_unit_test(test_errors_of_the_volume),
         cmocka_unit_test(test_streams_in_small_parts),
         cmocka_unit_test(test_broken_clients),

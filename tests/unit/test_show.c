@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "repl/base/units.h"
 #include "tests/unit/unit.h"
 
 static char *text;
@@ -58,13 +59,14 @@ static void status_is_json(void **state)
     Lockstep__Control__VolumeStatus *const list[] = { &v };
     struct show s = begin(true, false);
     show_status(&s, "paris-a", list, 1);
-    expect(&s, "{\"version\":1,\"node\":\"paris-a\",\"volumes\":[{\"name\":\"gold42\",\"state\":\"up\","
-               "\"role\":\"primary\",\"protected\":true,\"why_not\":null,\"epoch\":7,\"lsn\":123456,"
-               "\"size_bytes\":42949672960,\"device\":\"nbd:unix:/run/lockstep/gold42.sock\",\"serving\":true,"
-               "\"leg\":\"up-to-date\",\"backing\":\"/dev/vg0/gold42\",\"writes_waiting\":0,\"oldest_waiting_us\":0,"
-               "\"peer\":{\"name\":\"paris-b\",\"link\":\"connected\",\"reason\":null,\"transport\":\"tcp\","
-               "\"path\":\"10.0.0.2:7789\",\"tls\":false,\"rtt_us\":412,\"leg\":\"up-to-date\","
-               "\"out_of_sync_bytes\":0,\"resync\":null},\"witness\":null,\"offsite\":null}]}\n");
+    expect(&s,
+           "{\"version\":1,\"node\":\"paris-a\",\"volumes\":[{\"name\":\"gold42\",\"state\":\"up\","
+           "\"role\":\"primary\",\"protected\":true,\"why_not\":null,\"epoch\":7,\"lsn\":123456,"
+           "\"size_bytes\":42949672960,\"device\":\"nbd:unix:/run/lockstep/gold42.sock\",\"serving\":true,"
+           "\"leg\":\"up-to-date\",\"backing\":\"/dev/vg0/gold42\",\"writes_waiting\":0,\"oldest_waiting_us\":0,"
+           "\"alone\":null,\"peer\":{\"name\":\"paris-b\",\"link\":\"connected\",\"reason\":null,\"transport\":\"tcp\","
+           "\"path\":\"10.0.0.2:7789\",\"tls\":false,\"rtt_us\":412,\"leg\":\"up-to-date\","
+           "\"out_of_sync_bytes\":0,\"resync\":null},\"witness\":null,\"offsite\":null}]}\n");
 }
 
 static void what_is_not_known_is_null(void **state)
@@ -79,11 +81,13 @@ static void what_is_not_known_is_null(void **state)
     Lockstep__Control__VolumeStatus *const list[] = { &v };
     struct show s = begin(true, false);
     show_status(&s, "a", list, 1);
-    expect(&s, "{\"version\":1,\"node\":\"a\",\"volumes\":[{\"name\":\"h\",\"state\":\"down\",\"role\":null,"
-               "\"protected\":false,\"why_not\":\"a \\\"quoted\\\\\\\" reason\",\"epoch\":0,"
-               "\"lsn\":18446744073709551615,\"size_bytes\":0,\"device\":\"nbd:h:1\",\"serving\":false,"
-               "\"leg\":\"none\",\"backing\":\"x\",\"writes_waiting\":0,\"oldest_waiting_us\":0,\"peer\":null,"
-               "\"witness\":null,\"offsite\":null}]}\n");
+    expect(
+        &s,
+        "{\"version\":1,\"node\":\"a\",\"volumes\":[{\"name\":\"h\",\"state\":\"down\",\"role\":null,"
+        "\"protected\":false,\"why_not\":\"a \\\"quoted\\\\\\\" reason\",\"epoch\":0,"
+        "\"lsn\":18446744073709551615,\"size_bytes\":0,\"device\":\"nbd:h:1\",\"serving\":false,"
+        "\"leg\":\"none\",\"backing\":\"x\",\"writes_waiting\":0,\"oldest_waiting_us\":0,\"alone\":null,\"peer\":null,"
+        "\"witness\":null,\"offsite\":null}]}\n");
 }
 
 static void status_is_for_eyes(void **state)
@@ -125,6 +129,77 @@ static void what_waits_is_told(void **state)
     char both[2048];
     snprintf(both, sizeof(both), "node paris-a, 2 volumes\n%s%s", one, one);
     expect(&s, both);
+}
+
+static void a_resync_is_told(void **state)
+{
+    Lockstep__Control__Resync resync = LOCKSTEP__CONTROL__RESYNC__INIT;
+    resync.to_peer = true;
+    resync.done_bytes = 768 * MIB;
+    resync.total_bytes = 1024 * MIB;
+    resync.rate_bytes_per_s = 100 * MIB;
+    Lockstep__Control__Peer peer = peer_b();
+    peer.leg = (char *)"syncing";
+    peer.out_of_sync_bytes = 256 * MIB;
+    peer.resync = &resync;
+    Lockstep__Control__VolumeStatus v = gold42(&peer);
+    v.protected_ = false;
+    v.why_not = (char *)"the leg of paris-b is being resynced";
+    Lockstep__Control__VolumeStatus *const list[] = { &v };
+    struct show s = begin(false, false);
+    show_status(&s, "paris-a", list, 1);
+    expect(&s, "node paris-a, 1 volume\n"
+               "\n"
+               "gold42  not protected: the leg of paris-b is being resynced\n"
+               "  role    primary, serving nbd:unix:/run/lockstep/gold42.sock\n"
+               "  leg     up-to-date, /dev/vg0/gold42, 40 GiB\n"
+               "  peer    paris-b: syncing, connected by tcp to 10.0.0.2:7789, round trip 412 us, 256 MiB out of sync\n"
+               "  resync  paris-b [###############     ] 75%, 768 MiB of 1 GiB, 100 MiB/s, 3.0 s left\n"
+               "  writes  epoch 7, LSN 123456\n");
+    s = begin(true, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text, "\"out_of_sync_bytes\":268435456,\"resync\":{\"to_peer\":true,"
+                                 "\"done_bytes\":805306368,\"total_bytes\":1073741824,"
+                                 "\"rate_bytes_per_s\":104857600,\"eta_s\":3}"));
+    free(text);
+    /* Nothing is known of the rate, or nothing is to be done. */
+    resync.rate_bytes_per_s = 0;
+    resync.done_bytes = 0;
+    resync.total_bytes = 0;
+    resync.to_peer = false;
+    s = begin(true, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text, "\"rate_bytes_per_s\":0,\"eta_s\":null}"));
+    free(text);
+    s = begin(false, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text, "  resync  paris-a [####################] 100%, 0 B of 0 B\n"));
+    free(text);
+}
+
+static void who_goes_on_alone_is_told(void **state)
+{
+    Lockstep__Control__Alone alone = LOCKSTEP__CONTROL__ALONE__INIT;
+    alone.epoch = 8;
+    alone.since_us = 1795400000123456;
+    Lockstep__Control__Peer peer = peer_b();
+    peer.leg = (char *)"outdated";
+    Lockstep__Control__VolumeStatus v = gold42(&peer);
+    v.alone = &alone;
+    Lockstep__Control__VolumeStatus *const list[] = { &v };
+    struct show s = begin(false, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text, "  alone   since epoch 8, 2026-11-23T02:13:20.123Z: paris-b lacks what was written"));
+    free(text);
+    s = begin(true, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text, "\"alone\":{\"epoch\":8,\"since\":\"2026-11-23T02:13:20.123Z\"},"));
+    free(text);
 }
 
 /* Red is for what needs a person, and for nothing else. */
@@ -207,10 +282,15 @@ static void results_are_told(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(status_is_json),         cmocka_unit_test(what_is_not_known_is_null),
-        cmocka_unit_test(status_is_for_eyes),     cmocka_unit_test(what_waits_is_told),
-        cmocka_unit_test(colours_mean_something), cmocka_unit_test(events_are_lines),
+        cmocka_unit_test(status_is_json),
+        cmocka_unit_test(what_is_not_known_is_null),
+        cmocka_unit_test(status_is_for_eyes),
+        cmocka_unit_test(what_waits_is_told),
+        cmocka_unit_test(colours_mean_something),
+        cmocka_unit_test(events_are_lines),
         cmocka_unit_test(results_are_told),
+        cmocka_unit_test(a_resync_is_told),
+        cmocka_unit_test(who_goes_on_alone_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -27,6 +27,7 @@ _lockstep() {
         --timeout | --node) return ;;
     esac
     case $command in
+        verify) options+=' --repair --timeout' ;;
         create) options+=' --adopt --force --timeout' ;;
         down | promote | demote) options+=' --force --timeout' ;;
         up) options+=' --timeout' ;;
@@ -38,7 +39,7 @@ _lockstep() {
     if [[ $word == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
     elif [[ -z $command ]]; then
-        mapfile -t COMPREPLY < <(compgen -W 'create up down status events promote demote metadata' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'create up down status events promote demote verify metadata' -- "$word")
     elif [[ $command == metadata && -z $volume ]]; then
         COMPREPLY=(dump)
     elif [[ -z $volume || ($command == metadata && $volume == dump) ]]; then

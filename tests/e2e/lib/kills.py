@@ -1,12 +1,12 @@
 """A file system on a volume whose nodes are killed again and again, and what each kill has to be followed by.
 
 A secondary that is killed comes back by itself, and the application waits at most. A primary that is killed takes its
-device with it: the other node is promoted, the application goes on there, and the old primary comes back by a resync
-(features.RESYNC)."""
+device with it: the other node is promoted, the application goes on there, and the old primary comes back by a resync.
+With `when-alone: continue` nobody waits for a node that is away."""
 
 import time
 
-from lib import features, fs
+from lib import fs
 from lib.cluster import Cluster
 
 AWAY_S_MAX = 1.0  # how long a killed node stays away: shorter and longer than the link takes to notice
@@ -19,7 +19,9 @@ class Site:
     def __init__(self, t, size, rng):
         self.t = t
         self.rng = rng
-        self.cluster = Cluster(t, size=size, name="kills", dead_after=DEAD_AFTER)
+        self.alone = rng.choice(("strict", "continue"))
+        t.say(f"when-alone: {self.alone}")
+        self.cluster = Cluster(t, size=size, name="kills", dead_after=DEAD_AFTER, settings={"when-alone": self.alone})
         self.cluster.ready()
         self.primary, self.secondary = self.cluster.nodes
         self.mounts = 0
@@ -42,7 +44,7 @@ class Site:
 
     def victim(self):
         """Which is killed next."""
-        return self.rng.choice(("secondary", "primary")) if features.RESYNC else "secondary"
+        return self.rng.choice(("secondary", "primary"))
 
     def kill_secondary(self):
         """Gone, and back after a moment; protected again without anybody's help."""
@@ -63,8 +65,13 @@ class Site:
         self.primary, self.secondary = self.secondary, self.primary
         self.primary.wait("the loss of the peer to be seen", lambda s: s["peer"]["link"] != "connected")
         self.primary.cli("promote", self.cluster.volume)
+        # Where writes wait for the peer, nothing can be mounted without it.
+        back_first = self.alone == "strict" or self.rng.random() < 0.5
+        if back_first:
+            self.secondary.start()
         self.open()
-        self.secondary.start()
+        if not back_first:
+            self.secondary.start()
         self.primary.wait("to be protected again", lambda s: s["protected"], 60)
 
     def check_legs(self, why):

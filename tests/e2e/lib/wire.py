@@ -41,7 +41,9 @@ def varint(n):
 FIELDS = {"version": 1, "features": 2, "volume": 3, "node": 4, "peer": 5, "size_bytes": 6, "capacity_bytes": 7,
           "volume_id": 8, "leg_id": 9, "peer_leg_id": 10, "epoch": 11, "role": 12, "leg": 13, "pristine": 14,
           "lost_power": 15, "unclean_primary": 16, "window_frames": 17, "window_bytes": 18,
-          "granule_bytes": 21, "full": 22, "nonce": 32}
+          "granule_bytes": 21, "full": 22, "history_epoch": 26, "history_first_lsn": 27, "history_tag": 28,
+          "nonce": 32}
+FIXED64 = ("history_tag",)
 
 
 def hello(**values):
@@ -51,6 +53,8 @@ def hello(**values):
         if isinstance(value, (bytes, str)):
             data = value.encode() if isinstance(value, str) else value
             out += varint(field << 3 | 2) + varint(len(data)) + data
+        elif name in FIXED64:
+            out += varint(field << 3 | 1) + struct.pack("<Q", value)
         else:
             out += varint(field << 3) + varint(int(value))
     return out

@@ -1,0 +1,67 @@
+/* Going on alone, where the configuration allows it without a witness (`when-alone: continue`).
+ *
+ * The peer leaves the in-sync set durably, by a decree of its own, before anything that it lacks is acknowledged. It is
+ * waited for a moment first: a daemon that is restarted, or a path that fails over, then costs no resync. */
+#include "repl/engine/engine_internal.h"
+
+#define ALONE_RETRY_NS (10 * NS_PER_MS) /* a handshake is under way: it decides, or ends soon */
+
+static bool may_go_alone(const struct engine *e)
+{
+    return e->config.alone_after_ns != ENGINE_NEVER_ALONE && e->config.peer && is_leading(e) && !e->leg_failed &&
+           !e->sb_broken;
+}
+
+void alone_consider(struct engine *e, uint64_t now_ns)
+{
+    if (!may_go_alone(e) || e->alone || e->alone_at_ns)
+        return;
+    /* The decree says already that the peer is not in sync: there is nothing to wait for. */
+    e->alone_at_ns = e->sb.peer_in_sync ? now_ns + e->config.alone_after_ns : now_ns;
+}
+
+void alone_forget(struct engine *e)
+{
+    e->alone_at_ns = 0;
+    e->alone_wanted = false;
+    e->alone = false;
+    e->alone_since_ns = 0;
+}
+
+/* The bitmap is complete up to the entry that came before it. */
+uint64_t alone_epoch(const struct engine *e)
+{
+    const struct history *h = &e->sb.history;
+    for (uint32_t i = 0; i < h->count; i++)
+        if (h->entries[i].epoch > e->sb.base.epoch)
+            return h->entries[i].epoch;
+    return e->sb.epoch;
+}
+
+void alone_advance(struct engine *e, uint64_t now_ns, struct actions *out)
+{
+    if (e->alone_at_ns && now_ns >= e->alone_at_ns) {
+        e->alone_at_ns = 0;
+        bool deciding = e->session == SESSION_JUDGED || e->session == SESSION_READY;
+        if (deciding) {
+            e->alone_at_ns = now_ns + ALONE_RETRY_NS;
+        } else if (may_go_alone(e) && e->session != SESSION_UP) {
+            /* A leg that has never been part of anything is no new one any more: what it has now, nobody may overwrite.
+             */
+            if (e->sb.peer_in_sync || e->sb.history.count == 0)
+                decree_renew(e, false, out);
+            e->alone_wanted = true;
+        }
+    }
+    if (!e->alone_wanted || !persisted(e))
+        return;
+    e->alone_wanted = false;
+    if (!may_go_alone(e) || e->session == SESSION_UP || e->sb.peer_in_sync)
+        return;
+    e->alone = true;
+    if (!e->alone_since_ns)
+        e->alone_since_ns = now_ns;
+    mirror_go_alone(e->mirror, out);
+    actions_note(out, NOTE_WARNING, "role", "%s goes on alone from epoch %llu: %s has left the in-sync set",
+                 e->config.node, (unsigned long long)e->sb.epoch, e->config.peer);
+}

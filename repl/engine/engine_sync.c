@@ -1,0 +1,265 @@
+/* Bringing the two legs together again: what each verdict of the handshake asks of this node.
+ *
+ * Source: leaves no change unmirrored from the moment the session is up, then sends its bits. When the target says that
+ * nothing is left, the leg is taken back into the in-sync set: by a decree, if this node is primary.
+ * Target: is `syncing`, durably, before the first block is changed; is up to date, durably, before the source counts on
+ * it. */
+#include "repl/engine/engine_internal.h"
+
+bool sync_open(struct engine *e)
+{
+    struct resync_config c = {
+        .backing = e->config.backing,
+        .peer = e->config.peer,
+        .locks = &e->locks,
+        .bitmap = e->bitmap,
+        .pool = e->config.pool,
+        .keep_free_bytes = e->config.pool_keep_free_bytes,
+    };
+    e->source = resync_source_open(&c);
+    e->target = resync_target_open(&c);
+    return e->source && e->target && verify_parts_open(e, &c);
+}
+
+void sync_close(struct engine *e)
+{
+    verify_parts_close(e);
+    if (e->source)
+        resync_source_close(e->source);
+    if (e->target)
+        resync_target_close(e->target);
+}
+
+void sync_judged_source(struct engine *e, bool full, struct actions *out)
+{
+    e->peer_state = PEER_TARGET;
+    e->peer_full = full;
+    /* What the peer had completed and not flushed is lost with its machine's power. */
+    if (e->peer.lost_power)
+        mirror_unflushed_to_bitmap(e->mirror);
+    if (full) {
+        const struct history_entry *last = history_last(&e->sb.history);
+        e->sb.full = true; /* until the bitmap on disk says so itself */
+        e->sb.base = last ? *last : (struct history_entry) { 0 };
+        want_persisted(e);
+    }
+    actions_note(out, NOTE_INFO, "resync", "%s gets what it lacks from %s: %s", e->config.peer, e->config.node,
+                 full ? "everything is compared" : "the blocks that may differ are compared");
+}
+
+void sync_judged_target(struct engine *e, bool full, struct actions *out)
+{
+    e->peer_state = PEER_SOURCE;
+    e->peer_full = full;
+    if (e->sb.leg != LEG_SYNCING) {
+        const struct history_entry *last = history_last(&e->sb.history);
+        struct mirror_view mirror;
+        mirror_view(e->mirror, &mirror);
+        e->sb.consistent_epoch = last ? last->epoch : 0;
+        e->sb.consistent_lsn = mirror.lsn;
+    }
+    /* Whose bitmap this leg goes by, should the session end before it is done. */
+    const struct history_entry *newest = history_last(&e->peer.history);
+    e->sb.base = full && newest ? *newest : e->peer.base;
+    e->sb.leg = LEG_SYNCING;
+    e->sb.pristine = false;
+    want_persisted(e);
+    actions_note(out, NOTE_INFO, "resync",
+                 "%s gets what it lacks from %s: %s. Until it is done, this leg is inconsistent", e->config.node,
+                 e->config.peer, full ? "everything is compared" : "the blocks that may differ are compared");
+}
+
+/* The target takes what the source sends from the very beginning; the source begins when its changes flow. */
+void sync_on_session_up(struct engine *e, uint64_t now_ns)
+{
+    e->sync_begun = false;
+    e->sync_finishing = false;
+    e->finish_told = false;
+    e->sync_flushed = false;
+    e->sessions++;
+    if (e->peer_state != PEER_SOURCE)
+        return;
+    struct digest_key key = resync_key(e->peer.nonce, e->said.nonce);
+    resync_target_begin(e->target, &key, now_ns);
+    e->sync_begun = true;
+}
+
+void sync_on_session_down(struct engine *e, struct actions *out)
+{
+    if (!e->sync_begun)
+        return;
+    e->sync_begun = false;
+    if (e->peer_state == PEER_SOURCE)
+        resync_target_stop(e->target, out);
+    else
+        resync_source_stop(e->source, out);
+}
+
+const char *sync_on_frame(struct engine *e, const struct frame *frame, struct buf *payload, uint64_t now_ns,
+                          struct actions *out)
+{
+    bool from_source = frame->kind == FRAME_SYNC_BITS || frame->kind == FRAME_SYNC_DATA;
+    if (!e->sync_begun || from_source != (e->peer_state == PEER_SOURCE)) {
+        if (payload)
+            buf_put(payload);
+        return "no resync is under way to which it could belong (kind)";
+    }
+    if (from_source)
+        return resync_target_frame(e->target, frame, payload, now_ns, out);
+    return resync_source_frame(e->source, frame, payload, now_ns, out);
+}
+
+bool sync_owns(uint32_t op) { return op >= SYNC_OP_FIRST && op < SYNC_OP_END; }
+
+void sync_on_disk_done(struct engine *e, uint32_t op, int32_t result, uint64_t now_ns, struct actions *out)
+{
+    if (op < SYNC_SOURCE_OP_FIRST)
+        resync_target_disk_done(e->target, op, result, now_ns, out);
+    else
+        resync_source_disk_done(e->source, op, result, now_ns, out);
+}
+
+bool sync_is_idle(const struct engine *e)
+{
+    return resync_source_is_idle(e->source) && resync_target_is_idle(e->target);
+}
+
+bool sync_target_is_done(const struct engine *e)
+{
+    return e->sync_begun && resync_target_state(e->target) == RESYNC_DONE;
+}
+
+/* The source has taken this leg in: it has all that the source's has. */
+void sync_target_finish(struct engine *e, struct actions *out)
+{
+    assert(e->peer_state == PEER_SOURCE && sync_target_is_done(e));
+    resync_target_stop(e->target, out);
+    e->sync_begun = false;
+    e->peer_state = PEER_IN_SYNC;
+    e->sb.leg = LEG_UP_TO_DATE;
+    e->sb.lost_power = false;
+    e->sb.full = false;
+    e->sb.consistent_epoch = 0;
+    e->sb.consistent_lsn = 0;
+    e->log.settle = true; /* what lies on disk of bits that are clear now */
+    actions_note(out, NOTE_INFO, "resync", "the leg of %s is up to date", e->config.node);
+}
+
+/* The peer has its leg up to date on record. */
+void sync_source_on_told(struct engine *e, struct actions *out)
+{
+    if (e->peer_state != PEER_TARGET || !e->sync_finishing)
+        return;
+    resync_source_stop(e->source, out);
+    e->sync_begun = false;
+    e->sync_finishing = false;
+    e->peer_state = PEER_IN_SYNC;
+    e->peer_leg = LEG_UP_TO_DATE;
+    e->alone_since_ns = 0;
+    e->sb.full = false;
+    e->sb.lost_power = false;
+    e->log.settle = true;
+    decree_agreed(e);
+    want_persisted(e);
+    actions_note(out, NOTE_INFO, "resync", "the leg of %s is up to date", e->config.peer);
+}
+
+static void begin_source(struct engine *e, uint64_t now_ns, struct actions *out)
+{
+    /* A change that only this leg gets would be in no bit that the target hears of. */
+    if (is_leading(e) && !e->peer_ready)
+        return;
+    /* The target clears its bits by what this leg shows, perhaps the only ones that tell of it: were that lost with
+     * this machine's power afterwards, nobody would know. What comes later is in the activity log. */
+    if (!e->sync_flushed) {
+        if (!e->own_flush_busy && !e->leg_failed) {
+            e->sync_flush_session = e->sessions;
+            leg_flush(e, true, out);
+        }
+        return;
+    }
+    struct digest_key key = resync_key(e->said.nonce, e->peer.nonce);
+    e->sync_begun = true;
+    resync_source_begin(e->source, &key, e->peer_full, now_ns, out);
+}
+
+/* The target is done: this node's record says so first, then the peer is told. */
+static void finish_source(struct engine *e, struct actions *out)
+{
+    if (!e->sync_finishing) {
+        /* One decree at a time: else the later one could get the lower epoch. */
+        if (e->role.phase == PHASE_ASKING)
+            return;
+        e->sync_finishing = true;
+        if (is_leading(e) || e->sb.history.count == 0)
+            decree_renew(e, true, out);
+        e->sb.peer_in_sync = true;
+        want_persisted(e);
+    }
+    if (persisted(e) && !e->finish_told) {
+        e->finish_told = true;
+        decree_tell(e, out);
+        if (is_leading(e))
+            mirror_set_epoch(e->mirror, e->sb.epoch);
+    }
+}
+
+/* A write or flush of theirs failed on this leg; also one that was with the disk when its session ended. */
+static void fail_leg_if_theirs_did(struct engine *e, struct actions *out)
+{
+    bool failed = resync_target_state(e->target) == RESYNC_FAILED || resync_source_state(e->source) == RESYNC_FAILED;
+    if (!failed || e->leg_failed)
+        return;
+    mirror_fail_leg(e->mirror, out);
+    faults_handle(e, (struct mirror_faults) { .leg = true, .flush = true, .own = is_leading(e) }, out);
+    session_drop(e, "its leg failed in a resync", out);
+}
+
+void sync_advance(struct engine *e, uint64_t now_ns, struct actions *out)
+{
+    fail_leg_if_theirs_did(e, out);
+    if (e->session != SESSION_UP)
+        return;
+    switch (e->peer_state) {
+    case PEER_AWAY:
+    case PEER_IN_SYNC: return;
+    case PEER_SOURCE:
+        if (!e->sync_begun)
+            return;
+        resync_target_tick(e->target, now_ns, out);
+        return;
+    case PEER_TARGET:
+        if (!e->sync_begun) {
+            begin_source(e, now_ns, out);
+            return;
+        }
+        resync_source_set_busy(e->source, e->request_ns && now_ns - e->request_ns < BUSY_NS);
+        resync_source_tick(e->source, now_ns, out);
+        switch (resync_source_state(e->source)) {
+        case RESYNC_IDLE:
+        case RESYNC_RUNNING:
+        case RESYNC_UNREADABLE: return;
+        case RESYNC_AGAIN: session_drop(e, "bits were set while it was resynced: once more", out); return;
+        case RESYNC_FAILED: return; /* told below */
+        case RESYNC_DONE: finish_source(e, out); return;
+        }
+    }
+}
+
+uint64_t sync_deadline_ns(const struct engine *e)
+{
+    if (!e->sync_begun)
+        return UINT64_MAX;
+    return e->peer_state == PEER_SOURCE ? resync_target_deadline_ns(e->target) : resync_source_deadline_ns(e->source);
+}
+
+bool sync_progress(const struct engine *e, struct resync_view *view)
+{
+    if (!e->sync_begun)
+        return false;
+    if (e->peer_state == PEER_SOURCE)
+        resync_target_view(e->target, view);
+    else
+        resync_source_view(e->source, view);
+    return true;
+}

@@ -1,0 +1,110 @@
+/* Two engines, joined by hand: each node's disks and what it wants done, which the test answers when it sees fit. */
+#pragma once
+
+#include "tests/unit/unit.h"
+
+#include "repl/engine/engine.h"
+
+#define VOLUME_BYTES (1 * MIB)
+#define CHANGE_BYTES 4096 /* of request() and write_block() */
+#define LOG_SLOTS 256
+#define LOG_BLOCKS 64
+#define NODE_QUEUE_MAX 256
+
+struct node_options {
+    bool has_peer;
+    uint64_t alone_after_ns;
+    uint32_t extent_bytes; /* as in struct engine_config; 0: the default, which covers the volume */
+    uint32_t log_slots;    /* 0: LOG_SLOTS */
+};
+
+struct sent_frame {
+    struct frame frame;
+    uint8_t *payload; /* a copy */
+};
+
+/* One node: its engine, its disks, and what it wants done and nobody has done yet. */
+struct node {
+    unsigned index;
+    struct node_options options;
+    struct engine *engine;
+    struct actions actions;
+    struct buf_pool pool;
+    uint64_t now_ns;
+    uint8_t boot;
+
+    /* What lies on the disks. */
+    struct superblock on_disk;
+    uint8_t *ring;
+    uint8_t *bitmap;
+    bool page_unreadable;
+    uint8_t *content;
+    uint8_t *stable; /* what a power cut leaves of it */
+
+    bool serving;
+    bool hold_pages; /* else each is on disk at once */
+    struct action pages[META_PAGES_MAX];
+    unsigned page_count;
+    bool meta_pending;
+    struct superblock meta;             /* the last one given to the disk */
+    struct action disk[NODE_QUEUE_MAX]; /* started, not answered */
+    unsigned disk_count;
+    struct sent_frame sent[NODE_QUEUE_MAX];
+    unsigned sent_count;
+    int completed; /* ACT_COMPLETE seen, and the last result */
+    int32_t complete_result;
+    int orders_done;
+    int32_t order_result;
+    bool ready;
+    bool refused;
+    bool dropped;
+    char text[ACTION_TEXT_BYTES * 2]; /* of the last refusal or drop */
+    char notes[16 * KIB];             /* all, one a line */
+};
+
+struct id id_of(uint8_t fill);
+
+/* A fresh leg. */
+void node_open_with(struct node *n, unsigned index, const struct node_options *options);
+void node_open(struct node *n, unsigned index, bool has_peer);
+void node_close(struct node *n);
+
+/* The daemon's end, clean or not, and another one's beginning, whose configuration may have a peer or not. What was on
+ * its way to the disks did not get there; what they had completed is there. */
+void node_restart(struct node *n, bool has_peer);
+/* The same of the machine: what was completed and not flushed is gone. */
+void node_lose_power(struct node *n);
+
+void step(struct node *n, struct event ev);
+void tick(struct node *n, uint64_t now_ns);
+
+void meta_done(struct node *n, int32_t result);
+void metas_done(struct node *n);
+/* Answers the oldest page of the log or the bitmap (hold_pages). */
+void page_done(struct node *n, int32_t result);
+/* Answers the oldest disk request. */
+void disk_done(struct node *n, int32_t result);
+void disks_done(struct node *n);
+/* Carries the oldest frame over. */
+struct frame deliver(struct node *from, struct node *to);
+
+void say_hello(struct node *n, struct hello *out);
+void hellos(struct node *a, struct node *b);
+void connect_nodes(struct node *a, struct node *b);
+void disconnect_nodes(struct node *a, struct node *b);
+/* Everything that is under way comes to its end. */
+void run(struct node *a, struct node *b);
+/* The same, but the next frame of this kind from `from` is left in its queue, first; true: there it is. */
+bool run_until_sent(struct node *a, struct node *b, struct node *from, enum frame_kind kind);
+
+void promote(struct node *a, struct node *b);
+/* Discards stand for most changes: they need no buffer. */
+void request(struct node *n, enum op_kind kind, uint64_t offset_bytes);
+/* A block full of `fill`. */
+void write_block(struct node *n, uint64_t offset_bytes, uint8_t fill);
+void order(struct node *n, enum event_kind kind, bool force);
+
+struct engine_view view_of(struct node *n);
+bool told(const struct node *n, const char *words);
+/* Both know that they are in sync, and their contents are equal. */
+void assert_in_sync(struct node *a, struct node *b);

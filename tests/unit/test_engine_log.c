@@ -1,0 +1,323 @@
+/* The activity log and the bitmap on disk: what waits for them, what a clean end and a crash leave, what damage costs.
+ */
+#include "tests/unit/engine_pair.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define EXTENT_BYTES (64 * KIB)
+#define PATIENCE_NS (2 * NS_PER_S)
+
+/* An activity log of two extents, so that the third one needs a place. */
+static const struct node_options tiny_log = {
+    .has_peer = true, .alone_after_ns = PATIENCE_NS, .extent_bytes = EXTENT_BYTES, .log_slots = 2
+};
+
+static void open_pair(struct node *a, struct node *b, const struct node_options *options)
+{
+    node_open_with(a, 0, options);
+    node_open_with(b, 1, options);
+    connect_nodes(a, b);
+    promote(a, b);
+}
+
+static void open_alone(struct node *a, struct node *b)
+{
+    open_pair(a, b, &tiny_log);
+    disconnect_nodes(a, b);
+    tick(a, a->now_ns + PATIENCE_NS);
+    metas_done(a);
+    assert_true(told(a, "goes on alone"));
+}
+
+static void close_both(struct node *a, struct node *b)
+{
+    node_close(a);
+    node_close(b);
+}
+
+static uint64_t dirty_bytes(struct node *n)
+{
+    struct hello hello;
+    say_hello(n, &hello);
+    return hello.dirty_bytes;
+}
+
+static void a_cold_change_reaches_nobody_before_its_block_is_on_disk(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, &tiny_log);
+    a.hold_pages = true;
+    write_block(&a, 0, 1);
+    write_block(&a, CHANGE_BYTES, 2);
+    assert_int_equal(a.disk_count + a.sent_count, 0);
+    assert_int_equal(a.page_count, 1);
+    assert_int_equal(a.pages[0].page.area, META_ACTIVITY_LOG);
+    page_done(&a, 0);
+    assert_int_equal(a.disk_count, 2);
+    assert_int_equal(a.sent_count, 2);
+    /* Hot now: nothing to wait for. */
+    write_block(&a, 2 * CHANGE_BYTES, 3);
+    assert_int_equal(a.page_count, 0);
+    assert_int_equal(a.disk_count, 3);
+    /* Whatever becomes of it, a crash finds the extent. */
+    node_restart(&a, true);
+    assert_int_equal(dirty_bytes(&a), EXTENT_BYTES);
+    close_both(&a, &b);
+}
+
+/* Its bits are in memory only: on disk before the log forgets the extent. */
+static void an_extent_is_given_up_when_its_bits_are_on_disk(void **state)
+{
+    struct node a, b;
+    open_alone(&a, &b);
+    write_block(&a, 0 * EXTENT_BYTES, 1);
+    write_block(&a, 1 * EXTENT_BYTES, 2);
+    disks_done(&a);
+    assert_int_equal(a.completed, 2);
+    a.hold_pages = true;
+    write_block(&a, 2 * EXTENT_BYTES, 3);
+    /* No slot is free before a flush, which nobody else asks for. */
+    assert_int_equal(a.page_count, 0);
+    assert_int_equal(a.disk_count, 1);
+    assert_int_equal(a.disk[0].disk.kind, OP_FLUSH);
+    disk_done(&a, 0);
+    assert_int_equal(a.page_count, 1);
+    assert_int_equal(a.pages[0].page.area, META_BITMAP);
+    page_done(&a, 0);
+    assert_int_equal(a.disk_count, 0);
+    assert_int_equal(a.page_count, 1);
+    assert_int_equal(a.pages[0].page.area, META_ACTIVITY_LOG);
+    page_done(&a, 0);
+    assert_int_equal(a.disk_count, 1);
+    disks_done(&a);
+    assert_int_equal(a.completed, 3);
+
+    node_restart(&a, true);
+    assert_int_equal(dirty_bytes(&a), 2 * EXTENT_BYTES + CHANGE_BYTES);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    close_both(&a, &b);
+}
+
+/* What waits ends with an error, on no disk; the leg has failed for good. */
+static void what_cannot_be_logged_fails_the_leg(void **state)
+{
+    for (int page = 0; page < 2; page++) {
+        struct node a, b;
+        open_alone(&a, &b);
+        write_block(&a, 0 * EXTENT_BYTES, 1);
+        write_block(&a, 1 * EXTENT_BYTES, 2);
+        disks_done(&a);
+        request(&a, OP_FLUSH, 0);
+        disks_done(&a);
+        assert_int_equal(a.completed, 3);
+        a.hold_pages = true;
+        write_block(&a, 2 * EXTENT_BYTES, 3);
+        assert_int_equal(a.pages[0].page.area, META_BITMAP);
+        if (!page)
+            page_done(&a, 0);
+        page_done(&a, -EIO);
+        assert_int_equal(a.completed, 4);
+        assert_int_equal(a.complete_result, -EIO);
+        assert_int_equal(a.disk_count + a.sent_count + a.page_count, 0);
+        assert_true(told(&a, page ? "the out-of-sync bitmap on /dev/a could not be written"
+                                  : "the activity log on /dev/a could not be written"));
+        assert_int_equal(view_of(&a).leg, LEG_FAILED);
+        metas_done(&a);
+        assert_int_equal(a.on_disk.leg, LEG_FAILED);
+        write_block(&a, 0, 4);
+        assert_int_equal(a.completed, 5);
+        assert_int_equal(a.complete_result, -EIO);
+        assert_int_equal(a.disk_count, 0);
+        close_both(&a, &b);
+    }
+}
+
+static void a_log_that_fails_ends_the_session(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, &tiny_log);
+    a.hold_pages = true;
+    write_block(&a, 0, 1);
+    page_done(&a, -EIO);
+    assert_int_equal(a.completed, 1);
+    assert_int_equal(a.complete_result, -EIO);
+    assert_int_equal(a.disk_count + a.sent_count, 0);
+    assert_true(a.dropped);
+    close_both(&a, &b);
+}
+
+static void detach(struct node *n, struct node *peer)
+{
+    order(n, EV_DETACH, false);
+    run(n, peer);
+    assert_int_equal(n->order_result, 0);
+    assert_false(n->on_disk.attached);
+}
+
+/* The peer has flushed what it was sent: neither the log nor the bitmap is needed any more. */
+static void a_clean_end_with_the_peer_leaves_nothing_to_do(void **state)
+{
+    for (int demote = 0; demote < 2; demote++) {
+        struct node a, b;
+        open_pair(&a, &b, &tiny_log);
+        write_block(&a, 0, 1);
+        run(&a, &b);
+        uint64_t al_from = a.on_disk.al_from;
+        order(&a, demote ? EV_DEMOTE : EV_DETACH, false);
+        assert_int_equal(a.sent[0].frame.kind, FRAME_FLUSH);
+        run(&a, &b);
+        assert_int_equal(a.order_result, 0);
+        assert_true(a.on_disk.al_from > al_from);
+        disconnect_nodes(&a, &b);
+        /* Whatever happens to the machines now. */
+        node_lose_power(&b);
+        node_restart(&a, true);
+        assert_int_equal(dirty_bytes(&a), 0);
+        assert_memory_equal(a.content, b.content, VOLUME_BYTES);
+        close_both(&a, &b);
+    }
+}
+
+/* The peer is not there to flush: what it may lose with its power is told by the bitmap. */
+static void a_clean_end_without_the_peer_keeps_what_it_may_lose(void **state)
+{
+    struct node a, b;
+    static const struct node_options strict = { .has_peer = true, .alone_after_ns = ENGINE_NEVER_ALONE };
+    open_pair(&a, &b, &strict);
+    write_block(&a, 0, 1);
+    run(&a, &b);
+    assert_int_equal(a.completed, 1);
+    disconnect_nodes(&a, &b);
+    uint64_t al_from = a.on_disk.al_from;
+    a.hold_pages = true;
+    order(&a, EV_DETACH, false);
+    assert_int_equal(a.page_count, 1);
+    assert_int_equal(a.pages[0].page.area, META_BITMAP);
+    assert_int_equal(a.disk_count, 0);
+    page_done(&a, 0);
+    assert_false(a.meta_pending);
+    disks_done(&a);
+    assert_true(a.meta_pending);
+    metas_done(&a);
+    assert_true(a.on_disk.al_from > al_from);
+    assert_false(a.on_disk.attached);
+
+    node_lose_power(&b);
+    node_restart(&a, true);
+    assert_int_equal(dirty_bytes(&a), CHANGE_BYTES);
+    assert_memory_not_equal(a.content, b.content, VOLUME_BYTES);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(b.content[0], 1);
+    close_both(&a, &b);
+}
+
+static void a_failed_leg_keeps_its_log(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, &tiny_log);
+    write_block(&a, 0, 1);
+    disk_done(&a, -EIO);
+    run(&a, &b);
+    disconnect_nodes(&a, &b);
+    metas_done(&a);
+    uint64_t al_from = a.on_disk.al_from;
+    detach(&a, &b);
+    assert_int_equal(a.on_disk.al_from, al_from);
+    node_restart(&a, true);
+    assert_int_equal(dirty_bytes(&a), EXTENT_BYTES);
+    close_both(&a, &b);
+}
+
+static void a_crash_leaves_the_extents_that_were_in_use(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, &tiny_log);
+    write_block(&a, 3 * EXTENT_BYTES, 1);
+    disks_done(&a); /* and not the peer */
+    node_restart(&a, true);
+    disconnect_nodes(&b, &b);
+    assert_int_equal(dirty_bytes(&a), EXTENT_BYTES);
+    connect_nodes(&a, &b);
+    assert_false(view_of(&a).in_sync);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(dirty_bytes(&a), 0);
+    close_both(&a, &b);
+}
+
+static void damage_counts_as_out_of_sync_and_is_told(void **state)
+{
+    enum { PAGE_UNREADABLE, PAGE_DAMAGED, LOG_DAMAGED, KINDS };
+    for (int kind = 0; kind < KINDS; kind++) {
+        struct node a, b;
+        open_pair(&a, &b, &tiny_log);
+        for (unsigned i = 0; i < 6; i++) {
+            write_block(&a, i * EXTENT_BYTES, 1);
+            run(&a, &b);
+        }
+        disconnect_nodes(&a, &b);
+        switch (kind) {
+        case PAGE_UNREADABLE: a.page_unreadable = true; break;
+        case PAGE_DAMAGED: memset(a.bitmap, 0x5a, META_PAGE_BYTES); break;
+        /* More than the one block that a crash can tear. */
+        case LOG_DAMAGED: memset(a.ring, 0x5a, (size_t)LOG_BLOCKS * META_PAGE_BYTES); break;
+        }
+        node_restart(&a, true);
+        assert_int_equal(dirty_bytes(&a), VOLUME_BYTES);
+        assert_true(told(&a, kind == LOG_DAMAGED ? "the activity log on /dev/a is damaged"
+                                                 : "1 pages of the out-of-sync bitmap on /dev/a are damaged"));
+        a.page_unreadable = false;
+        connect_nodes(&a, &b);
+        run(&a, &b);
+        assert_in_sync(&a, &b);
+        assert_int_equal(dirty_bytes(&a), 0);
+        disconnect_nodes(&a, &b);
+        detach(&a, &b);
+        node_restart(&a, true);
+        assert_int_equal(dirty_bytes(&a), 0);
+        assert_false(told(&a, "damaged"));
+        close_both(&a, &b);
+    }
+}
+
+/* Its extent is not in the log: nothing but the bitmap's page tells of it after a crash. */
+static void what_a_verify_found_outlives_a_crash(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, &tiny_log);
+    b.content[5 * EXTENT_BYTES] = 7; /* a disk that lies */
+    order(&a, EV_VERIFY, false);
+    for (int i = 0; i < 100 && a.order_result == 0; i++) {
+        run(&a, &b);
+        tick(&a, a.now_ns + 10 * NS_PER_MS);
+        tick(&b, b.now_ns + 10 * NS_PER_MS);
+    }
+    run(&a, &b);
+    assert_int_equal(a.order_result, -EILSEQ);
+    assert_int_equal(dirty_bytes(&a), CHANGE_BYTES);
+    node_restart(&a, true);
+    assert_int_equal(dirty_bytes(&a), CHANGE_BYTES);
+    close_both(&a, &b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_cold_change_reaches_nobody_before_its_block_is_on_disk),
+        cmocka_unit_test(an_extent_is_given_up_when_its_bits_are_on_disk),
+        cmocka_unit_test(what_cannot_be_logged_fails_the_leg),
+        cmocka_unit_test(a_log_that_fails_ends_the_session),
+        cmocka_unit_test(a_clean_end_with_the_peer_leaves_nothing_to_do),
+        cmocka_unit_test(a_clean_end_without_the_peer_keeps_what_it_may_lose),
+        cmocka_unit_test(a_failed_leg_keeps_its_log),
+        cmocka_unit_test(a_crash_leaves_the_extents_that_were_in_use),
+        cmocka_unit_test(damage_counts_as_out_of_sync_and_is_told),
+        cmocka_unit_test(what_a_verify_found_outlives_a_crash),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

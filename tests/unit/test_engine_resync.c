@@ -1,0 +1,682 @@
+/* The way back: who gets what it lacks from whom, what is on disk before the next step, and what may come in between.
+ */
+#include "tests/unit/engine_pair.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define PATIENCE_NS (2 * NS_PER_S)
+
+static const struct node_options may_go_alone = { .has_peer = true, .alone_after_ns = PATIENCE_NS };
+static const struct node_options strict = { .has_peer = true, .alone_after_ns = ENGINE_NEVER_ALONE };
+
+static void open_pair(struct node *a, struct node *b, const struct node_options *options)
+{
+    node_open_with(a, 0, options);
+    node_open_with(b, 1, options);
+    connect_nodes(a, b);
+    promote(a, b);
+}
+
+static void close_both(struct node *a, struct node *b)
+{
+    node_close(a);
+    node_close(b);
+}
+
+static struct hello hello_of(struct node *n)
+{
+    struct hello hello;
+    say_hello(n, &hello);
+    return hello;
+}
+
+/* A pair whose primary has gone on alone, and written what the peer lacks. */
+static void open_apart(struct node *a, struct node *b)
+{
+    open_pair(a, b, &may_go_alone);
+    write_block(a, 0, 1);
+    run(a, b);
+    disconnect_nodes(a, b);
+    tick(a, a->now_ns + PATIENCE_NS);
+    metas_done(a);
+    write_block(a, 4 * CHANGE_BYTES, 2);
+    write_block(a, 64 * CHANGE_BYTES, 3);
+    disks_done(a);
+    assert_int_equal(a->completed, 3);
+}
+
+/* The same, connected again, the resync under way: the target's first question is in its queue. */
+static void open_resyncing(struct node *a, struct node *b)
+{
+    open_apart(a, b);
+    connect_nodes(a, b);
+    assert_true(run_until_sent(a, b, b, FRAME_SYNC_ASK));
+}
+
+static void the_target_is_inconsistent_on_disk_before_it_is_ready(void **state)
+{
+    struct node a, b;
+    open_apart(&a, &b);
+    uint64_t last_good = history_last(&b.on_disk.history)->epoch;
+    hellos(&a, &b);
+    assert_true(told(&a, "paris-b gets what it lacks from paris-a: the blocks that may differ are compared"));
+    assert_true(told(&b, "paris-b gets what it lacks from paris-a: the blocks that may differ are compared"));
+    assert_true(b.meta_pending && !b.ready);
+    meta_done(&b, 0);
+    assert_true(b.ready);
+    assert_int_equal(b.on_disk.leg, LEG_SYNCING);
+    assert_int_equal(b.on_disk.consistent_epoch, last_good);
+    assert_int_equal(b.on_disk.history.count, a.on_disk.history.count - 1);
+    /* A crash now: it is still not to be promoted. */
+    node_restart(&b, true);
+    order(&b, EV_PROMOTE, false);
+    assert_int_equal(b.order_result, -EPERM);
+    close_both(&a, &b);
+}
+
+static void each_step_of_the_finish_waits_for_the_one_before(void **state)
+{
+    struct node a, b;
+    open_resyncing(&a, &b);
+    assert_string_equal(view_of(&a).why_not, "the leg of paris-b is being resynced");
+    assert_string_equal(view_of(&b).why_not, "the leg of paris-b is being resynced from paris-a");
+    assert_true(run_until_sent(&a, &b, &b, FRAME_SYNC_DONE));
+    struct superblock before = a.on_disk;
+    deliver(&b, &a);
+    /* The source's own leg is flushed: it may have read from a cache what the target has on stable storage. */
+    assert_false(a.meta_pending);
+    assert_int_equal(a.disk[0].disk.kind, OP_FLUSH);
+    disks_done(&a);
+    /* The source's record, before the target is told. */
+    assert_true(a.meta_pending);
+    assert_int_equal(a.sent_count, 0);
+    meta_done(&a, 0);
+    assert_int_equal(a.on_disk.epoch, before.epoch + 1);
+    assert_int_equal(a.on_disk.history.count, before.history.count + 1);
+    assert_true(a.on_disk.peer_in_sync);
+    assert_int_equal(a.sent_count, 1);
+    assert_int_equal(b.on_disk.leg, LEG_SYNCING);
+    assert_int_equal(deliver(&a, &b).kind, FRAME_DECREE);
+    /* The target's record, before it acknowledges. */
+    assert_true(b.meta_pending);
+    assert_int_equal(b.sent_count, 0);
+    meta_done(&b, 0);
+    assert_int_equal(b.on_disk.leg, LEG_UP_TO_DATE);
+    assert_int_equal(history_relate(&a.on_disk.history, &b.on_disk.history), HISTORY_EQUAL);
+    assert_int_equal(b.sent_count, 1);
+    /* The acknowledgement, before the source counts on it. */
+    assert_false(view_of(&a).in_sync);
+    assert_int_equal(deliver(&b, &a).kind, FRAME_ACK);
+    assert_true(view_of(&a).in_sync);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(hello_of(&a).dirty_bytes + hello_of(&b).dirty_bytes, 0);
+    disconnect_nodes(&a, &b);
+    connect_nodes(&a, &b);
+    assert_in_sync(&a, &b);
+    close_both(&a, &b);
+}
+
+/* Changes reach both legs from the first moment on, also where the target has old blocks still. */
+static void the_application_goes_on_writing(void **state)
+{
+    struct node a, b;
+    open_resyncing(&a, &b);
+    int completed = a.completed;
+    write_block(&a, 4 * CHANGE_BYTES, 7);  /* which is asked for */
+    write_block(&a, 10 * CHANGE_BYTES, 8); /* which is equal */
+    disks_done(&a);
+    assert_int_equal(a.completed, completed);
+    run(&a, &b);
+    assert_int_equal(a.completed, completed + 2);
+    assert_int_equal(a.complete_result, 0);
+    assert_in_sync(&a, &b);
+    assert_int_equal(b.content[4 * CHANGE_BYTES], 7);
+    assert_int_equal(b.content[10 * CHANGE_BYTES], 8);
+    close_both(&a, &b);
+}
+
+enum finish_step {
+    TARGET_IS_DONE,    /* the source's record is on its way to its disk */
+    SOURCE_HAS_RECORD, /* the target is told, but does not hear it */
+    TARGET_IS_TOLD,    /* its record is on its way to its disk */
+    TARGET_HAS_RECORD, /* it acknowledges, but the source does not hear it */
+    SOURCE_IS_TOLD,    /* all is done */
+    FINISH_STEPS,
+};
+
+static void finish_up_to(struct node *a, struct node *b, enum finish_step last)
+{
+    assert_true(run_until_sent(a, b, b, FRAME_SYNC_DONE));
+    deliver(b, a);
+    disks_done(a);
+    assert_true(a->meta_pending);
+    if (last >= SOURCE_HAS_RECORD)
+        metas_done(a);
+    if (last >= TARGET_IS_TOLD)
+        assert_int_equal(deliver(a, b).kind, FRAME_DECREE);
+    if (last >= TARGET_HAS_RECORD)
+        metas_done(b);
+    if (last >= SOURCE_IS_TOLD)
+        assert_int_equal(deliver(b, a).kind, FRAME_ACK);
+}
+
+enum what_ends { SESSION_ENDS, SOURCE_CRASHES, TARGET_CRASHES, BOTH_CRASH, TARGET_LOSES_POWER, BOTH_LOSE_POWER, ENDS };
+
+static void end_session(struct node *a, struct node *b, enum what_ends what)
+{
+    bool source = what == SOURCE_CRASHES || what == BOTH_CRASH;
+    bool target = what == TARGET_CRASHES || what == BOTH_CRASH;
+    disconnect_nodes(a, b);
+    if (what == BOTH_LOSE_POWER)
+        node_lose_power(a);
+    if (what == TARGET_LOSES_POWER || what == BOTH_LOSE_POWER)
+        node_lose_power(b);
+    if (source)
+        node_restart(a, true);
+    if (target)
+        node_restart(b, true);
+    metas_done(a);
+    metas_done(b);
+    disks_done(a);
+    disks_done(b);
+}
+
+/* Wherever it is cut: nothing that was acknowledged is lost, and the next session brings both together. */
+static void a_session_lost_in_the_finish_is_made_good(void **state)
+{
+    for (enum what_ends what = 0; what < ENDS; what++) {
+        for (enum finish_step last = 0; last < FINISH_STEPS; last++) {
+            struct node a, b;
+            open_apart(&a, &b);
+            request(&a, OP_FLUSH, 0);
+            disks_done(&a);
+            connect_nodes(&a, &b);
+            finish_up_to(&a, &b, last);
+            end_session(&a, &b, what);
+            assert_int_equal(b.on_disk.leg, last >= TARGET_HAS_RECORD ||
+                                                    (last == TARGET_IS_TOLD && what == SESSION_ENDS) ||
+                                                    (last == TARGET_IS_TOLD && what == SOURCE_CRASHES)
+                                                ? LEG_UP_TO_DATE
+                                                : LEG_SYNCING);
+            connect_nodes(&a, &b);
+            run(&a, &b);
+            assert_in_sync(&a, &b);
+            assert_int_equal(b.content[4 * CHANGE_BYTES], 2);
+            assert_int_equal(history_relate(&a.on_disk.history, &b.on_disk.history), HISTORY_EQUAL);
+            assert_false(told(&a, "everything is compared"));
+            close_both(&a, &b);
+        }
+    }
+}
+
+/* The same with a source that goes on alone when the session is lost, and a target that comes back later. */
+static void a_source_that_goes_on_alone_again_is_the_source_again(void **state)
+{
+    for (enum finish_step last = 0; last < FINISH_STEPS; last++) {
+        struct node a, b;
+        open_resyncing(&a, &b);
+        finish_up_to(&a, &b, last);
+        end_session(&a, &b, SESSION_ENDS);
+        tick(&a, a.now_ns + PATIENCE_NS);
+        metas_done(&a);
+        int completed = a.completed;
+        write_block(&a, 4 * CHANGE_BYTES, 9);
+        disks_done(&a);
+        assert_int_equal(a.completed, completed + 1);
+        assert_int_equal(a.complete_result, 0);
+        connect_nodes(&a, &b);
+        assert_false(view_of(&a).in_sync);
+        run(&a, &b);
+        assert_in_sync(&a, &b);
+        assert_int_equal(b.content[4 * CHANGE_BYTES], 9);
+        /* By bits, also if the target never heard of the decree that takes it in. */
+        assert_false(told(&b, "everything is compared"));
+        close_both(&a, &b);
+    }
+}
+
+/* Its record says that it is in sync: who is promoted then has all. If the old primary goes on alone meanwhile, that is
+ * split brain, and nobody's changes are overwritten. */
+static void a_target_promoted_right_after_its_record(void **state)
+{
+    for (int source_goes_alone = 0; source_goes_alone < 2; source_goes_alone++) {
+        struct node a, b;
+        open_resyncing(&a, &b);
+        finish_up_to(&a, &b, TARGET_HAS_RECORD);
+        end_session(&a, &b, SOURCE_CRASHES);
+        order(&b, EV_PROMOTE, false);
+        metas_done(&b);
+        assert_true(b.serving);
+        tick(&b, b.now_ns + PATIENCE_NS);
+        metas_done(&b);
+        write_block(&b, 0, 5);
+        disks_done(&b);
+        assert_int_equal(b.complete_result, 0);
+        if (source_goes_alone) {
+            order(&a, EV_PROMOTE, false);
+            metas_done(&a);
+            tick(&a, a.now_ns + PATIENCE_NS);
+            metas_done(&a);
+            write_block(&a, 0, 6);
+            disks_done(&a);
+            assert_int_equal(a.completed, 1);
+            node_restart(&a, true);
+            hellos(&a, &b);
+            assert_true(a.refused && b.refused);
+            assert_true(told(&a, "split brain") && told(&b, "split brain"));
+            assert_true(a.content[0] == 6 && b.content[0] == 5);
+        } else {
+            connect_nodes(&a, &b);
+            run(&a, &b);
+            assert_in_sync(&a, &b);
+            assert_int_equal(a.content[0], 5);
+        }
+        close_both(&a, &b);
+    }
+}
+
+static void the_target_is_not_promoted_while_it_is_resynced(void **state)
+{
+    struct node a, b;
+    open_resyncing(&a, &b);
+    order(&b, EV_PROMOTE, false);
+    assert_int_equal(b.order_result, -EPERM);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    close_both(&a, &b);
+}
+
+static void the_source_is_demoted_and_promoted_during_a_resync(void **state)
+{
+    struct node a, b;
+    open_resyncing(&a, &b);
+    int orders = a.orders_done;
+    order(&a, EV_DEMOTE, false);
+    assert_false(a.serving);
+    run(&a, &b);
+    assert_int_equal(a.orders_done, orders + 1);
+    assert_int_equal(a.order_result, 0);
+    assert_int_equal(a.on_disk.role, ROLE_SECONDARY);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    /* Either can be promoted now. */
+    promote(&b, &a);
+    close_both(&a, &b);
+
+    /* And again, by a source that is secondary from the start. */
+    open_apart(&a, &b);
+    node_restart(&a, true);
+    connect_nodes(&a, &b);
+    assert_true(run_until_sent(&a, &b, &b, FRAME_SYNC_ASK));
+    order(&a, EV_PROMOTE, false);
+    run(&a, &b);
+    assert_true(a.serving);
+    assert_int_equal(a.order_result, 0);
+    write_block(&a, 4 * CHANGE_BYTES, 9);
+    run(&a, &b);
+    assert_int_equal(a.completed, 1);
+    assert_in_sync(&a, &b);
+    close_both(&a, &b);
+}
+
+static void detached_during_a_resync_it_goes_on_later(void **state)
+{
+    for (int target = 0; target < 2; target++) {
+        struct node a, b;
+        open_resyncing(&a, &b);
+        struct node *n = target ? &b : &a;
+        order(n, EV_DETACH, false);
+        while (!n->dropped) {
+            disks_done(&a);
+            metas_done(&a);
+            disks_done(&b);
+            metas_done(&b);
+            if (n->dropped)
+                break;
+            if (a.sent_count)
+                deliver(&a, &b);
+            else if (b.sent_count)
+                deliver(&b, &a);
+            else
+                fail_msg("nobody drops the session");
+        }
+        disconnect_nodes(&a, &b);
+        disks_done(n);
+        metas_done(n);
+        assert_int_equal(n->order_result, 0);
+        assert_false(n->on_disk.attached);
+        node_restart(n, true);
+        connect_nodes(&a, &b);
+        run(&a, &b);
+        assert_in_sync(&a, &b);
+        assert_int_equal(b.content[64 * CHANGE_BYTES], 3);
+        assert_false(told(&b, "everything is compared"));
+        close_both(&a, &b);
+    }
+}
+
+/* A resync can take hours: its reads are under way all the time. */
+static void an_order_does_not_wait_for_the_end_of_a_resync(void **state)
+{
+    struct node a, b;
+    open_resyncing(&a, &b);
+    deliver(&b, &a);
+    assert_true(a.disk_count > 0);
+    order(&a, EV_DETACH, false);
+    assert_true(a.dropped);
+    disconnect_nodes(&a, &b);
+    disks_done(&a);
+    metas_done(&a);
+    assert_int_equal(a.order_result, 0);
+    assert_false(a.on_disk.attached);
+    close_both(&a, &b);
+
+    open_resyncing(&a, &b);
+    deliver(&b, &a);
+    unsigned reads = a.disk_count;
+    assert_true(reads > 0);
+    order(&a, EV_DEMOTE, false);
+    /* The demotion's flush comes first. */
+    assert_int_equal(a.disk_count, reads + 1);
+    struct action flush = a.disk[reads];
+    assert_int_equal(flush.disk.kind, OP_FLUSH);
+    a.disk[reads] = a.disk[0];
+    a.disk[0] = flush;
+    int orders = a.orders_done;
+    disk_done(&a, 0);
+    metas_done(&a);
+    assert_int_equal(a.orders_done, orders + 1);
+    assert_int_equal(a.order_result, 0);
+    assert_int_equal(a.on_disk.role, ROLE_SECONDARY);
+    assert_int_equal(a.disk_count, reads);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    close_both(&a, &b);
+}
+
+/* The peer's one acknowledgement answers both. */
+static void a_promotion_is_asked_for_right_after_the_target_is_taken_in(void **state)
+{
+    struct node a, b;
+    open_apart(&a, &b);
+    node_restart(&a, true);
+    connect_nodes(&a, &b);
+    finish_up_to(&a, &b, SOURCE_HAS_RECORD);
+    assert_int_equal(a.sent[0].frame.kind, FRAME_DECREE);
+    order(&a, EV_PROMOTE, false);
+    assert_int_equal(a.sent_count, 2);
+    assert_int_equal(a.sent[1].frame.kind, FRAME_DECREE);
+    deliver(&a, &b);
+    deliver(&a, &b);
+    run(&a, &b);
+    assert_true(a.serving);
+    assert_in_sync(&a, &b);
+    write_block(&a, 0, 9);
+    run(&a, &b);
+    assert_int_equal(a.completed, 1);
+    assert_in_sync(&a, &b);
+    disconnect_nodes(&a, &b);
+    connect_nodes(&a, &b);
+    assert_in_sync(&a, &b);
+    close_both(&a, &b);
+}
+
+/* The target is promoted itself at that moment: it serves when both of its records are on disk. */
+static void a_target_that_has_just_been_taken_in_may_ask_itself(void **state)
+{
+    struct node a, b;
+    open_apart(&a, &b);
+    node_restart(&a, true);
+    connect_nodes(&a, &b);
+    finish_up_to(&a, &b, TARGET_IS_TOLD);
+    order(&b, EV_PROMOTE, false);
+    assert_false(b.serving);
+    run(&a, &b);
+    assert_true(b.serving);
+    assert_int_equal(b.order_result, 0);
+    assert_in_sync(&a, &b);
+    write_block(&b, 0, 9);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    close_both(&a, &b);
+}
+
+/* What it had completed, and the primary acknowledged, is gone with its power: the primary knows exactly what. */
+static void a_secondary_that_lost_its_power_gets_what_it_had_not_flushed(void **state)
+{
+    for (int flushed = 0; flushed < 2; flushed++) {
+        struct node a, b;
+        open_pair(&a, &b, &strict);
+        write_block(&a, 0, 1);
+        run(&a, &b);
+        request(&a, OP_FLUSH, 0);
+        run(&a, &b);
+        if (!flushed)
+            write_block(&a, 8 * CHANGE_BYTES, 2);
+        run(&a, &b);
+        disconnect_nodes(&a, &b);
+        node_lose_power(&b);
+        assert_int_equal(b.content[8 * CHANGE_BYTES], 0);
+        order(&b, EV_PROMOTE, false);
+        assert_int_equal(b.order_result, -EPERM);
+        connect_nodes(&a, &b);
+        assert_int_equal(hello_of(&a).dirty_bytes, flushed ? 0 : CHANGE_BYTES);
+        run(&a, &b);
+        assert_in_sync(&a, &b);
+        assert_int_equal(b.content[0], 1);
+        assert_int_equal(b.content[8 * CHANGE_BYTES], flushed ? 0 : 2);
+        /* It has what it lacked: it may be promoted now, and after its next clean start. */
+        assert_false(b.on_disk.lost_power);
+        order(&a, EV_DEMOTE, false);
+        run(&a, &b);
+        promote(&b, &a);
+        close_both(&a, &b);
+    }
+}
+
+/* The primary has crashed, too, and with it what it knew of the peer's flushes: its log on disk covers all that. */
+static void both_machines_lose_power(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, &strict);
+    write_block(&a, 0, 1);
+    run(&a, &b);
+    request(&a, OP_FLUSH, 0);
+    run(&a, &b);
+    write_block(&a, 8 * CHANGE_BYTES, 2);
+    run(&a, &b);
+    memcpy(b.stable, b.content, VOLUME_BYTES); /* one disk was faster than the other */
+    disconnect_nodes(&a, &b);
+    node_lose_power(&a);
+    node_lose_power(&b);
+    assert_memory_not_equal(a.content, b.content, VOLUME_BYTES);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(a.content[0], 1);
+    assert_false(a.on_disk.lost_power || b.on_disk.lost_power);
+    close_both(&a, &b);
+}
+
+/* The primary's machine alone lost its power: the secondary has what was acknowledged. */
+static void a_primary_that_lost_its_power_gets_it_from_the_secondary(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, &strict);
+    write_block(&a, 8 * CHANGE_BYTES, 2);
+    run(&a, &b);
+    assert_int_equal(a.completed, 1);
+    disconnect_nodes(&a, &b);
+    node_lose_power(&a);
+    assert_int_equal(a.content[8 * CHANGE_BYTES], 0);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(a.content[8 * CHANGE_BYTES], 2);
+    close_both(&a, &b);
+}
+
+/* Promoted by force, a leg that lacks what was acknowledged: no bitmap tells what it lost, and the other leg, which has
+ * it still, must not keep it silently. */
+static void what_a_forced_promotion_gave_up_is_gone_on_both_legs(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, &strict);
+    write_block(&a, 0, 1);
+    run(&a, &b);
+    disconnect_nodes(&a, &b);
+    node_lose_power(&b);
+    assert_int_equal(b.content[0], 0);
+    order(&b, EV_PROMOTE, true);
+    metas_done(&b);
+    assert_true(b.serving);
+    hellos(&a, &b);
+    metas_done(&a);
+    assert_false(a.serving);
+    disconnect_nodes(&a, &b);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(a.content[0], 0);
+    close_both(&a, &b);
+}
+
+/* Overtaken while it had a change under way: it may be on one leg, and the new primary's content holds. */
+static void a_deposed_primary_reconciles(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, &strict);
+    write_block(&a, 0, 1);
+    run(&a, &b);
+    write_block(&a, 0, 2);
+    disks_done(&a);
+    disconnect_nodes(&a, &b);
+    promote(&b, &a);
+    write_block(&b, 8 * CHANGE_BYTES, 3);
+    disks_done(&b);
+    hellos(&a, &b);
+    assert_true(a.refused && b.refused);
+    metas_done(&a);
+    assert_false(a.serving);
+    assert_int_equal(a.complete_result, -EIO);
+    disconnect_nodes(&a, &b);
+    assert_int_equal(hello_of(&a).dirty_bytes, CHANGE_BYTES);
+
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_true(told(&a, "paris-a gets what it lacks from paris-b: the blocks that may differ are compared"));
+    assert_in_sync(&a, &b);
+    assert_int_equal(a.content[0], 1);
+    assert_int_equal(b.completed, 1);
+    assert_int_equal(a.content[8 * CHANGE_BYTES], 3);
+    close_both(&a, &b);
+}
+
+/* A new disk in the place of the old one, and one that has failed and was mended. */
+static void a_replaced_disk_gets_everything(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, &may_go_alone);
+    write_block(&a, 0, 1);
+    run(&a, &b);
+    disconnect_nodes(&a, &b);
+    node_close(&b);
+    node_open_with(&b, 1, &may_go_alone);
+    b.on_disk.leg_id = id_of(9);
+    node_restart(&b, true);
+    connect_nodes(&a, &b);
+    assert_true(told(&b, "everything is compared"));
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(b.content[0], 1);
+    close_both(&a, &b);
+}
+
+static void a_mended_leg_gets_what_it_lacks(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, &strict);
+    write_block(&a, 0, 1);
+    run(&a, &b);
+    request(&a, OP_FLUSH, 0);
+    deliver(&a, &b);
+    disk_done(&b, -EIO);
+    disks_done(&a);
+    run(&a, &b);
+    assert_true(a.dropped || b.dropped);
+    disconnect_nodes(&a, &b);
+    metas_done(&a);
+    metas_done(&b);
+    assert_int_equal(b.on_disk.leg, LEG_FAILED);
+    hellos(&a, &b);
+    assert_true(a.refused && b.refused);
+    disconnect_nodes(&a, &b);
+    memset(b.content, 0, VOLUME_BYTES); /* the page cache let go of what it could not write */
+    node_restart(&b, true);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(b.content[0], 1);
+    assert_int_equal(a.complete_result, 0); /* the flush, at last */
+    close_both(&a, &b);
+}
+
+/* The target's disk fails while it takes: the leg has failed, and the primary goes on. */
+static void a_target_that_fails_ends_the_resync(void **state)
+{
+    struct node a, b;
+    open_resyncing(&a, &b);
+    assert_true(run_until_sent(&a, &b, &a, FRAME_SYNC_DATA));
+    deliver(&a, &b);
+    assert_true(b.disk_count > 0);
+    disk_done(&b, -EIO);
+    disks_done(&b);
+    metas_done(&b);
+    assert_true(b.dropped);
+    assert_int_equal(view_of(&b).leg, LEG_FAILED);
+    disconnect_nodes(&a, &b);
+    hellos(&a, &b);
+    assert_true(a.refused && b.refused);
+    disconnect_nodes(&a, &b);
+    tick(&a, a.now_ns + PATIENCE_NS);
+    metas_done(&a);
+    int completed = a.completed;
+    write_block(&a, 0, 9);
+    disks_done(&a);
+    assert_int_equal(a.completed, completed + 1);
+    assert_int_equal(a.complete_result, 0);
+    node_restart(&b, true);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    close_both(&a, &b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_target_is_inconsistent_on_disk_before_it_is_ready),
+        cmocka_unit_test(each_step_of_the_finish_waits_for_the_one_before),
+        cmocka_unit_test(the_application_goes_on_writing),
+        cmocka_unit_test(a_session_lost_in_the_finish_is_made_good),
+        cmocka_unit_test(a_source_that_goes_on_alone_again_is_the_source_again),
+        cmocka_unit_test(a_target_promoted_right_after_its_record),
+        cmocka_unit_test(the_target_is_not_promoted_while_it_is_resynced),
+        cmocka_unit_test(the_source_is_demoted_and_promoted_during_a_resync),
+        cmocka_unit_test(detached_during_a_resync_it_goes_on_later),
+        cmocka_unit_test(an_order_does_not_wait_for_the_end_of_a_resync),
+        cmocka_unit_test(a_promotion_is_asked_for_right_after_the_target_is_taken_in),
+        cmocka_unit_test(a_target_that_has_just_been_taken_in_may_ask_itself),
+        cmocka_unit_test(a_secondary_that_lost_its_power_gets_what_it_had_not_flushed),
+        cmocka_unit_test(both_machines_lose_power),
+        cmocka_unit_test(a_primary_that_lost_its_power_gets_it_from_the_secondary),
+        cmocka_unit_test(what_a_forced_promotion_gave_up_is_gone_on_both_legs),
+        cmocka_unit_test(a_deposed_primary_reconciles),
+        cmocka_unit_test(a_replaced_disk_gets_everything),
+        cmocka_unit_test(a_mended_leg_gets_what_it_lacks),
+        cmocka_unit_test(a_target_that_fails_ends_the_resync),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
