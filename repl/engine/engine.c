@@ -1,5 +1,6 @@
 /* The conductor: routes each event to mirror, sync or role, and does what they need of each other. */
 #include "repl/engine/engine.h"
+#include "repl/base/resident.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -54,7 +55,7 @@ static bool open_parts(struct engine *e)
 struct engine *engine_open(const struct engine_config *config)
 {
     assert(config->window_frames > 0 && config->window_bytes >= IO_BYTES_MAX);
-    struct engine *e = calloc(1, sizeof(*e));
+    struct engine *e = resident_calloc(1, sizeof(*e));
     if (!e)
         return NULL;
     e->config = *config;

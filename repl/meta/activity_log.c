@@ -1,5 +1,6 @@
 /* The hot extents in memory: who is in them, which may be given up, and who gets their slots. */
 #include "repl/meta/activity_log.h"
+#include "repl/base/resident.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -159,10 +160,10 @@ struct activity_log *al_open(const struct al_options *options, struct err *err)
     if (al) {
         /* What is not used is not touched, and costs no memory. */
         al->capacity = (uint32_t)min_u64((o.ring_blocks - AL_RING_SPARE) * UINT64_C(1) * AL_CONTEXT_MAX, AL_SLOTS_MAX);
-        al->slot = calloc(al->capacity, sizeof(*al->slot));
-        al->hash = calloc(1u << hash_bits_for(al->capacity), sizeof(*al->hash));
-        al->seen = calloc(al->capacity / 64 + 1, sizeof(*al->seen));
-        al->ring_sequences = calloc(o.ring_blocks, sizeof(*al->ring_sequences));
+        al->slot = resident_calloc(al->capacity, sizeof(*al->slot));
+        al->hash = resident_calloc(1u << hash_bits_for(al->capacity), sizeof(*al->hash));
+        al->seen = resident_calloc(al->capacity / 64 + 1, sizeof(*al->seen));
+        al->ring_sequences = resident_calloc(o.ring_blocks, sizeof(*al->ring_sequences));
         if (al->slot && al->hash && al->seen && al->ring_sequences) {
             al->options = o;
             al->sequence = 1;

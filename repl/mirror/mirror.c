@@ -1,6 +1,7 @@
 /* The mirror's frame: memory, locks, and which operation a disk's answer belongs to. */
 #include <stdlib.h>
 
+#include "repl/base/resident.h"
 #include "repl/mirror/mirror_internal.h"
 
 static void on_change_granted(struct range_lock *lock, struct actions *out)
@@ -34,12 +35,12 @@ struct mirror *mirror_open(const struct mirror_config *config)
 {
     uint32_t unflushed_max = config->unflushed_max ? config->unflushed_max : MIRROR_UNFLUSHED_MAX;
     assert(unflushed_max > 1 && (unflushed_max & (unflushed_max - 1)) == 0);
-    struct mirror *m = calloc(1, sizeof(*m));
+    struct mirror *m = resident_calloc(1, sizeof(*m));
     if (!m)
         return NULL;
     /* Without bits there is nothing that the set could become. */
     if (config->peer && config->bitmap) {
-        m->unflushed.ring = calloc(unflushed_max, sizeof(*m->unflushed.ring));
+        m->unflushed.ring = resident_calloc(unflushed_max, sizeof(*m->unflushed.ring));
         m->unflushed.mask = unflushed_max - 1;
         if (!m->unflushed.ring) {
             free(m);

@@ -3,6 +3,7 @@
  * A turn of the loop takes completions, each of which gives the engine an event; what the engine wants done is gathered
  * and carried out at the end of the turn, frames to the peer first, so that one system call takes all of it along. */
 #include "repl/node/volume.h"
+#include "repl/base/resident.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -585,12 +586,12 @@ static int open_engine(struct volume *v, struct err *err)
         return r;
     v->tick_at_ns = UINT64_MAX;
     v->engine = engine_open(&config);
-    v->ios = calloc(MIRROR_OPS, sizeof(*v->ios));
-    v->sync_ios = calloc(SYNC_OPS, sizeof(*v->sync_ios));
-    v->actions.list = calloc(ACTIONS_MAX, sizeof(*v->actions.list));
+    v->ios = resident_calloc(MIRROR_OPS, sizeof(*v->ios));
+    v->sync_ios = resident_calloc(SYNC_OPS, sizeof(*v->sync_ios));
+    v->actions.list = resident_calloc(ACTIONS_MAX, sizeof(*v->actions.list));
     v->actions.max = ACTIONS_MAX;
     v->actions.text_bytes = 2 * ENGINE_TEXT_BYTES;
-    v->actions.text = calloc(1, v->actions.text_bytes);
+    v->actions.text = resident_calloc(1, v->actions.text_bytes);
     if (!v->engine || !v->ios || !v->sync_ios || !v->actions.list || !v->actions.text)
         return err_set(err, -ENOMEM, "out of memory");
     return load_metadata(v, err);

@@ -1,5 +1,6 @@
 /* The source of a resync. */
 #include "repl/sync/resync_source.h"
+#include "repl/base/resident.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -57,7 +58,7 @@ static struct sync_record *record_of(struct resync_source *s, uint32_t number)
 struct resync_source *resync_source_open(const struct resync_config *config)
 {
     assert(bitmap_granule_bytes(config->bitmap) <= RESYNC_GRANULE_BYTES_MAX);
-    struct resync_source *s = calloc(1, sizeof(*s));
+    struct resync_source *s = resident_calloc(1, sizeof(*s));
     if (!s)
         return NULL;
     s->config = *config;

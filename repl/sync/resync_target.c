@@ -1,5 +1,6 @@
 /* The target of a resync. */
 #include "repl/sync/resync_target.h"
+#include "repl/base/resident.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -80,7 +81,7 @@ static bool is_under_way(const struct resync_target *t)
 struct resync_target *resync_target_open(const struct resync_config *config)
 {
     assert(bitmap_granule_bytes(config->bitmap) <= RESYNC_GRANULE_BYTES_MAX);
-    struct resync_target *t = calloc(1, sizeof(*t));
+    struct resync_target *t = resident_calloc(1, sizeof(*t));
     if (!t)
         return NULL;
     t->config = *config;

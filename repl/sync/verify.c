@@ -1,5 +1,6 @@
 /* The asking half of verify. */
 #include "repl/sync/verify.h"
+#include "repl/base/resident.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -36,7 +37,7 @@ struct verify {
 
 struct verify *verify_open(const struct resync_config *config, verify_found_fn *found, void *ctx)
 {
-    struct verify *v = calloc(1, sizeof(*v));
+    struct verify *v = resident_calloc(1, sizeof(*v));
     if (!v)
         return NULL;
     v->config = *config;

@@ -1,5 +1,6 @@
 /* The answering half of verify. */
 #include "repl/sync/verify_reply.h"
+#include "repl/base/resident.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +28,7 @@ struct verify_reply {
 struct verify_reply *verify_reply_open(const struct resync_config *config)
 {
     static_assert(REPLY_WINDOWS_MAX == SYNC_WINDOWS_MAX, "an operation for each window");
-    struct verify_reply *r = calloc(1, sizeof(*r));
+    struct verify_reply *r = resident_calloc(1, sizeof(*r));
     if (!r)
         return NULL;
     r->config = *config;

@@ -41,7 +41,7 @@ IMPURE_CALLS = {
     "printf", "vprintf", "fprintf", "vfprintf", "fopen", "fwrite", "fread", "puts", "putchar", "perror", "system",
 }
 ALLOCATING_CALLS = {
-    "malloc", "calloc", "realloc", "reallocarray", "aligned_alloc", "posix_memalign", "free", "strdup", "strndup",
+    "malloc", "calloc", "resident_calloc", "realloc", "reallocarray", "aligned_alloc", "posix_memalign", "free", "strdup", "strndup",
     "asprintf", "vasprintf", "alloca", "mmap", "munmap", "buf_pool_open", "buf_pool_close",
 }
 # Only what opens, closes or resizes a thing may allocate or free; a step never does.
