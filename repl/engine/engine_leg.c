@@ -34,7 +34,10 @@ void faults_handle(struct engine *e, struct mirror_faults faults, struct actions
      * this node's own failed, and the legs may differ there. Both last until a resync, also when they are not the first
      * to fail. */
     bool lasting = faults.leg && e->config.peer && (faults.flush || faults.own);
-    if (lasting && e->sb.leg != LEG_FAILED) {
+    if (lasting && e->sb.leg == LEG_SYNCING && !e->sb.lost_power) {
+        e->sb.lost_power = true; /* and inconsistent it stays */
+        want_persisted(e);
+    } else if (lasting && e->sb.leg == LEG_UP_TO_DATE) {
         e->sb.leg = LEG_FAILED;
         want_persisted(e);
     }
@@ -52,6 +55,9 @@ void faults_handle(struct engine *e, struct mirror_faults faults, struct actions
         if (faults.own || is_leading(e))
             session_drop(e, actions_text(out, "the leg of %s has failed", e->config.node), out);
     }
+    /* The peer may be unable to record it, with the same disk: what it had not flushed counts as lost from now on. */
+    if (faults.peer_flush)
+        mirror_unflushed_to_bitmap(e->mirror);
     if (faults.peer_leg) {
         e->peer_leg = LEG_FAILED;
         session_drop(e, actions_text(out, "the leg of %s has failed", e->config.peer), out);

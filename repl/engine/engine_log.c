@@ -75,6 +75,7 @@ static void fail_leg(struct engine *e, const char *what, int32_t result, struct 
                  e->config.backing, strerror(-result));
     mirror_fail_leg(e->mirror, out);
     faults_handle(e, (struct mirror_faults) { .leg = true, .flush = true, .own = is_leading(e) }, out);
+    session_drop(e, actions_text(out, "the leg of %s has failed", e->config.node), out);
 }
 
 static void write_log_block(uint32_t index, const uint8_t *block, struct actions *out)
