@@ -208,7 +208,8 @@ static void finish_source(struct engine *e, struct actions *out)
 static void fail_leg_if_theirs_did(struct engine *e, struct actions *out)
 {
     bool failed = resync_target_state(e->target) == RESYNC_FAILED || resync_source_state(e->source) == RESYNC_FAILED;
-    if (!failed || e->leg_failed)
+    /* Also when a write had failed before: that is mended by an attach, and a failed flush is not. */
+    if (!failed || (e->leg_failed && (e->sb.leg == LEG_FAILED || e->sb.lost_power)))
         return;
     mirror_fail_leg(e->mirror, out);
     faults_handle(e, (struct mirror_faults) { .leg = true, .flush = true, .own = is_leading(e) }, out);

@@ -299,8 +299,9 @@ static bool needs_nothing(const struct hello *h) { return !h->full && h->dirty_b
 
 static bool in_sync(const struct hello *own, const struct hello *peer)
 {
-    return relation(own, peer) == HISTORY_EQUAL && !is_half(own) && !is_half(peer) && needs_nothing(own) &&
-           needs_nothing(peer);
+    /* Two that never recorded being a pair may each hold what was begun before. */
+    return own->history.count > 0 && relation(own, peer) == HISTORY_EQUAL && !is_half(own) && !is_half(peer) &&
+           needs_nothing(own) && needs_nothing(peer);
 }
 
 /* Of legs with equal histories, whose is the source: the one to whom nothing worse has happened. */
