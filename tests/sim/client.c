@@ -366,7 +366,8 @@ static bool submit_random(struct sim *s, uint32_t client, unsigned node)
             flags |= sim_chance(s, CHANCE_CLIENT, 500000) ? OP_FLAG_KEEP_ALLOCATED : 0;
             flags |= sim_chance(s, CHANCE_CLIENT, 300000) ? OP_FLAG_FAST_ONLY : 0;
         }
-        if (s->log_slots >= MODEL_BLOCKS_MAX / 8 && sim_chance(s, CHANCE_CLIENT, 100000)) { /* a long one, without a payload */
+        if (s->log_slots >= MODEL_BLOCKS_MAX / 8 &&
+            sim_chance(s, CHANCE_CLIENT, 100000)) { /* a long one, without a payload */
             first = 0;
             count = s->block_count;
         }

@@ -23,9 +23,9 @@
 #define SIM_EXTENT_BYTES (8 * BLOCK_BYTES)
 
 /* What the engine cannot do yet. Once it can, runs must end accordingly, and the checks are as sharp as that. */
-#define RESYNC_EXISTS true       /* a leg that lost power, or whose primary died so, comes back by itself */
+#define RESYNC_EXISTS true      /* a leg that lost power, or whose primary died so, comes back by itself */
 #define READ_REPAIR_EXISTS true /* what one leg cannot read comes from the other, and is mended */
-#define VERIFY_EXISTS false      /* what a disk spoils without a word is found, and mended */
+#define VERIFY_EXISTS false     /* what a disk spoils without a word is found, and mended */
 
 struct sim;
 
