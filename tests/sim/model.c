@@ -33,6 +33,7 @@ void model_reset(struct model *m, uint32_t block_count)
     m->write_count = 0;
     m->damaged = NULL;
     memset(m->spans, 0, sizeof(m->spans));
+    m->span_bound = 0;
     uint32_t initial = model_write_begin(m, 0, block_count, true);
     assert(initial == 0);
     for (uint32_t i = 0; i < block_count; i++)
@@ -111,15 +112,21 @@ static bool came_before(const struct model *m, const struct model_cluster *x, co
     return x->first_end < y->last_begin;
 }
 
-/* Drops the clusters that no operation in flight or to come may meet: Y is acknowledged, came later, and was
- * acknowledged before any of those began. */
-static void prune(struct model *m, struct model_block *b)
+/* When the oldest operation in flight began. */
+static uint64_t oldest_span(const struct model *m)
 {
     uint64_t oldest = m->clock;
-    for (unsigned i = 0; i < MODEL_SPANS_MAX; i++) {
+    for (unsigned i = 0; i < m->span_bound; i++) {
         if (m->spans[i])
             oldest = min_u64(oldest, m->spans[i]);
     }
+    return oldest;
+}
+
+/* Drops the clusters that no operation in flight or to come may meet: Y is acknowledged, came later, and was
+ * acknowledged before any of those began. */
+static void prune(struct model *m, struct model_block *b, uint64_t oldest)
+{
     uint64_t settled = 0; /* the latest begin among the clusters that were acknowledged in time */
     for (uint32_t i = 0; i < b->count; i++) {
         if (m->writes[b->live[i].write].acked < oldest)
@@ -141,6 +148,7 @@ void model_write_acked(struct model *m, uint32_t write)
     struct model_write *w = &m->writes[write];
     assert(w->ended == MODEL_NEVER);
     w->acked = w->ended = m->clock++;
+    uint64_t oldest = oldest_span(m);
     for (uint32_t i = w->first; i < w->first + w->count; i++) {
         struct model_block *b = &m->blocks[i];
         for (uint32_t k = 0; k < b->count; k++) {
@@ -148,7 +156,7 @@ void model_write_acked(struct model *m, uint32_t write)
                 b->live[k].first_end = min_u64(b->live[k].first_end, w->acked);
         }
         if (b->count >= PRUNE_MIN)
-            prune(m, b);
+            prune(m, b, oldest);
     }
 }
 
@@ -176,6 +184,7 @@ uint32_t model_span_begin(struct model *m)
     for (uint32_t i = 0; i < MODEL_SPANS_MAX; i++) {
         if (m->spans[i] == 0) {
             m->spans[i] = m->clock++;
+            m->span_bound = i >= m->span_bound ? i + 1 : m->span_bound;
             return i;
         }
     }

@@ -49,6 +49,7 @@ struct model {
     uint32_t write_count;
     uint32_t write_max;
     uint64_t spans[MODEL_SPANS_MAX]; /* begins of reads and flushes in flight; 0: free */
+    unsigned span_bound;             /* above all that were ever used */
     const uint64_t *damaged;         /* blocks that the checks leave out, as their disk has spoilt them; NULL: none */
     char facts[1024];                /* of the last check that failed */
 };
