@@ -85,6 +85,8 @@ bool engine_fix_size(struct engine *e, uint64_t size_bytes)
     mirror_set_size(e->mirror, size_bytes);
     e->sb.size_bytes = size_bytes;
     want_persisted(e);
+    if (e->sb.full)
+        log_count_all(e);
     return true;
 }
 
@@ -324,7 +326,8 @@ void engine_make_hello(struct engine *e, struct hello *out)
         .served_block_bytes = is_leading(e) ? e->served_block_bytes : 0,
         .granule_bytes = bitmap_granule_bytes(e->bitmap),
         .lsn = mirror.lsn,
-        .full = e->sb.full,
+        /* Once there is a bitmap, its bits tell all that `full` stands for on disk. */
+        .full = e->sb.full && e->sb.size_bytes == 0,
         .dirty_bytes = bitmap_dirty_bytes(e->bitmap),
         .was_primary = e->sb.was_primary,
         .peer_in_sync = e->sb.peer_in_sync,

@@ -28,6 +28,7 @@ struct engine_config {
     uint32_t extent_bytes;        /* of the activity log; 0: EXTENT_BYTES_DEFAULT */
     uint32_t log_slots;           /* extents that may be hot at a time; 0: AL_SLOTS_DEFAULT */
     uint32_t log_blocks;          /* of the activity log's ring; 0: AL_RING_BLOCKS */
+    uint32_t resync_window_bytes; /* as in struct resync_config; 0: the default */
     uint64_t alone_after_ns;      /* how long a lost peer is waited for before the primary goes on alone;
                                      ENGINE_NEVER_ALONE: for ever */
     uint64_t seed;                /* random: for tags of history entries */

@@ -34,6 +34,7 @@ enum peer_state {
 };
 
 #define PAGE_SLOTS (META_PAGES_MAX - 1) /* and the log's block */
+#define PASS_PAGES_MAX (PAGE_SLOTS / 2) /* the log's next block must find room for the pages that it needs */
 
 /* The activity log and the bitmap on their way to the disk: engine_log.c. */
 struct engine_log {
@@ -49,10 +50,15 @@ struct engine_log {
     uint32_t evicted_next;
     uint64_t page_next;
     unsigned needed_busy;
-    bool settle; /* write all stale pages, also those that nobody waits for */
+    /* A pass writes each page that is stale when it comes by, once, also those that nobody waits for. */
+    bool settle;        /* one is to begin */
+    bool passing;       /* one is under way */
+    bool pass_of_full;  /* ... and has begun when `full` was on record and all bits were set */
+    uint64_t pass_next; /* page */
+    unsigned pass_busy; /* pages of it with the disk */
     struct page_slot {
         bool busy;
-        bool needed; /* by the block under way */
+        bool needed; /* by the block under way; else of the pass */
         uint64_t page;
         uint8_t block[META_PAGE_BYTES];
     } slots[PAGE_SLOTS];
@@ -114,7 +120,7 @@ struct engine {
     bool sync_begun;         /* one of them, in this session */
     bool sync_finishing;     /* source: the target is done; what this node records of it is on its way to the disk */
     bool finish_told;        /* ... and then to the target */
-    bool peer_full;          /* this session's resync compares everything */
+    uint64_t sync_settle_ns; /* source: when the bits that are clear by now are to be so on disk */
     bool peer_readable;      /* the mirror was told that the peer stands in for what this leg cannot read */
     uint64_t memory_at_ns;   /* when reads of the peer that wait for memory are tried again */
     uint64_t request_ns;     /* when the application last asked for something */
@@ -237,6 +243,7 @@ uint64_t verify_next_ns(const struct engine *e);
 /* engine_log.c */
 void log_advance(struct engine *e, struct actions *out);
 bool log_is_settled(const struct engine *e);
+void log_count_all(struct engine *e); /* every granule counts as out of sync from now on */
 void log_on_page_done(struct engine *e, enum meta_area area, uint32_t index, int32_t result, struct actions *out);
 
 /* engine_order.c */

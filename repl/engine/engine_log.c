@@ -2,8 +2,8 @@
  *
  * A block of the log may give extents up; the bitmap's pages that cover those must be on disk before it, for until then
  * the log on disk is all that tells of bits that are set in memory only (docs/METADATA.md). Other stale pages are
- * written when there is nothing better to do: so that little has to be compared again after a crash, and because a
- * clean end needs all of them. */
+ * written in passes over all of them: so that little has to be compared again after a crash, because a clean end needs
+ * them, and because `full` in the superblock stands for those that were never written. */
 #include <errno.h>
 #include <string.h>
 
@@ -31,6 +31,10 @@ static void write_page(struct engine *e, struct page_slot *slot, uint64_t page, 
 {
     slot->busy = true;
     slot->needed = needed;
+    if (needed)
+        e->log.needed_busy++;
+    else
+        e->log.pass_busy++;
     slot->page = page;
     bitmap_page_encode(e->bitmap, page, slot->block);
     struct action *a = actions_add(out, ACT_META_PAGE);
@@ -61,7 +65,6 @@ static bool write_needed_pages(struct engine *e, struct actions *out)
                 return false;
             }
             write_page(e, slot, page, true, out);
-            l->needed_busy++;
         }
         l->page_next = 0;
         l->evicted_next++;
@@ -113,6 +116,53 @@ static void on_wiped(struct engine *e, int32_t result, struct actions *out)
         fail_leg(e, "activity log", result, out);
 }
 
+void log_count_all(struct engine *e)
+{
+    bitmap_set_all(e->bitmap);
+    e->sb.full = true;
+    e->log.pass_of_full = false; /* what it has written so far may lack bits */
+    e->log.settle = true;
+    want_persisted(e);
+}
+
+/* All pages that are under way when it begins may lack bits: it waits for them. */
+static void pass_begin_if_wanted(struct engine *e)
+{
+    struct engine_log *l = &e->log;
+    if (!l->settle || l->passing || l->needed_busy || e->leg_failed)
+        return;
+    l->settle = false;
+    l->passing = true;
+    l->pass_of_full = e->sb.full;
+    l->pass_next = 0;
+}
+
+static void pass_advance(struct engine *e, struct actions *out)
+{
+    struct engine_log *l = &e->log;
+    pass_begin_if_wanted(e);
+    if (!l->passing)
+        return;
+    while (!e->leg_failed && l->pass_busy < PASS_PAGES_MAX) {
+        struct page_slot *slot = free_slot(e);
+        uint64_t page = slot ? bitmap_next_stale(e->bitmap, l->pass_next) : BITMAP_NONE;
+        if (!slot || page == BITMAP_NONE)
+            break;
+        l->pass_next = page + 1;
+        write_page(e, slot, page, false, out);
+    }
+    bool over = e->leg_failed || bitmap_next_stale(e->bitmap, l->pass_next) == BITMAP_NONE;
+    if (!over || l->pass_busy || l->needed_busy)
+        return;
+    l->passing = false;
+    /* Whatever is set is so on disk, or covered by the activity log: the bits tell now, also after a crash, so that
+     * what a resync has done by then is not done again. */
+    if (l->pass_of_full && e->sb.full && !e->leg_failed) {
+        e->sb.full = false;
+        want_persisted(e);
+    }
+}
+
 void log_advance(struct engine *e, struct actions *out)
 {
     struct engine_log *l = &e->log;
@@ -134,13 +184,7 @@ void log_advance(struct engine *e, struct actions *out)
         l->phase = LOG_BLOCK;
         write_log_block(l->commit.index, l->commit.block, out);
     }
-    /* The others: all of them when the leg is about to be let go, else a few at a time. */
-    if (!l->settle || e->leg_failed)
-        return;
-    struct page_slot *slot;
-    uint64_t page = 0;
-    while ((slot = free_slot(e)) && (page = bitmap_next_stale(e->bitmap, page)) != BITMAP_NONE)
-        write_page(e, slot, page, false, out);
+    pass_advance(e, out);
 }
 
 bool log_is_settled(const struct engine *e)
@@ -170,6 +214,8 @@ void log_on_page_done(struct engine *e, enum meta_area area, uint32_t index, int
         slot->busy = false;
         if (slot->needed)
             l->needed_busy--;
+        else
+            l->pass_busy--;
         bitmap_page_written(e->bitmap, index, result == 0);
         if (result)
             fail_leg(e, "out-of-sync bitmap", result, out);
@@ -209,8 +255,7 @@ void engine_load_log(struct engine *e, const uint8_t *ring, struct actions *out)
         e->sb.full = true;
         e->sb.al_from = al_next_sequence(e->al);
         e->log.wipe_wanted = true;
-        want_persisted(e);
     }
-    if (e->sb.full && e->sb.size_bytes)
-        bitmap_set(e->bitmap, (struct range) { 0, e->sb.size_bytes });
+    if (e->sb.full)
+        log_count_all(e);
 }

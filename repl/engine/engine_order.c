@@ -193,7 +193,6 @@ static void record_ending(struct engine *e)
 {
     if (!e->leg_failed)
         e->sb.al_from = al_clear(e->al);
-    e->log.settle = false;
     e->ending_flushed = false;
     e->sb.role = ROLE_SECONDARY;
     e->sb.pristine = engine_is_pristine(e) && id_is_none(e->sb.peer_leg_id);

@@ -15,6 +15,7 @@ bool sync_open(struct engine *e)
         .bitmap = e->bitmap,
         .pool = e->config.pool,
         .keep_free_bytes = e->config.pool_keep_free_bytes,
+        .window_bytes = e->config.resync_window_bytes,
     };
     e->source = resync_source_open(&c);
     e->target = resync_target_open(&c);
@@ -33,15 +34,13 @@ void sync_close(struct engine *e)
 void sync_judged_source(struct engine *e, bool full, struct actions *out)
 {
     e->peer_state = PEER_TARGET;
-    e->peer_full = full;
     /* What the peer had completed and not flushed is lost with its machine's power. */
     if (e->peer.lost_power)
         mirror_unflushed_to_bitmap(e->mirror);
     if (full) {
         const struct history_entry *last = history_last(&e->sb.history);
-        e->sb.full = true; /* until the bitmap on disk says so itself */
         e->sb.base = last ? *last : (struct history_entry) { 0 };
-        want_persisted(e);
+        log_count_all(e);
     }
     actions_note(out, NOTE_INFO, "resync", "%s gets what it lacks from %s: %s", e->config.peer, e->config.node,
                  full ? "everything is compared" : "the blocks that may differ are compared");
@@ -50,7 +49,6 @@ void sync_judged_source(struct engine *e, bool full, struct actions *out)
 void sync_judged_target(struct engine *e, bool full, struct actions *out)
 {
     e->peer_state = PEER_SOURCE;
-    e->peer_full = full;
     if (e->sb.leg != LEG_SYNCING) {
         const struct history_entry *last = history_last(&e->sb.history);
         struct mirror_view mirror;
@@ -164,6 +162,18 @@ void sync_source_on_told(struct engine *e, struct actions *out)
     actions_note(out, NOTE_INFO, "resync", "the leg of %s is up to date", e->config.peer);
 }
 
+/* What is done is clear on disk, too, soon: a crash of the source must not make it begin all over. The target needs no
+ * such thing, as bits are united with the source's. */
+#define SETTLE_NS (5 * NS_PER_S)
+
+static void settle_when_due(struct engine *e, uint64_t now_ns)
+{
+    if (now_ns < e->sync_settle_ns)
+        return;
+    e->sync_settle_ns = now_ns + SETTLE_NS;
+    e->log.settle = true;
+}
+
 static void begin_source(struct engine *e, uint64_t now_ns, struct actions *out)
 {
     /* A change that only this leg gets would be in no bit that the target hears of. */
@@ -180,7 +190,8 @@ static void begin_source(struct engine *e, uint64_t now_ns, struct actions *out)
     }
     struct digest_key key = resync_key(e->said.nonce, e->peer.nonce);
     e->sync_begun = true;
-    resync_source_begin(e->source, &key, e->peer_full, now_ns, out);
+    e->sync_settle_ns = now_ns + SETTLE_NS;
+    resync_source_begin(e->source, &key, now_ns, out);
 }
 
 /* The target is done: this node's record says so first, then the peer is told. */
@@ -236,6 +247,7 @@ void sync_advance(struct engine *e, uint64_t now_ns, struct actions *out)
         }
         resync_source_set_busy(e->source, e->request_ns && now_ns - e->request_ns < BUSY_NS);
         resync_source_tick(e->source, now_ns, out);
+        settle_when_due(e, now_ns);
         switch (resync_source_state(e->source)) {
         case RESYNC_IDLE:
         case RESYNC_RUNNING:
@@ -251,7 +263,8 @@ uint64_t sync_deadline_ns(const struct engine *e)
 {
     if (!e->sync_begun)
         return UINT64_MAX;
-    return e->peer_state == PEER_SOURCE ? resync_target_deadline_ns(e->target) : resync_source_deadline_ns(e->source);
+    return e->peer_state == PEER_SOURCE ? resync_target_deadline_ns(e->target)
+                                        : min_u64(resync_source_deadline_ns(e->source), e->sync_settle_ns);
 }
 
 bool sync_progress(const struct engine *e, struct resync_view *view)

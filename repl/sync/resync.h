@@ -37,6 +37,8 @@ struct resync_config {
     struct bitmap *bitmap; /* of this leg; both legs' have the same size and granules */
     struct buf_pool *pool;
     size_t keep_free_bytes; /* what a resync leaves of the pool for writes and the link */
+    uint32_t window_bytes;  /* whole granules that a target asks for at a time, and then flushes. 0:
+                               SYNC_WINDOW_BYTES_MAX,  and it flushes now and then. Less only in tests */
 };
 
 /* Of the two hellos' nonces: the same on both nodes. */

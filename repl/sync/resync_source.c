@@ -406,12 +406,9 @@ void resync_source_disk_done(struct resync_source *s, uint32_t op, int32_t resul
 
 /* ---- Its owner ---- */
 
-void resync_source_begin(struct resync_source *s, const struct digest_key *key, bool full, uint64_t now_ns,
-                         struct actions *out)
+void resync_source_begin(struct resync_source *s, const struct digest_key *key, uint64_t now_ns, struct actions *out)
 {
     assert(s->state == RESYNC_IDLE || s->state == RESYNC_FAILED);
-    if (full)
-        bitmap_set_all(s->config.bitmap);
     s->key = *key;
     s->now_ns = now_ns;
     s->state = RESYNC_RUNNING;

@@ -14,11 +14,9 @@ struct resync_source *resync_source_open(const struct resync_config *config);
 /* What is with the disk is forgotten: no answer may come any more. */
 void resync_source_close(struct resync_source *s);
 
-/* A session is up in which the peer's leg is the target. `full`: whatever is marked, everything may differ: all bits
- * are set first, so that the next session can go on by bits. From now on until resync_source_stop(), every change of
- * the application's goes to the peer before its range is unlocked. */
-void resync_source_begin(struct resync_source *s, const struct digest_key *key, bool full, uint64_t now_ns,
-                         struct actions *out);
+/* A session is up in which the peer's leg is the target, which lacks nothing but what either bitmap says. From now on
+ * until resync_source_stop(), every change of the application's goes to the peer before its range is unlocked. */
+void resync_source_begin(struct resync_source *s, const struct digest_key *key, uint64_t now_ns, struct actions *out);
 
 /* FRAME_SYNC_ASK, _STABLE, _DONE; takes over the payload's reference. NULL, or what is wrong with it: a constant text.
  */

@@ -152,12 +152,13 @@ static uint32_t window_gather(struct resync_target *t, struct sync_window *w, bo
 {
     const struct bitmap *b = t->config.bitmap;
     uint64_t granule = bitmap_granule_bytes(b);
-    uint64_t run_max = t->fine ? granule : digests ? max_u64(DIGEST_RUN_BYTES, granule) : SYNC_WINDOW_BYTES_MAX;
+    uint64_t window_max = t->config.window_bytes ? t->config.window_bytes : SYNC_WINDOW_BYTES_MAX;
+    uint64_t run_max = t->fine ? granule : digests ? max_u64(DIGEST_RUN_BYTES, granule) : window_max;
     uint64_t total = 0, from = t->cursor_bytes;
     struct range run;
     w->count = 0;
-    while (w->count < SYNC_ENTRIES_MAX && total + granule <= SYNC_WINDOW_BYTES_MAX) {
-        if (!bitmap_next(b, from, min_u64(run_max, SYNC_WINDOW_BYTES_MAX - total), &run))
+    while (w->count < SYNC_ENTRIES_MAX && total + granule <= window_max) {
+        if (!bitmap_next(b, from, min_u64(run_max, window_max - total), &run))
             break;
         struct sync_entry *e = &w->entries[w->count++];
         assert(e->state == ENTRY_IDLE);
@@ -268,7 +269,8 @@ static void flush_if_due(struct resync_target *t, struct actions *out)
 {
     if (t->flushing || t->over == t->stable)
         return;
-    bool due = t->unflushed_bytes >= FLUSH_AFTER_BYTES || t->over - t->stable >= FLUSH_AFTER_WINDOWS ||
+    uint64_t after_bytes = t->config.window_bytes ? t->config.window_bytes : FLUSH_AFTER_BYTES;
+    bool due = t->unflushed_bytes >= after_bytes || t->over - t->stable >= FLUSH_AFTER_WINDOWS ||
                (all_asked(t) && !any_in_use(t));
     if (!due)
         return;

@@ -80,6 +80,7 @@
     X(zeroes_resync, 1, "discards and write-zeroes acknowledged during a resync")                                      \
     X(bits_left, 1, "hellos with set bits and a history equal to the other's")                                         \
     X(resync_resumed, 1, "resyncs that went on where they had been interrupted")                                       \
+    X(resync_full_resumed, 1, "... of everything, likewise")                                                           \
     X(break_bits, 1, "fault: sessions cut at the bits of a resync")                                                    \
     X(break_ask, 1, "fault: sessions cut at a question of the target")                                                 \
     X(break_data, 1, "fault: sessions cut at an answer of the source")                                                 \

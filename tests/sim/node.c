@@ -167,6 +167,7 @@ void sim_node_start(struct sim *s, unsigned node)
         .extent_bytes = SIM_EXTENT_BYTES,
         .log_slots = s->log_slots,
         .log_blocks = SIM_META_LOG_PAGES,
+        .resync_window_bytes = SIM_RESYNC_WINDOW_BYTES,
         .alone_after_ns = s->goes_alone ? s->dead_after_ns : ENGINE_NEVER_ALONE,
         .seed = sim_below(s, CHANCE_NODE, UINT64_MAX),
         .pool = &n->pool,

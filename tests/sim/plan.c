@@ -374,12 +374,16 @@ void sim_plan_look(struct sim *s, unsigned node)
     if (same && s->plan.resync.interrupted && s->plan.resync.done_bytes > 0 && s->plan.resync.left_bytes > 0) {
         uint64_t changed = (s->clients.changed_blocks - s->plan.resync.changed_blocks) * BLOCK_BYTES;
         COVER(resync_resumed);
+        if (s->plan.resync.full)
+            COVER(resync_full_resumed);
         if (!s->goes_alone && !s->plan.resync.writes && v.out_of_sync_bytes > s->plan.resync.left_bytes + changed)
             sim_fail(s, "starts-over",
                      "node %u: a resync was interrupted with %" PRIu64 " bytes left, and begins again with %" PRIu64
                      ", of which %" PRIu64 " were changed at the most",
                      node, s->plan.resync.left_bytes, v.out_of_sync_bytes, changed);
     }
+    bool goes_on = same && s->plan.resync.full && s->plan.resync.left_bytes > 0;
+    s->plan.resync.full = goes_on || v.resync.total_bytes == (uint64_t)s->block_count * BLOCK_BYTES;
     s->plan.resync.known = true;
     s->plan.resync.interrupted = false;
     s->plan.resync.source = node;

@@ -112,6 +112,9 @@ void sim_disk_power_loss(struct sim *s, unsigned node, unsigned survive_per_mill
 bool sim_disk_make_unreadable(struct sim *s, unsigned node); /* some block, until it is written. False: not that one */
 void sim_disk_rot(struct sim *s, unsigned node);             /* a bit somewhere */
 
+/* So that a volume of this size is not resynced by one question. */
+#define SIM_RESYNC_WINDOW_BYTES (8 * KIB)
+
 /* ---- meta.c: the metadata area of a leg ---- */
 
 #define SIM_META_LOG_PAGES 32
@@ -453,6 +456,7 @@ struct sim_plan {
         uint32_t boot[SIM_NODES];
         uint64_t left_bytes;
         uint64_t done_bytes;
+        bool full;   /* all of the volume was to be compared when it began */
         bool writes; /* changes were in flight */
         uint64_t changed_blocks;
     } resync;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define PATIENCE_NS (2 * NS_PER_S)
+#define EXTENT_BYTES (64 * KIB)
 
 static const struct node_options may_go_alone = { .has_peer = true, .alone_after_ns = PATIENCE_NS };
 static const struct node_options strict = { .has_peer = true, .alone_after_ns = ENGINE_NEVER_ALONE };
@@ -594,6 +595,85 @@ static void a_replaced_disk_gets_everything(void **state)
     close_both(&a, &b);
 }
 
+/* A full resync of which the first windows are done: what is left does not grow again, whatever interrupts it. */
+static void a_full_resync_goes_on_where_it_was(void **state)
+{
+    static const struct node_options tiny_log = {
+        .has_peer = true, .alone_after_ns = PATIENCE_NS, .extent_bytes = EXTENT_BYTES, .log_slots = 2
+    };
+    for (enum what_ends what = 0; what < ENDS; what++) {
+        struct node a, b;
+        open_pair(&a, &b, &tiny_log);
+        for (unsigned i = 0; i < VOLUME_BYTES / CHANGE_BYTES; i++) {
+            write_block(&a, (uint64_t)i * CHANGE_BYTES, (uint8_t)i);
+            run(&a, &b);
+        }
+        request(&a, OP_FLUSH, 0);
+        run(&a, &b);
+        disconnect_nodes(&a, &b);
+        node_close(&b);
+        node_open_with(&b, 1, &may_go_alone);
+        b.on_disk.leg_id = id_of(9);
+        node_restart(&b, true);
+        connect_nodes(&a, &b);
+        assert_true(told(&a, "everything is compared"));
+        assert_true(run_until_sent(&a, &b, &b, FRAME_SYNC_ASK));
+        deliver(&b, &a);
+        assert_int_equal(a.disk[0].disk.kind, OP_READ);
+        disk_done(&a, -EIO); /* so that something is left */
+        assert_true(run_until_sent(&a, &b, &b, FRAME_SYNC_STABLE));
+        deliver(&b, &a);
+        /* It may take hours: what is done is on disk every few seconds. */
+        disks_done(&a);
+        tick(&a, a.now_ns + 10 * NS_PER_S);
+        metas_done(&a);
+        assert_false(a.on_disk.full);
+        uint64_t left = hello_of(&a).dirty_bytes;
+        assert_true(left > 0 && left <= VOLUME_BYTES / 8);
+        a.notes[0] = b.notes[0] = 0;
+        end_session(&a, &b, what);
+        connect_nodes(&a, &b);
+        assert_false(told(&a, "everything is compared") || told(&b, "everything is compared"));
+        /* After a crash, what the activity log covers beside that. */
+        bool crashed = what == SOURCE_CRASHES || what == BOTH_CRASH || what == BOTH_LOSE_POWER;
+        assert_true(hello_of(&a).dirty_bytes <= left + (crashed ? 2 * EXTENT_BYTES : 0));
+        run(&a, &b);
+        assert_in_sync(&a, &b);
+        close_both(&a, &b);
+    }
+}
+
+/* Pages of the bitmap are on their way still: `full` stands for them. */
+static void full_stays_on_record_until_the_bitmap_tells(void **state)
+{
+    for (int crashes = 0; crashes < 2; crashes++) {
+        struct node a, b;
+        open_pair(&a, &b, &may_go_alone);
+        write_block(&a, 0, 1);
+        run(&a, &b);
+        disconnect_nodes(&a, &b);
+        node_close(&b);
+        node_open_with(&b, 1, &may_go_alone);
+        b.on_disk.leg_id = id_of(9);
+        node_restart(&b, true);
+        a.hold_pages = true;
+        hellos(&a, &b);
+        metas_done(&a);
+        assert_int_equal(a.page_count, 1);
+        assert_true(a.on_disk.full);
+        if (crashes) {
+            disconnect_nodes(&a, &b);
+            node_restart(&a, true);
+            assert_int_equal(hello_of(&a).dirty_bytes, VOLUME_BYTES);
+        } else {
+            page_done(&a, 0);
+            metas_done(&a);
+            assert_false(a.on_disk.full);
+        }
+        close_both(&a, &b);
+    }
+}
+
 static void a_mended_leg_gets_what_it_lacks(void **state)
 {
     struct node a, b;
@@ -675,6 +755,8 @@ int main(void)
         cmocka_unit_test(what_a_forced_promotion_gave_up_is_gone_on_both_legs),
         cmocka_unit_test(a_deposed_primary_reconciles),
         cmocka_unit_test(a_replaced_disk_gets_everything),
+        cmocka_unit_test(a_full_resync_goes_on_where_it_was),
+        cmocka_unit_test(full_stays_on_record_until_the_bitmap_tells),
         cmocka_unit_test(a_mended_leg_gets_what_it_lacks),
         cmocka_unit_test(a_target_that_fails_ends_the_resync),
     };

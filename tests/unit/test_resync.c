@@ -514,7 +514,9 @@ static void session_begin(struct world *w)
         }
     }
     carry_out(w, SOURCE);
-    resync_source_begin(w->source, &key, chance(w, 5), w->now_ns, &w->out);
+    if (chance(w, 5))
+        bitmap_set_all(w->nodes[SOURCE].bitmap);
+    resync_source_begin(w->source, &key, w->now_ns, &w->out);
     carry_out(w, SOURCE);
     resync_target_begin(w->target, &key, w->now_ns);
     carry_out(w, TARGET);
@@ -1034,7 +1036,8 @@ static void a_source_bounds_a_hostile_target(void **state)
     struct solo *t = solo_open(MIB, 4096);
     struct sync_entry_wire good = entry(0, 4096, 0);
     complains(ask(t, 1, &good, 1), "no resync");
-    resync_source_begin(t->source, &solo_key, true, 1, &t->out);
+    bitmap_set_all(t->bitmap);
+    resync_source_begin(t->source, &solo_key, 1, &t->out);
     complains(ask(t, 2, &good, 1), "tag");
     complains(ask(t, 0, &good, 1), "tag");
     struct {
@@ -1090,7 +1093,7 @@ static void what_is_marked_anew_is_not_cleared_by_an_older_answer(void **state)
     (void)state;
     struct solo *t = solo_open(8192, 4096);
     bitmap_set_all(t->bitmap);
-    resync_source_begin(t->source, &solo_key, false, 1, &t->out);
+    resync_source_begin(t->source, &solo_key, 1, &t->out);
     struct sync_entry_wire both[] = { entry(0, 4096, 0), entry(4096, 4096, 0) };
     assert_null(ask(t, 1, both, 2));
     solo_disk_all(t);
@@ -1180,10 +1183,12 @@ static void the_targets_bits_become_the_union(void **state)
                 bitmap_set(t->bitmap, range);
             bitmap_set(wanted, range);
         }
-        if (seed % 4 == 0)
+        if (seed % 4 == 0) {
+            bitmap_set_all(s->bitmap);
             bitmap_set_all(wanted);
+        }
         resync_target_begin(t->target, &solo_key, 1);
-        resync_source_begin(s->source, &solo_key, seed % 4 == 0, 1, &s->out);
+        resync_source_begin(s->source, &solo_key, 1, &s->out);
         bool over = false;
         for (uint64_t now = 2; !over; now++) {
             for (uint32_t i = 0; i < s->out.count; i++) {
