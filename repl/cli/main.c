@@ -107,11 +107,9 @@ static const struct command_info commands[] = {
       "  --force  writes that wait for the peer fail\n",
       OPTION_FORCE | OPTION_TIMEOUT, true, ORDER_TIMEOUT_NS, run_order },
     { "verify", "VOLUME [--repair]", "compares the legs",
-      "Compares both legs, block by block, while the volume is used, and waits for the end. Run on the primary; on "
-      "either\n"
-      "node when there is none. Exits with 1 when something differs: the places are among the events, and count as "
-      "out\n"
-      "of sync from then on.\n"
+      "Compares both legs, block by block, while the volume is used, and waits for the end. Run on the primary;\n"
+      "on either node when there is none. Exits with 1 when something differs: the places are among the events,\n"
+      "and count as out of sync from then on.\n"
       "\n"
       "  --repair  and resyncs what differs: the other leg gets what this one has\n",
       OPTION_REPAIR | OPTION_TIMEOUT, true, UINT64_MAX, run_order },

@@ -15,6 +15,8 @@
 #define RESYNC_BAR_WIDTH 20
 #define US_PER_S UINT64_C(1000000)
 
+static bool is(const char *text, const char *word) { return strcmp(text, word) == 0; }
+
 /* ---- small forms ---- */
 
 static const char *form_size(uint64_t bytes, char out[32])
@@ -101,7 +103,13 @@ static struct json_object *alone_json(const Lockstep__Control__Alone *a)
     return o;
 }
 
-static struct json_object *peer_json(const Lockstep__Control__Peer *p)
+/* Of a volume that is not up nothing has been read and nobody was asked: a zero would be a claim. */
+static struct json_object *number_if(bool known, uint64_t value)
+{
+    return known ? json_object_new_uint64(value) : NULL;
+}
+
+static struct json_object *peer_json(const Lockstep__Control__Peer *p, bool up)
 {
     struct json_object *o = json_object_new_object();
     put(o, "name", json_object_new_string(p->name));
@@ -110,32 +118,40 @@ static struct json_object *peer_json(const Lockstep__Control__Peer *p)
     put(o, "transport", text_or_null(p->transport));
     put(o, "path", text_or_null(p->path));
     put(o, "tls", json_object_new_boolean(p->tls));
-    put(o, "rtt_us", p->rtt_us ? json_object_new_uint64(p->rtt_us) : NULL);
-    put(o, "leg", json_object_new_string(p->leg));
-    put(o, "out_of_sync_bytes", json_object_new_uint64(p->out_of_sync_bytes));
+    put(o, "rtt_us", number_if(p->rtt_us, p->rtt_us));
+    put(o, "leg", up ? json_object_new_string(p->leg) : NULL);
+    put(o, "out_of_sync_bytes", number_if(up, p->out_of_sync_bytes));
     put(o, "resync", p->resync ? resync_json(p->resync) : NULL);
     return o;
 }
 
+static struct json_object *leg_json(const Lockstep__Control__VolumeStatus *v)
+{
+    if (is(v->state, "not-created")) /* the one state without a leg in which that is known */
+        return json_object_new_string("none");
+    return text_or_null(v->leg);
+}
+
 static struct json_object *volume_json(const Lockstep__Control__VolumeStatus *v)
 {
+    bool up = is(v->state, "up");
     struct json_object *o = json_object_new_object();
     put(o, "name", json_object_new_string(v->name));
     put(o, "state", json_object_new_string(v->state));
     put(o, "role", text_or_null(v->role));
     put(o, "protected", json_object_new_boolean(v->protected_));
     put(o, "why_not", text_or_null(v->why_not));
-    put(o, "epoch", json_object_new_uint64(v->epoch));
-    put(o, "lsn", json_object_new_uint64(v->lsn));
-    put(o, "size_bytes", json_object_new_uint64(v->size_bytes));
+    put(o, "epoch", number_if(up, v->epoch));
+    put(o, "lsn", number_if(up, v->lsn));
+    put(o, "size_bytes", number_if(v->size_bytes, v->size_bytes)); /* 0: not fixed yet */
     put(o, "device", json_object_new_string(v->device));
     put(o, "serving", json_object_new_boolean(v->serving));
-    put(o, "leg", json_object_new_string(*v->leg ? v->leg : "none"));
+    put(o, "leg", leg_json(v));
     put(o, "backing", json_object_new_string(v->backing));
-    put(o, "writes_waiting", json_object_new_uint64(v->writes_waiting));
-    put(o, "oldest_waiting_us", json_object_new_uint64(v->oldest_waiting_us));
+    put(o, "writes_waiting", number_if(up, v->writes_waiting));
+    put(o, "oldest_waiting_us", number_if(up, v->oldest_waiting_us));
     put(o, "alone", v->alone ? alone_json(v->alone) : NULL);
-    put(o, "peer", v->peer ? peer_json(v->peer) : NULL);
+    put(o, "peer", v->peer ? peer_json(v->peer, up) : NULL);
     put(o, "witness", NULL);
     put(o, "offsite", NULL);
     return o;
@@ -180,8 +196,6 @@ static void __attribute__((format(printf, 3, 4))) say(const struct show *s, enum
     if (coloured)
         fputs("\033[0m", s->out);
 }
-
-static bool is(const char *text, const char *word) { return strcmp(text, word) == 0; }
 
 static bool needs_a_person(const Lockstep__Control__VolumeStatus *v)
 {

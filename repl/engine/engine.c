@@ -388,6 +388,7 @@ void engine_view(struct engine *e, struct engine_view *out)
         .block_bytes = e->served_block_bytes,
         .leg = own_leg(e),
         .session_up = e->session == SESSION_UP,
+        .peer_leads = e->session == SESSION_UP && e->peer_leads,
         .peer_leg = peer_leg_now(e),
         .out_of_sync_bytes = bitmap_dirty_bytes(e->bitmap),
         .resync = engine_resync_view(e),

@@ -51,6 +51,7 @@ struct engine_view {
     uint32_t block_bytes; /* that clients' requests are to be multiples of */
     enum leg_state leg;
     bool session_up;
+    bool peer_leads;            /* as far as is known: a primary does not tell when it is demoted */
     enum leg_state peer_leg;    /* as last known; LEG_OUTDATED: it has left the in-sync set */
     uint64_t out_of_sync_bytes; /* that may differ between the legs, as far as this node knows */
     struct engine_resync {

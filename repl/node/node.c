@@ -15,6 +15,8 @@
 #include "repl/node/node_internal.h"
 
 #define END_GRACE_NS (5 * NS_PER_S) /* for threads to end after draining was given up */
+/* Two nodes that are told to end at about the same time: as much as one hears of it before the other. */
+#define YIELD_NS (2 * NS_PER_S)
 
 uint64_t node_now_ns(void)
 {
@@ -152,6 +154,7 @@ static void begin_ending(struct node *n)
 {
     n->ending = true;
     n->drain_until_ns = node_now_ns() + n->options.drain_ns_max;
+    n->yield_until_ns = node_now_ns() + min_u64(YIELD_NS, n->options.drain_ns_max);
     if (n->options.stopping)
         n->options.stopping(n->options.ctx);
     unsigned up = count_up(n);
@@ -160,13 +163,32 @@ static void begin_ending(struct node *n)
              (unsigned long long)(n->options.drain_ns_max / NS_PER_S));
 }
 
+/* A primary needs its peer for its last writes, and to end cleanly. If both are told to end, the secondary must not be
+ * the first; if only the secondary is, all goes on while it waits. */
+static bool yields_to_primary(struct node_volume *nv, uint64_t now_ns)
+{
+    struct node *n = nv->node;
+    if (now_ns >= n->yield_until_ns)
+        return false;
+    struct volume_status s;
+    volume_status(nv->volume, &s);
+    bool yields = s.role == ROLE_SECONDARY && s.link == LINK_CONNECTED && s.peer_leads;
+    if (yields && !nv->yield_told)
+        log_line(n->options.log, LOG_LEVEL_INFO, nv->config->volume,
+                 "waits for %llu s at most for %s, which is primary, to end first if it is told to end, too",
+                 (unsigned long long)(YIELD_NS / NS_PER_S), config_peer(nv->config)->name);
+    nv->yield_told |= yields;
+    return yields;
+}
+
 /* Returns true when nothing is left to be ended. */
 static bool go_on_ending(struct node *n)
 {
     uint64_t now_ns = node_now_ns();
     for (unsigned i = 0; i < n->volume_count && !draining_was_given_up(n); i++) {
         struct node_volume *nv = &n->volumes[i];
-        if (nv->state == STATE_UP && !nv->detach_ordered && nv->detach_again_ns <= now_ns)
+        bool due = nv->state == STATE_UP && !nv->detach_ordered && nv->detach_again_ns <= now_ns;
+        if (due && !yields_to_primary(nv, now_ns))
             command_detach(nv);
     }
     unsigned left = count_up(n) + count_jobs(n);

@@ -57,6 +57,7 @@ struct node_volume {
     /* While shutting down. */
     bool detach_ordered;
     bool detach_delay_told;
+    bool yield_told;
     uint64_t detach_again_ns; /* 0: not ordered yet */
 };
 
@@ -103,6 +104,7 @@ struct node {
     bool ending;
     bool unclean;
     uint64_t drain_until_ns; /* while ending */
+    uint64_t yield_until_ns; /* likewise: secondaries let their primaries go first */
     uint64_t abandon_at_ns;  /* UINT64_MAX until draining was given up */
 };
 

@@ -415,6 +415,7 @@ static void make_status(struct volume *v, struct volume_status *s)
         .writes_waiting = view.writes_waiting,
         .verify_done_bytes = verify.running ? verify.done_bytes : 0,
         .verify_total_bytes = verify.running ? verify.total_bytes : 0,
+        .peer_leads = view.peer_leads,
         .peer_leg = view.peer_leg,
         .out_of_sync_bytes = view.out_of_sync_bytes,
         .resync = resync_status(v, &view.resync, now_ns),

@@ -45,6 +45,7 @@ struct volume_status {
     char transport[16];                  /* "tcp"; "" when not connected */
     unsigned path;                       /* index in the configured paths: in use, or tried last */
     uint64_t rtt_us;                     /* smoothed; 0: not known yet */
+    bool peer_leads;                     /* it is connected and, as far as is known, primary */
     enum leg_state peer_leg;
     uint64_t verify_done_bytes; /* of the verify under way; total 0: none is */
     uint64_t verify_total_bytes;

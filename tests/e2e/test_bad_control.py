@@ -98,10 +98,10 @@ def test(t):
         fine(what)
 
     t.step("real commands, cut off at every byte, and with every byte altered")
-    for words in (("status", "--json"), ("promote", c.volume), ("events", c.volume)):
-        request = record(a, *words) if words[0] != "events" else b""
+    for words in (("status", "--json"), ("promote", c.volume)):
+        request = record(a, *words)
         if not request:
-            continue
+            raise run.Failure(f"`lockstep {' '.join(words)}` sent nothing")
         for cut in range(len(request)):
             send(a, request[:cut])
         for at in range(len(request)):

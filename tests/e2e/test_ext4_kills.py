@@ -62,27 +62,34 @@ def test(t):
     for number in range(1, rounds + 1):
         r = Round(t, site, number)
         since.append(r)
-        r.goes_on(rng.randrange(10, 100))
+        with site.spending("copying"):
+            r.goes_on(rng.randrange(10, 100))
         victim = "primary" if number == rounds else site.victim()
         if victim == "secondary":
             site.kill_secondary()
-            r.goes_on(10)
+            with site.spending("copying"):
+                r.goes_on(10)
             proc.kill(r.copier)
         else:
             site.kill_primary()
-            status = proc.wait(r.copier, 60, "after its device died")
+            with site.spending("the copier's end"):
+                status = proc.wait(r.copier, 60, "after its device died")
             if status not in (0, 3):  # it may have been at its end
                 raise run.Failure(f"the copier ended with {status}: {r.log.read_text()[-500:]}")
             if number < rounds:
                 site.fail_over()
-                kept(t, since, site.dir, f"round {number}, on {site.primary.name} after the primary was killed")
+                with site.spending("digests"):
+                    kept(t, since, site.dir, f"round {number}, on {site.primary.name} after the primary was killed")
         if number % ROUNDS_BETWEEN_CHECKS == 0 and number < rounds:
             t.step(f"round {number}: {site.tell()} killed")
-            site.check_legs(f"after {number} rounds")
-            kept(t, since, site.dir, "mounted again")
+            with site.spending("comparing legs"):
+                site.check_legs(f"after {number} rounds")
+            with site.spending("digests"):
+                kept(t, since, site.dir, "mounted again")
             for old in since:
                 old.remove(site.dir)
             since = []
+            site.tell_spent()
 
     t.step(f"{site.tell()} killed; what is on the leg of the node that is left")
     image = site.surviving_leg()

@@ -72,19 +72,25 @@ def test(t):
             if work.load:
                 work.load.end()
                 t.step(f"round {number}: {site.tell()} killed")
+                site.tell_spent()
             work.start_load()
-        work.goes_on(rng.randrange(20, 400))
+        with site.spending("commits"):
+            work.goes_on(rng.randrange(20, 400))
         victim = "primary" if number == rounds else site.victim()
         if victim == "secondary":
             site.kill_secondary()
-            work.goes_on(20)
+            with site.spending("commits"):
+                work.goes_on(20)
             continue
         site.kill_primary()
-        work.die()
+        with site.spending("the server's end"):
+            work.die()
         if number < rounds:
             site.fail_over()
-            work.start_server()
-            work.assert_kept(f"round {number}, on {site.primary.name} after the primary was killed")
+            with site.spending("the server's recovery"):
+                work.start_server()
+            with site.spending("reading commits"):
+                work.assert_kept(f"round {number}, on {site.primary.name} after the primary was killed")
             work.start_load()
 
     t.step(f"{site.tell()} killed; PostgreSQL started from the leg of the node that is left")

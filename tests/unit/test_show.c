@@ -77,17 +77,41 @@ static void what_is_not_known_is_null(void **state)
     v.why_not = (char *)"a \"quoted\\\" reason";
     v.device = (char *)"nbd:h:1";
     v.backing = (char *)"x";
-    v.lsn = UINT64_MAX;
+    Lockstep__Control__Peer peer = LOCKSTEP__CONTROL__PEER__INIT;
+    peer.name = (char *)"b";
+    peer.link = (char *)"down";
+    peer.leg = (char *)"none";
+    v.peer = &peer;
     Lockstep__Control__VolumeStatus *const list[] = { &v };
     struct show s = begin(true, false);
     show_status(&s, "a", list, 1);
-    expect(
-        &s,
-        "{\"version\":1,\"node\":\"a\",\"volumes\":[{\"name\":\"h\",\"state\":\"down\",\"role\":null,"
-        "\"protected\":false,\"why_not\":\"a \\\"quoted\\\\\\\" reason\",\"epoch\":0,"
-        "\"lsn\":18446744073709551615,\"size_bytes\":0,\"device\":\"nbd:h:1\",\"serving\":false,"
-        "\"leg\":\"none\",\"backing\":\"x\",\"writes_waiting\":0,\"oldest_waiting_us\":0,\"alone\":null,\"peer\":null,"
-        "\"witness\":null,\"offsite\":null}]}\n");
+    expect(&s,
+           "{\"version\":1,\"node\":\"a\",\"volumes\":[{\"name\":\"h\",\"state\":\"down\",\"role\":null,"
+           "\"protected\":false,\"why_not\":\"a \\\"quoted\\\\\\\" reason\",\"epoch\":null,"
+           "\"lsn\":null,\"size_bytes\":null,\"device\":\"nbd:h:1\",\"serving\":false,"
+           "\"leg\":null,\"backing\":\"x\",\"writes_waiting\":null,\"oldest_waiting_us\":null,\"alone\":null,"
+           "\"peer\":{\"name\":\"b\",\"link\":\"down\",\"reason\":null,\"transport\":null,\"path\":null,\"tls\":false,"
+           "\"rtt_us\":null,\"leg\":null,\"out_of_sync_bytes\":null,\"resync\":null},"
+           "\"witness\":null,\"offsite\":null}]}\n");
+
+    /* No leg: that is known. One that is up with its peer away: zeroes are zeroes, but the size is not fixed yet. */
+    v.state = (char *)"not-created";
+    v.peer = NULL;
+    s = begin(true, false);
+    show_status(&s, "a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text, "\"epoch\":null,"));
+    assert_non_null(strstr(text, "\"leg\":\"none\","));
+    free(text);
+    v.state = (char *)"up";
+    v.leg = (char *)"up-to-date";
+    v.lsn = UINT64_MAX;
+    s = begin(true, false);
+    show_status(&s, "a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text, "\"epoch\":0,\"lsn\":18446744073709551615,\"size_bytes\":null,"));
+    assert_non_null(strstr(text, "\"writes_waiting\":0,\"oldest_waiting_us\":0,"));
+    free(text);
 }
 
 static void status_is_for_eyes(void **state)

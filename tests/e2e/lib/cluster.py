@@ -10,9 +10,11 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
+import time
 
 from lib import proc
 from lib.run import BUILD, Failure, wait_until
@@ -23,6 +25,9 @@ GIB = 1 << 30
 
 # What a backing needs beyond the volume: the copies of the superblock and the room set aside for log and bitmaps.
 METADATA_BYTES = 64 * MIB
+
+# Not everything that may be waited for is an event: `wait` looks this often all the same.
+LOOK_S = 0.1
 
 # lockstep's exit codes
 DONE, FAILED, USAGE, REFUSED, NO_DAEMON, TIMED_OUT = range(6)
@@ -55,6 +60,30 @@ def yaml(value, indent=0):
     return "\n".join(lines)
 
 
+class Events:
+    """What `lockstep events` says while it runs: for who wants to know when to look again."""
+
+    def __init__(self, node):
+        self.process = proc.spawn([BUILD / "lockstep", "events", "--control", node.control], stdout=subprocess.PIPE,
+                                  stderr=subprocess.DEVNULL)
+        os.set_blocking(self.process.stdout.fileno(), False)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        proc.kill(self.process)
+        self.process.stdout.close()
+
+    def wait(self, seconds):
+        """Until something happens, or the time is over, or the daemon has ended."""
+        fd = self.process.stdout.fileno()
+        if select.select([fd], [], [], seconds)[0] and not os.read(fd, 1 << 20):
+            proc.wait(self.process, 5)
+            return False
+        return True
+
+
 class Node:
     """One daemon, its leg, and its command line."""
 
@@ -76,6 +105,7 @@ class Node:
         self.extra = {}  # more keys of this node in the configuration
         self.settings = {}  # keys at the top of this node's copy of the configuration only
         self.daemon = None
+        self.ready = None  # a socket to which the daemon says that it is
         self.events_process = None
         self.t.cleanup.callback(self.end)
 
@@ -90,18 +120,37 @@ class Node:
         if not self.config_file.exists():
             self.cluster.write_config()
         argv = [BUILD / "lockstepd", "--config", self.config_file, "--node", self.name, "--control", self.control]
+        notify = self.dir / "notify"
+        notify.unlink(missing_ok=True)
+        self.close_ready()
+        self.ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.ready.bind(str(notify))
         self.daemon = proc.spawn(argv + self.args, log=self.log, stdin=subprocess.DEVNULL,
-                                 env={**os.environ, **self.env})
+                                 env={**os.environ, **self.env, "NOTIFY_SOCKET": str(notify)})
         if wait:
             self.wait_ready()
 
     def wait_ready(self, seconds=15):
-        def ready():
-            if self.daemon.poll() is not None:
-                raise Failure(f"{self.name}: lockstepd ended with {self.daemon.returncode}: {self.log_tail()}")
-            s = self.status()
-            return s is not None and s["state"] != "starting"
-        wait_until(f"{self.name}'s daemon to answer", ready, seconds, describe=self.log_tail)
+        """Until every volume is up or has failed, as the daemon tells who started it."""
+        deadline = time.monotonic() + seconds
+        ended = os.pidfd_open(self.daemon.pid)
+        try:
+            while True:
+                seen, _, _ = select.select([self.ready, ended], [], [], max(0, deadline - time.monotonic()))
+                if self.ready in seen and b"READY=1" in self.ready.recv(4096):
+                    return
+                if self.ready not in seen and ended in seen:
+                    raise Failure(f"{self.name}: lockstepd ended with {self.daemon.wait()}: {self.log_tail()}")
+                if not seen:
+                    raise Failure(f"{self.name}: lockstepd is not ready after {seconds} s: {self.log_tail()}")
+        finally:
+            os.close(ended)
+            self.close_ready()
+
+    def close_ready(self):
+        if self.ready:
+            self.ready.close()
+            self.ready = None
 
     @property
     def pid(self):
@@ -135,6 +184,7 @@ class Node:
             if p and p.poll() is None:
                 p.kill()
                 proc.wait(p, 20, "after SIGKILL")
+        self.close_ready()
 
     def log_text(self):
         return self.log.read_text(errors="replace") if self.log.exists() else ""
@@ -168,14 +218,18 @@ class Node:
         return next((v for v in volumes if v["name"] == self.cluster.volume), None)
 
     def wait(self, what, predicate, seconds=15):
-        """Until the predicate holds for the volume's status, which is returned."""
+        """Until the predicate holds for the volume's status, which is returned. Looks whenever something has happened."""
         last = []
 
         def look():
             s = self.status()
             last[:] = [s]
             return s if s is not None and predicate(s) else None
-        return wait_until(f"{self.name}: {what}", look, seconds, poll_s=0.03, describe=lambda: json.dumps(last[0]))
+        if s := look():
+            return s
+        with Events(self) as events:
+            return wait_until(f"{self.name}: {what}", look, seconds, describe=lambda: json.dumps(last[0]),
+                              pause=lambda: events.wait(LOOK_S) or time.sleep(LOOK_S / 4))
 
     def wait_log(self, text, seconds=15, since=0):
         """Until a line of the log, from byte `since` on, holds the text; returns that line."""

@@ -4,6 +4,7 @@ A secondary that is killed comes back by itself, and the application waits at mo
 device with it: the other node is promoted, the application goes on there, and the old primary comes back by a resync.
 With `when-alone: continue` nobody waits for a node that is away."""
 
+import contextlib
 import time
 
 from lib import fs
@@ -26,6 +27,7 @@ class Site:
         self.primary, self.secondary = self.cluster.nodes
         self.mounts = 0
         self.counts = {"secondary": 0, "primary": 0}
+        self.spent_s = {}  # on what
         self.open(make=True)
 
     @property
@@ -42,6 +44,15 @@ class Site:
         self.volume.close()
         self.device.close()
 
+    @contextlib.contextmanager
+    def spending(self, what):
+        """Many rounds take long: this tells where the time went."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent_s[what] = self.spent_s.get(what, 0) + time.monotonic() - began
+
     def victim(self):
         """Which is killed next."""
         return self.rng.choice(("secondary", "primary"))
@@ -50,9 +61,11 @@ class Site:
         """Gone, and back after a moment; protected again without anybody's help."""
         self.counts["secondary"] += 1
         self.secondary.sigkill()
-        time.sleep(self.rng.uniform(0, AWAY_S_MAX))
-        self.secondary.start()
-        self.primary.wait("to be protected again", lambda s: s["protected"], 30)
+        with self.spending("away"):
+            time.sleep(self.rng.uniform(0, AWAY_S_MAX))
+        with self.spending("its return"):
+            self.secondary.start()
+            self.primary.wait("to be protected again", lambda s: s["protected"], 30)
 
     def kill_primary(self):
         """Gone, and its device with it. Whoever used it has to stop before fail_over()."""
@@ -61,18 +74,22 @@ class Site:
 
     def fail_over(self):
         """The other node takes over, the application's file system is mounted there, and the killed node comes back."""
-        self.close()
+        with self.spending("unmounting"):
+            self.close()
         self.primary, self.secondary = self.secondary, self.primary
-        self.primary.wait("the loss of the peer to be seen", lambda s: s["peer"]["link"] != "connected")
-        self.primary.cli("promote", self.cluster.volume)
+        with self.spending("promoting"):
+            self.primary.wait("the loss of the peer to be seen", lambda s: s["peer"]["link"] != "connected")
+            self.primary.cli("promote", self.cluster.volume)
         # Where writes wait for the peer, nothing can be mounted without it.
         back_first = self.alone == "strict" or self.rng.random() < 0.5
         if back_first:
             self.secondary.start()
-        self.open()
+        with self.spending("mounting"):
+            self.open()
         if not back_first:
             self.secondary.start()
-        self.primary.wait("to be protected again", lambda s: s["protected"], 60)
+        with self.spending("resyncing"):
+            self.primary.wait("to be protected again", lambda s: s["protected"], 60)
 
     def check_legs(self, why):
         """Unmounts and ends in order, compares the legs, and leaves all as it was."""
@@ -94,6 +111,10 @@ class Site:
 
     def tell(self):
         return ", ".join(f"{count} x {whose}" for whose, count in self.counts.items() if count)
+
+    def tell_spent(self):
+        spent = sorted(self.spent_s.items(), key=lambda item: -item[1])
+        self.t.say("seconds spent: " + ", ".join(f"{s:.0f} {what}" for what, s in spent))
 
 
 def journal_lines(path):

@@ -24,6 +24,7 @@ import time
 import traceback
 
 SKIPPED = 77
+TELL_EVERY_S = 20  # what takes longer says how far it is
 
 # losetup, mkfs and their like are not on everybody's.
 os.environ["PATH"] = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
@@ -50,6 +51,7 @@ class Test:
         self.cleanup = contextlib.ExitStack()
         self.started = time.monotonic()
         self.steps = 0
+        self.parts_skipped = 0
         # On a disk, and short: a unix socket's path has 108 bytes.
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="lse2e-", dir=os.environ.get("LOCKSTEP_SCRATCH", "/var/tmp")))
         self.dir.chmod(0o711)
@@ -70,6 +72,11 @@ class Test:
 
     def skip(self, reason):
         raise Skip(reason)
+
+    def skip_part(self, reason):
+        """The rest of the test goes on; the result tells of what was left out."""
+        self.parts_skipped += 1
+        print(f"skipped: {reason}", flush=True)
 
     def need(self, *programs):
         for program in programs:
@@ -100,17 +107,26 @@ def find_program(name):
     return shutil.which(name)
 
 
-def wait_until(what, predicate, seconds, poll_s=0.02, describe=None):
-    """Returns the predicate's first true value; a Failure that tells what was seen last when the time is over."""
-    deadline = time.monotonic() + seconds
+def wait_until(what, predicate, seconds, poll_s=0.02, describe=None, pause=None):
+    """Returns the predicate's first true value; a Failure that tells what was seen last when the time is over. `pause`:
+    returns when it may be worth looking again."""
+    began = time.monotonic()
+    told = began
     while True:
         value = predicate()
         if value:
             return value
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > began + seconds:
             seen = f"; last seen: {describe()}" if describe else ""
             raise Failure(f"waited {seconds} s in vain for: {what}{seen}")
-        time.sleep(poll_s)
+        if now > told + TELL_EVERY_S:
+            told = now
+            print(f"{'':13}... {now - began:.0f} s: {what}{f': {describe()}' if describe else ''}", flush=True)
+        if pause:
+            pause()
+        else:
+            time.sleep(poll_s)
 
 
 def stays(what, predicate, seconds, poll_s=0.05):
@@ -201,6 +217,8 @@ def main(function, limit_s, long_limit_s=None, teller=Test):
         status = status or 1
     if status == 0 and teller is Test:
         print(f"PASS {name} in {time.monotonic() - t.started:.1f} s", flush=True)
+        if t.parts_skipped:
+            print(f"1 passed, 0 failed, {t.parts_skipped} skipped", flush=True)
     sys.stdout.flush()
     # Not sys.exit(): a thread of ours that hangs on a dead device must not keep the test from ending.
     os._exit(status)
