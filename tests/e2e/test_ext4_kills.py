@@ -25,7 +25,7 @@ class Round:
         tree.fsync_dir(site.dir)
         self.log = t.dir / "copier.log"
         self.copier = proc.spawn(["/usr/bin/python3", "-m", "lib.tree", SOURCE, site.dir / self.name, self.journal,
-                                  ROUND_BYTES_MAX, t.seed + number], log=self.log, cwd=run.HERE)
+                                  ROUND_BYTES_MAX, t.seed + number, site.sources], log=self.log, cwd=run.HERE)
 
     def goes_on(self, lines):
         """Waits until that many more lines are in the journal."""
@@ -55,9 +55,10 @@ def kept(t, rounds, top, where):
 def test(t):
     fs.need_block_device(t)
     rng = random.Random(t.seed)
-    rounds = 200 if t.long else 4
+    rounds = t.rounds(4, 200)
     t.step(f"ext4 on the volume; {rounds} rounds, in each of which a node is killed")
     site = kills.Site(t, 2 * GIB, rng)
+    site.sources = tree.keep_list(SOURCE, t.dir / "sources")
     since = []
     for number in range(1, rounds + 1):
         r = Round(t, site, number)
@@ -91,6 +92,7 @@ def test(t):
             since = []
             site.tell_spent()
 
+    site.tell_spent()
     t.step(f"{site.tell()} killed; what is on the leg of the node that is left")
     image = site.surviving_leg()
     fs.assert_clean_after_replay(t, image)

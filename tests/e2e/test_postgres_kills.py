@@ -63,7 +63,7 @@ def test(t):
     if not pg.binaries():
         t.skip("no PostgreSQL server is installed")
     rng = random.Random(t.seed)
-    rounds = 200 if t.long else 4
+    rounds = t.rounds(4, 200)
     t.step(f"PostgreSQL on ext4 on the volume; {rounds} rounds, in each of which a node is killed")
     site = kills.Site(t, 2 * GIB, rng)
     work = Work(t, site)
@@ -93,6 +93,7 @@ def test(t):
                 work.assert_kept(f"round {number}, on {site.primary.name} after the primary was killed")
             work.start_load()
 
+    site.tell_spent()
     t.step(f"{site.tell()} killed; PostgreSQL started from the leg of the node that is left")
     image = site.surviving_leg()
     survivor = fs.Ext4(t, image, "survivor")

@@ -57,6 +57,10 @@ class Test:
         self.dir.chmod(0o711)
         self.cleanup.callback(shutil.rmtree, self.dir, ignore_errors=True)
 
+    def rounds(self, short, long):
+        """How many of them: by the form, or by LOCKSTEP_ROUNDS."""
+        return int(os.environ.get("LOCKSTEP_ROUNDS") or (long if self.long else short))
+
     def step(self, text):
         self.steps += 1
         print(f"[{time.monotonic() - self.started:6.1f}s] {self.steps:2}. {text}", flush=True)

@@ -8,7 +8,9 @@ A line is written only after every fsync that it rests on has returned:
 
 Also a program, so that it can be killed, and fail with its device:
 
-    python3 -m lib.tree FROM TO JOURNAL MAX_BYTES SEED
+    python3 -m lib.tree FROM TO JOURNAL MAX_BYTES SEED [LIST]
+
+LIST: a file with what keep_list() has found in FROM, so that many copiers need not look each for themselves.
 """
 
 import hashlib
@@ -37,6 +39,12 @@ def source_files(top):
     return sorted(found)
 
 
+def keep_list(top, path):
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as f:
+        f.writelines(name + "\n" for name in source_files(top))
+    return path
+
+
 def fsync_dir(path):
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -58,7 +66,7 @@ def make_dirs(path):
 
 
 class Copier:
-    def __init__(self, source, target, journal, max_bytes, seed):
+    def __init__(self, source, target, journal, max_bytes, seed, files):
         self.source = source
         self.target = target
         self.journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -66,7 +74,7 @@ class Copier:
         self.folders = threading.Lock()  # who finds a folder there may rely on it
         self.random = random.Random(seed)
         self.left_bytes = max_bytes
-        self.files = source_files(source)
+        self.files = files
         self.random.shuffle(self.files)
         self.done = []  # paths that are there and that nobody works on
         self.error = None
@@ -182,8 +190,13 @@ class Promises:
               f" ({len(self.in_doubt)} were under way when the server died)")
 
 
-def main(source, target, journal, max_bytes, seed):
-    error = Copier(source, target, journal, int(max_bytes), int(seed)).run()
+def main(source, target, journal, max_bytes, seed, listed=None):
+    if listed:
+        with open(listed, encoding="utf-8", errors="surrogateescape") as f:
+            files = f.read().split("\n")[:-1]
+    else:
+        files = source_files(source)
+    error = Copier(source, target, journal, int(max_bytes), int(seed), files).run()
     if error:
         print(f"stopped: {error.strerror}", file=sys.stderr)
         sys.stderr.flush()
