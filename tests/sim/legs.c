@@ -87,6 +87,16 @@ bool sim_legs_is_target(struct sim *s, unsigned node)
     return sb.leg == LEG_SYNCING;
 }
 
+/* Of all that the other node has acknowledged, by what lies on the disks. */
+static bool has_been_part(struct sim *s, unsigned node)
+{
+    struct superblock own, theirs;
+    sim_node_superblock(s, node, &own);
+    sim_node_superblock(s, 1 - node, &theirs);
+    enum history_relation relation = history_relate(&own.history, &theirs.history);
+    return relation == HISTORY_EQUAL || relation == HISTORY_DESCENDANT;
+}
+
 /* What was acknowledged after the leg's bound is given up. */
 static void give_up(struct sim *s, unsigned node)
 {
@@ -102,8 +112,11 @@ void sim_legs_serves(struct sim *s, unsigned node)
     sim_legs_look(s);
     if (l->split || !l->behind[node])
         return;
-    /* A resync may have ended without the source knowing of it. */
-    if (sim_leg_is_current(s, node, s->disk[node].data.content, s->model.clock)) {
+    /* A resync may have ended without the source knowing of it. That alone the content does not tell when the other
+     * node has acknowledged without this leg: what was in flight together has no order, so that it may seem to have
+     * what it lacks. */
+    bool has_all = sim_leg_is_current(s, node, s->disk[node].data.content, s->model.clock);
+    if (has_all && (!l->alone[1 - node] || has_been_part(s, node))) {
         l->behind[node] = false;
         return;
     }
