@@ -51,8 +51,8 @@ void decree_renew(struct engine *e, bool peer_in_sync, struct actions *out)
     append_entry(e, max_u64(e->sb.epoch, e->asked_epoch) + 1);
 }
 
-/* A primary that learns that another epoch has begun serves no longer. What waits was never acknowledged. */
-void decree_step_down(struct engine *e, struct actions *out)
+/* What waits was never acknowledged. */
+void decree_step_down(struct engine *e, const char *why, struct actions *out)
 {
     if (role_is_serving(&e->role))
         actions_add(out, ACT_SERVE)->serve.on = false;
@@ -65,8 +65,8 @@ void decree_step_down(struct engine *e, struct actions *out)
      * is still busy with it. The mirror sets the bits of all of it. */
     mirror_fail_all(e->mirror, -EIO, out);
     if (e->role.phase == PHASE_SECONDARY)
-        orders_finish(e, -EPERM, "this node was deposed", out);
-    actions_note(out, NOTE_ERROR, "role", "deposed: another epoch has begun; this node is secondary");
+        orders_finish(e, -EPERM, why, out);
+    actions_note(out, NOTE_ERROR, "role", "%s; it is secondary", why);
 }
 
 void decree_on_ask(struct engine *e, const struct frame *frame, struct actions *out)

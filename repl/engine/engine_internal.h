@@ -172,6 +172,12 @@ static inline bool is_leading(const struct engine *e)
     return role_of(&e->role) == ROLE_PRIMARY || e->draining_primary;
 }
 
+/* Primary still, but its front is closed: what is left is in flight. */
+static inline bool is_draining(const struct engine *e)
+{
+    return e->role.phase == PHASE_DEMOTING || e->draining_primary;
+}
+
 #define TEXT_NO_MEMORY "out of memory for the bitmap of a volume of this size"
 #define TEXT_BROKEN "the superblock could not be written; see the log"
 
@@ -191,7 +197,8 @@ void session_on_frame(struct engine *e, const struct frame *frame, struct buf *p
 /* engine_decree.c */
 void decree_send(enum frame_kind kind, uint8_t flags, uint64_t epoch, uint16_t status, struct actions *out);
 void decree_agreed(struct engine *e); /* both legs have the same history, and this node knows it */
-void decree_step_down(struct engine *e, struct actions *out);
+/* A primary serves no longer, and what is in flight there fails. `why` is a constant text. */
+void decree_step_down(struct engine *e, const char *why, struct actions *out);
 void decree_on_ask(struct engine *e, const struct frame *frame, struct actions *out);
 const char *decree_on_taken(struct engine *e, const struct frame *frame, struct actions *out);
 bool decree_take(struct engine *e, uint64_t epoch, struct actions *out); /* false: out of memory */

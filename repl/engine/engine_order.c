@@ -238,8 +238,10 @@ void orders_carry_out(struct engine *e, uint64_t now_ns, struct actions *out)
         case ROLE_NEED_FINISH:
             actions_note(out, NOTE_INFO, "role", e->role.phase == PHASE_DETACHED ? "%s is detached" : "%s is secondary",
                          e->config.node);
-            if (e->role.phase == PHASE_DETACHED)
+            if (e->role.phase == PHASE_DETACHED) {
+                e->draining_primary = false; /* it may have to stay as it is: no hello may call it primary */
                 session_drop(e, "the volume is taken down", out);
+            }
             orders_finish(e, e->sb_broken ? -EIO : 0, e->sb_broken ? TEXT_BROKEN : NULL, out);
             break;
         }

@@ -56,8 +56,12 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
     e->peer_block_bytes = peer->block_bytes;
     e->refused_a_primary = peer->role == ROLE_PRIMARY;
     if (j.verdict == SYNC_REFUSE) {
+        /* Who drains serves no more and gives way: two that wait for each other's acknowledgement would wait for ever.
+         * Alone it needs nobody's. */
         if (j.own_deposed)
-            decree_step_down(e, out);
+            decree_step_down(e, "this node was deposed: another epoch has begun", out);
+        else if (j.two_primaries && is_draining(e) && !e->alone)
+            decree_step_down(e, "the peer is primary, too: what waited for it on this node was given up", out);
         /* Refused or not, the epoch is seen: this node must not take it a second time. */
         bool same_volume = !id_is_none(e->said.volume_id) && id_equal(e->said.volume_id, peer->volume_id);
         if (same_volume && !is_leading(e) && e->role.phase != PHASE_PROMOTING && peer->epoch > e->sb.epoch) {

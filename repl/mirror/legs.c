@@ -34,7 +34,8 @@ void mirror_peer_ready(struct mirror *m, uint64_t epoch, uint32_t window_frames,
     list_for_each (pos, &m->changes_live) {
         struct change *c = container_of(pos, struct change, live);
         assert(c->remote != REMOTE_SENT);
-        if (c->remote == REMOTE_QUEUED)
+        /* What was given up waits for the own disk only. The peer may have gone on since: it must not get it now. */
+        if (c->remote == REMOTE_QUEUED && c->result == 0)
             list_append(&m->send_queue, &c->queue);
     }
     changes_send(m, out);

@@ -146,10 +146,12 @@ struct mirror_faults mirror_take_faults(struct mirror *m)
 /* Not acknowledged by the peer, which it needs. */
 static bool needs_peer(const struct mirror *m, const struct change *c)
 {
+    if (c->result)
+        return false;
     if (c->remote == REMOTE_QUEUED || c->remote == REMOTE_SENT)
         return true;
     bool to_be_sent = m->peer && !m->alone && !c->marked && c->remote == REMOTE_NONE;
-    return to_be_sent && (c->local == LOCAL_PENDING || c->local == LOCAL_LOGGING);
+    return to_be_sent && (c->local == LOCAL_LOCKING || c->local == LOCAL_LOGGING || c->local == LOCAL_PENDING);
 }
 
 void mirror_view(const struct mirror *m, struct mirror_view *view)

@@ -213,6 +213,7 @@ static bool two_primaries(const struct hello *own, const struct hello *peer)
 
 static void explain_two_primaries(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
 {
+    j->two_primaries = true;
     say(j, "split brain: both %s and %s are primary at epoch %llu; demote one of them", own->node, peer->node,
         (unsigned long long)own->epoch);
 }

@@ -24,6 +24,7 @@ struct sync_judgement {
     const char *rule;           /* its name, for the log and the tests */
     bool full;                  /* SYNC_SOURCE, SYNC_TARGET: the bitmaps cannot be relied on: everything is compared */
     bool own_deposed;           /* refused, and we are a primary that another epoch has overtaken */
+    bool two_primaries;         /* refused, and both are primary at one epoch */
     char text[SYNC_TEXT_BYTES]; /* SYNC_REFUSE: why, and what to do, from our side; else "" */
     uint64_t size_bytes;        /* else: of the volume from now on */
     struct id volume_id;

@@ -322,6 +322,124 @@ static void of_two_that_drain_one_is_deposed(void **state)
     node_close(&b);
 }
 
+/* At one epoch nobody is deposed: who drains gives way to who serves, or drains, too. Else each would wait for ever for
+ * an acknowledgement of the other's, who refuses a second primary. */
+static void who_drains_gives_way_to_another_primary(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    request(&a, OP_DISCARD, 0);
+    disk_done(&a, 0);
+    order(&a, EV_DEMOTE, false);
+    disconnect_nodes(&a, &b);
+    struct hello own, theirs;
+    say_hello(&a, &own);
+    say_hello(&b, &theirs);
+    theirs.role = ROLE_PRIMARY;
+    assert_int_equal(own.role, ROLE_PRIMARY);
+    assert_int_equal(own.epoch, theirs.epoch);
+    step(&a, (struct event) { .kind = EV_HELLO, .hello = &theirs });
+    assert_true(a.refused);
+    assert_int_equal(a.completed, 1);
+    assert_int_equal(a.complete_result, -EIO);
+    assert_int_equal(a.order_result, -EPERM);
+    /* What was given up may be on one leg. */
+    metas_done(&a);
+    disconnect_nodes(&a, &b);
+    say_hello(&a, &own);
+    assert_int_equal(own.role, ROLE_SECONDARY);
+    assert_int_equal(own.dirty_bytes, CHANGE_BYTES);
+    promote(&b, &a);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    node_close(&a);
+    node_close(&b);
+}
+
+/* A write behind a read of the same blocks has not been sent yet, and needs the peer all the same: found by a demotion
+ * that was begun although it could not end. */
+static void a_write_that_waits_for_its_range_waits_for_the_peer(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    disconnect_nodes(&a, &b);
+    request(&a, OP_READ, 0);
+    request(&a, OP_DISCARD, 0);
+    assert_int_equal(view_of(&a).writes_waiting, 1);
+    order(&a, EV_DEMOTE, false);
+    assert_int_equal(a.order_result, -EBUSY);
+    assert_true(a.serving);
+    disk_done(&a, 0);
+    disk_done(&a, 0);
+    assert_int_equal(a.completed, 1);
+    order(&a, EV_DEMOTE, true);
+    run(&a, &b);
+    assert_int_equal(a.completed, 2);
+    assert_int_equal(a.complete_result, -EIO);
+    assert_int_equal(a.order_result, 0);
+    node_close(&a);
+    node_close(&b);
+}
+
+/* Its disk still has a change that was given up when it was deposed. Sent now, that would land on top of what the other
+ * node has acknowledged since, which serves no more and would take it. */
+static void what_was_given_up_is_not_sent_to_a_later_peer(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    disconnect_nodes(&a, &b);
+    request(&a, OP_DISCARD, 0);
+    promote(&b, &a);
+    hellos(&a, &b);
+    metas_done(&a);
+    disconnect_nodes(&a, &b);
+    assert_int_equal(a.completed, 0);
+    assert_int_equal(view_of(&a).writes_waiting, 0);
+    order(&b, EV_DEMOTE, false);
+    disk_done(&b, 0);
+    metas_done(&b);
+    assert_int_equal(b.order_result, 0);
+    connect_nodes(&a, &b);
+    for (unsigned i = 0; i < a.sent_count; i++)
+        assert_int_not_equal(a.sent[i].frame.kind, FRAME_DISCARD);
+    run(&a, &b);
+    assert_int_equal(a.completed, 1);
+    assert_int_equal(a.complete_result, -EIO);
+    assert_in_sync(&a, &b);
+    node_close(&a);
+    node_close(&b);
+}
+
+/* The superblock cannot tell it any more; the next hello must all the same. */
+static void what_is_detached_is_no_primary(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    order(&a, EV_DETACH, false);
+    disk_done(&a, 0); /* its flush */
+    assert_true(a.meta_pending);
+    meta_done(&a, -EIO);
+    assert_int_equal(a.order_result, -EIO);
+    struct hello hello;
+    say_hello(&a, &hello);
+    assert_int_equal(hello.role, ROLE_SECONDARY);
+    node_close(&a);
+    node_close(&b);
+}
+
 /* The application was told of an error, and the legs may differ there: that must outlive the daemon. */
 static void a_leg_that_fails_while_it_drains_stays_failed(void **state)
 {
@@ -973,6 +1091,10 @@ int main(void)
         cmocka_unit_test(a_refused_promotion_and_a_new_term_disturb_no_session),
         cmocka_unit_test(a_promotion_is_called_off_when_the_peer_cannot_be_asked),
         cmocka_unit_test(of_two_that_drain_one_is_deposed),
+        cmocka_unit_test(who_drains_gives_way_to_another_primary),
+        cmocka_unit_test(a_write_that_waits_for_its_range_waits_for_the_peer),
+        cmocka_unit_test(what_was_given_up_is_not_sent_to_a_later_peer),
+        cmocka_unit_test(what_is_detached_is_no_primary),
         cmocka_unit_test(a_leg_that_fails_while_it_drains_stays_failed),
         cmocka_unit_test(a_detach_drains_over_a_session_of_its_own),
         cmocka_unit_test(a_deposed_primary_fails_the_reads_that_wait),
