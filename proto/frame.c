@@ -58,6 +58,7 @@ static uint8_t flags_of(enum frame_kind kind)
     case FRAME_VERIFY_ASK:
     case FRAME_VERIFY_REPLY: return 0;
     case FRAME_ACK:
+    case FRAME_VERIFY_FOUND:
     case FRAME_DECREE: return FRAME_FLAG_TAKEN;
     case FRAME_SYNC_BITS: return FRAME_FLAG_ALL;
     case FRAME_SYNC_DATA: return FRAME_FLAG_BUSY;
@@ -136,6 +137,7 @@ int frame_decode(const struct frame_wire *wire, struct frame *frame, const char 
     case FRAME_ACK:
     case FRAME_SYNC_STABLE:
     case FRAME_SYNC_DONE:
+    case FRAME_VERIFY_FOUND:
         if (frame->payload_bytes)
             break;
         return 0;
@@ -200,6 +202,7 @@ const char *frame_kind_name(enum frame_kind kind)
     case FRAME_READ_DATA: return "read-data";
     case FRAME_VERIFY_ASK: return "verify-ask";
     case FRAME_VERIFY_REPLY: return "verify-reply";
+    case FRAME_VERIFY_FOUND: return "verify-found";
     }
     return "?";
 }

@@ -51,8 +51,11 @@ enum frame_kind {
 
     FRAME_VERIFY_ASK,   /* primary to peer: the digest of offset and length */
     FRAME_VERIFY_REPLY, /* its answer, with the same tag; `status`: 0 and struct digest_wire, or an errno */
+    FRAME_VERIFY_FOUND, /* from who asks: the legs differ (first at offset, length), and the sender's counts. Answered
+                           with FRAME_FLAG_TAKEN: `status` 0: that is on record; or an errno: the peer is no secondary
+                         */
 };
-#define FRAME_KIND_LAST FRAME_VERIFY_REPLY
+#define FRAME_KIND_LAST FRAME_VERIFY_FOUND
 
 /* True for what carries a resync or verify: it never waits for application writes' windows. */
 static inline bool frame_is_sync(enum frame_kind kind) { return kind >= FRAME_SYNC_BITS && kind <= FRAME_SYNC_DONE; }
@@ -62,7 +65,7 @@ static inline bool frame_is_sync(enum frame_kind kind) { return kind >= FRAME_SY
 
 #define FRAME_FLAG_FUA (1u << 0)
 #define FRAME_FLAG_KEEP_ALLOCATED (1u << 1)
-#define FRAME_FLAG_TAKEN (1u << 2) /* FRAME_DECREE, and the FRAME_ACK that answers it */
+#define FRAME_FLAG_TAKEN (1u << 2) /* FRAME_DECREE, and the FRAME_ACK that answers it; FRAME_VERIFY_FOUND */
 #define FRAME_FLAG_ALL (1u << 3)   /* FRAME_SYNC_BITS: every bit of the range is set */
 #define FRAME_FLAG_BUSY (1u << 4)  /* FRAME_SYNC_DATA: application writes flow; ask for one window at a time */
 

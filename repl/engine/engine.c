@@ -121,6 +121,13 @@ const char *engine_why_not(struct engine *e)
         return e->why_not;
     }
     if (e->session == SESSION_UP && e->peer_state == PEER_IN_SYNC) {
+        if (e->sb.lost_power) {
+            snprintf(e->why_not, sizeof(e->why_not),
+                     "the leg of %s differs from that of %s, as a verify there has found: `lockstep verify --repair` "
+                     "on %s",
+                     e->config.node, e->config.peer, e->config.peer);
+            return e->why_not;
+        }
         if (bitmap_dirty_bytes(e->bitmap) == 0)
             return NULL;
         snprintf(e->why_not, sizeof(e->why_not), "%llu bytes differ, as a verify has found: `lockstep verify --repair`",
@@ -193,6 +200,7 @@ static void flush_when_wanted(struct engine *e, uint64_t now_ns, struct actions 
 static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *out)
 {
     faults_handle(e, mirror_take_faults(e->mirror), out);
+    verify_end_if_overtaken(e, out);
     superblock_write_if_wanted(e, out);
     if (e->session == SESSION_JUDGED && persisted(e)) {
         e->session = SESSION_READY;

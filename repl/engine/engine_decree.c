@@ -118,6 +118,7 @@ bool decree_take(struct engine *e, uint64_t epoch, struct actions *out)
     e->sb.role = ROLE_PRIMARY;
     e->sb.was_primary = true;
     e->sb.pristine = false;
+    e->peer_leads = false;
     e->peer_ready = false; /* of an earlier term in the same session: the mirror is to learn the new epoch */
     mirror_peer_hold(e->mirror);
     alone_forget(e);
@@ -156,6 +157,9 @@ bool decree_take(struct engine *e, uint64_t epoch, struct actions *out)
     want_persisted(e);
     if (lacks)
         append_entry(e, epoch);
+    /* Both were in sync but for what a verify has found: from now on they are not, and the next handshake says so. */
+    if (lost && e->peer_state == PEER_IN_SYNC)
+        session_drop(e, "the leg was promoted by force: the peer's is to be compared in full", out);
     return true;
 }
 

@@ -74,6 +74,12 @@ struct engine_verify {
     bool running;
     bool repair;
     void *cookie; /* of the order */
+    enum verify_telling {
+        TELLING_NOTHING,
+        TELLING_ASKED, /* the peer was told that its leg differs */
+        TELLING_DONE,  /* ... and has it on record, or refuses */
+    } telling;
+    bool told_owed; /* the peer waits to hear that what it has found is on record here */
     struct verify_run {
         struct range range;
         bool unreadable;
@@ -240,8 +246,12 @@ bool verify_parts_idle(const struct engine *e);
 void verify_on_session_up(struct engine *e);
 void verify_on_session_down(struct engine *e, struct actions *out);
 void verify_order(struct engine *e, bool repair, void *cookie, uint64_t now_ns, struct actions *out);
+/* Before anything else of a step: ends one that a change of roles has overtaken. */
+void verify_end_if_overtaken(struct engine *e, struct actions *out);
 const char *verify_on_frame(struct engine *e, const struct frame *frame, struct buf *payload, uint64_t now_ns,
                             struct actions *out);
+/* FRAME_VERIFY_FOUND, and its answer. */
+const char *verify_on_found(struct engine *e, const struct frame *frame, struct actions *out);
 bool verify_owns(uint32_t op);
 void verify_on_disk_done(struct engine *e, uint32_t op, int32_t result, uint64_t now_ns, struct actions *out);
 void verify_advance(struct engine *e, uint64_t now_ns, struct actions *out);

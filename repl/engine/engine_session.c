@@ -222,6 +222,7 @@ void session_on_frame(struct engine *e, const struct frame *frame, struct buf *p
     case FRAME_SYNC_DONE: wrong = sync_on_frame(e, frame, payload, now_ns, out); break;
     case FRAME_VERIFY_ASK:
     case FRAME_VERIFY_REPLY: wrong = verify_on_frame(e, frame, payload, now_ns, out); break;
+    case FRAME_VERIFY_FOUND: wrong = verify_on_found(e, frame, out); break;
     case FRAME_READ:
         if (e->role.phase != PHASE_SECONDARY && e->role.phase != PHASE_ASKING)
             wrong = "this node is not secondary";

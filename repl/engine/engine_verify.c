@@ -1,7 +1,9 @@
 /* Verify: an operator wants to know whether both legs are equal. This node asks, its peer answers.
  *
  * What differs has its bit set while its range is locked: it counts as out of sync from then on, and the next resync,
- * which `repair` brings about at once, makes it equal to the source's. */
+ * which `repair` brings about at once, makes it equal to the source's. The source is the primary; without one it is who
+ * was told to repair. The other one has that on record before the order ends: it is not promoted without force, and
+ * cannot become the source. */
 #include <errno.h>
 
 #include "repl/engine/engine_internal.h"
@@ -12,9 +14,20 @@ static struct digest_key key_of(const struct engine *e)
     return resync_key(first ? e->said.nonce : e->peer.nonce, first ? e->peer.nonce : e->said.nonce);
 }
 
-static void found(void *ctx, struct range granule, bool unreadable)
+/* The peer is to have on record that its leg is the one that is wrong. */
+static void tell_peer(struct engine *e, struct range first, struct actions *out)
+{
+    e->verify.telling = TELLING_ASKED;
+    actions_add(out, ACT_SEND)->send.frame = (struct frame) { .kind = FRAME_VERIFY_FOUND,
+                                                              .offset_bytes = first.offset_bytes,
+                                                              .length_bytes = first.length_bytes };
+}
+
+static void found(void *ctx, struct range granule, bool unreadable, struct actions *out)
 {
     struct engine *e = ctx;
+    if (!unreadable && is_leading(e) && e->verify.telling == TELLING_NOTHING)
+        tell_peer(e, granule, out);
     bitmap_set(e->bitmap, granule);
     e->log.settle = true; /* the activity log does not cover it: a crash would forget it */
     struct verify_run *last = e->verify.run_count ? &e->verify.runs[e->verify.run_count - 1] : NULL;
@@ -49,9 +62,23 @@ void verify_on_session_up(struct engine *e)
     e->verify.answers = true;
 }
 
+static void tell_places(struct engine *e, struct actions *out)
+{
+    for (unsigned i = 0; i < e->verify.run_count; i++)
+        actions_note(out, NOTE_ERROR, "verify", "%s at offset %llu, length %llu",
+                     e->verify.runs[i].unreadable ? "cannot be read on one leg" : "the legs differ",
+                     (unsigned long long)e->verify.runs[i].range.offset_bytes,
+                     (unsigned long long)e->verify.runs[i].range.length_bytes);
+}
+
+static const char *so_far(const struct engine *e)
+{
+    return e->verify.places ? "; what was found until then counts as out of sync" : "";
+}
+
+/* The machine has stopped, or is done. */
 static void end_order(struct engine *e, int32_t result, const char *text, struct actions *out)
 {
-    verify_stop(e->verify.asker, out);
     e->verify.running = false;
     order_answer(e->verify.cookie, result, text, out);
 }
@@ -61,13 +88,39 @@ void verify_on_session_down(struct engine *e, struct actions *out)
     if (e->verify.answers)
         verify_reply_stop(e->verify.answerer, out);
     e->verify.answers = false;
-    if (e->verify.running)
-        end_order(e, -EIO,
-                  actions_text(
-                      out,
-                      "the connection to %s was lost before all was compared: run it again when the volume is in sync",
-                      e->config.peer),
-                  out);
+    e->verify.told_owed = false;
+    e->verify.telling = TELLING_NOTHING;
+    if (!e->verify.running) {
+        verify_stop(e->verify.asker, out); /* what was still to be answered never will be */
+        return;
+    }
+    verify_stop(e->verify.asker, out);
+    tell_places(e, out);
+    end_order(
+        e, -EIO,
+        actions_text(out,
+                     "the connection to %s was lost before all was compared%s: run it again when the volume is in sync",
+                     e->config.peer, so_far(e)),
+        out);
+}
+
+static bool may_run(const struct engine *e)
+{
+    bool steady = e->role.phase == PHASE_PRIMARY || (e->role.phase == PHASE_SECONDARY && !e->peer_leads);
+    return e->session == SESSION_UP && e->peer_state == PEER_IN_SYNC && steady && !e->leg_failed;
+}
+
+void verify_end_if_overtaken(struct engine *e, struct actions *out)
+{
+    /* Without a session it ends with that. */
+    if (!e->verify.running || e->session != SESSION_UP || may_run(e))
+        return;
+    verify_cancel(e->verify.asker, out);
+    tell_places(e, out);
+    end_order(e, -EBUSY,
+              actions_text(out, "the roles of the nodes are changing%s: run it again on the primary when that is done",
+                           so_far(e)),
+              out);
 }
 
 void verify_order(struct engine *e, bool repair, void *cookie, uint64_t now_ns, struct actions *out)
@@ -77,6 +130,8 @@ void verify_order(struct engine *e, bool repair, void *cookie, uint64_t now_ns, 
         no = "the volume has a single node: there is nothing to compare with";
     else if (e->session != SESSION_UP || e->peer_state != PEER_IN_SYNC)
         no = actions_text(out, "both legs must be connected and in sync: %s", engine_why_not(e));
+    else if (e->leg_failed)
+        no = "its leg has failed";
     else if (e->role.phase != PHASE_PRIMARY && e->role.phase != PHASE_SECONDARY)
         no = "its role is just changing; try again in a moment";
     else if (!is_leading(e) && e->peer_leads)
@@ -84,6 +139,11 @@ void verify_order(struct engine *e, bool repair, void *cookie, uint64_t now_ns, 
                           e->config.peer);
     else if (e->verify.running)
         no = "a verify is under way already";
+    else if (repair && !is_leading(e) && e->sb.lost_power)
+        no = actions_text(out,
+                          "%s has found, while it was primary, that this leg differs, and its own counts: repair it "
+                          "there, or promote this node with --force first",
+                          e->config.peer);
     if (no) {
         order_answer(cookie, -EBUSY, no, out);
         return;
@@ -93,6 +153,8 @@ void verify_order(struct engine *e, bool repair, void *cookie, uint64_t now_ns, 
     e->verify.cookie = cookie;
     e->verify.run_count = 0;
     e->verify.places = 0;
+    if (e->verify.telling == TELLING_DONE) /* else the peer is told already, and its answer will come */
+        e->verify.telling = TELLING_NOTHING;
     struct digest_key key = key_of(e);
     actions_note(out, NOTE_INFO, "verify", "comparing both legs");
     verify_begin(e->verify.asker, &key, now_ns, out);
@@ -107,6 +169,41 @@ const char *verify_on_frame(struct engine *e, const struct frame *frame, struct 
     if (is_leading(e) || e->peer_state != PEER_IN_SYNC)
         return "a question that only a secondary, in sync, answers (kind)";
     return verify_reply_frame(e->verify.answerer, frame, now_ns, out);
+}
+
+/* Told that the peer's leg counts, and this one differs from it. */
+static const char *on_told(struct engine *e, const struct frame *frame, struct actions *out)
+{
+    if (e->peer_state != PEER_IN_SYNC)
+        return "found by a verify of legs that are not in sync (kind)";
+    if (e->role.phase != PHASE_SECONDARY) {
+        actions_add(out, ACT_SEND)->send.frame =
+            (struct frame) { .kind = FRAME_VERIFY_FOUND, .flags = FRAME_FLAG_TAKEN, .status = EBUSY };
+        return NULL;
+    }
+    if (!e->sb.lost_power) {
+        e->sb.lost_power = true;
+        want_persisted(e);
+        actions_note(out, NOTE_ERROR, "verify",
+                     "a verify on %s has found that the leg of %s differs, first at offset %llu: until a resync it is "
+                     "not promoted without --force",
+                     e->config.peer, e->config.node, (unsigned long long)frame->offset_bytes);
+    }
+    e->verify.told_owed = true;
+    return NULL;
+}
+
+const char *verify_on_found(struct engine *e, const struct frame *frame, struct actions *out)
+{
+    if (!(frame->flags & FRAME_FLAG_TAKEN))
+        return on_told(e, frame, out);
+    if (e->verify.telling != TELLING_ASKED)
+        return "answer to what it was not told (kind)";
+    e->verify.telling = TELLING_DONE;
+    /* Who leads has its bits set: the handshake brings the peer to the same, and resyncs it. */
+    if (frame->status && is_leading(e))
+        session_drop(e, "what a verify found is resynced", out);
+    return NULL;
 }
 
 bool verify_owns(uint32_t op) { return op >= VERIFY_OP_FIRST && op < SYNC_OP_END; }
@@ -128,6 +225,7 @@ static const char *summary(const struct engine *e, const struct verify_view *vie
         e->verify.places == 1 ? "" : "s", view->unreadable_bytes ? " or cannot be read" : "",
         (unsigned long long)first->range.offset_bytes, (unsigned long long)first->range.length_bytes,
         e->verify.repair ? " and are repaired by a resync now"
+        : is_leading(e)  ? " until a resync, as by `lockstep verify --repair`"
                          : " until a resync: `lockstep verify --repair`, run on the node whose leg is right");
 }
 
@@ -135,7 +233,12 @@ void verify_advance(struct engine *e, uint64_t now_ns, struct actions *out)
 {
     if (e->verify.answers)
         verify_reply_tick(e->verify.answerer, now_ns, out);
-    if (!e->verify.running)
+    if (e->verify.told_owed && e->session == SESSION_UP && persisted(e)) {
+        e->verify.told_owed = false;
+        actions_add(out, ACT_SEND)->send.frame =
+            (struct frame) { .kind = FRAME_VERIFY_FOUND, .flags = FRAME_FLAG_TAKEN };
+    }
+    if (!e->verify.running || e->session != SESSION_UP)
         return;
     verify_set_busy(e->verify.asker, e->request_ns && now_ns - e->request_ns < BUSY_NS);
     verify_tick(e->verify.asker, now_ns, out);
@@ -148,11 +251,12 @@ void verify_advance(struct engine *e, uint64_t now_ns, struct actions *out)
         end_order(e, 0, NULL, out);
         return;
     }
-    for (unsigned i = 0; i < e->verify.run_count; i++)
-        actions_note(out, NOTE_ERROR, "verify", "%s at offset %llu, length %llu",
-                     e->verify.runs[i].unreadable ? "cannot be read on one leg" : "the legs differ",
-                     (unsigned long long)e->verify.runs[i].range.offset_bytes,
-                     (unsigned long long)e->verify.runs[i].range.length_bytes);
+    /* Without a primary this is what makes this node the source. */
+    if (e->verify.repair && e->verify.telling == TELLING_NOTHING)
+        tell_peer(e, e->verify.runs[0].range, out);
+    if (e->verify.telling == TELLING_ASKED)
+        return;
+    tell_places(e, out);
     const char *text = summary(e, &view, out);
     actions_note(out, NOTE_ERROR, "verify", "%s", text);
     bool repair = e->verify.repair;

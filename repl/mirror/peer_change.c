@@ -25,7 +25,8 @@ static enum op_kind op_kind_of(enum frame_kind kind)
     case FRAME_READ:
     case FRAME_READ_DATA:
     case FRAME_VERIFY_ASK:
-    case FRAME_VERIFY_REPLY: break;
+    case FRAME_VERIFY_REPLY:
+    case FRAME_VERIFY_FOUND: break;
     }
     assert(!"the engine passes changes and flushes only");
     return OP_FLUSH;

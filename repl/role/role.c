@@ -22,8 +22,9 @@ const char *role_promotion_obstacle(const struct role_machine *r, enum leg_state
                "Promote "
                "the peer, or accept the loss with --force";
     if (lost_power)
-        return "this server went down without warning and its leg may lack acknowledged writes that were not flushed "
-               "(promise 4). Promote the peer, or accept the loss with --force";
+        return "its leg may lack acknowledged writes: its server went down without warning, a flush failed, or a "
+               "verify "
+               "on the primary found that it differs (promise 4). Promote the peer, or accept the loss with --force";
     return NULL;
 }
 

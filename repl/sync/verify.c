@@ -61,7 +61,11 @@ static unsigned in_use(const struct verify *v)
 
 static struct sync_window *free_window(struct verify *v)
 {
-    if (in_use(v) >= (v->busy ? 1 : VERIFY_WINDOWS_MAX))
+    /* The peer has not answered these either, and counts them. */
+    unsigned open = in_use(v);
+    for (unsigned i = 0; i < SYNC_WINDOWS_MAX; i++)
+        open += v->windows[i].state == WINDOW_VOID;
+    if (open >= (v->busy ? 1 : VERIFY_WINDOWS_MAX))
         return NULL;
     for (unsigned i = 0; i < SYNC_WINDOWS_MAX; i++) {
         if (v->windows[i].state == WINDOW_FREE)
@@ -130,7 +134,7 @@ static void window_over(struct verify *v, struct sync_window *w, bool differs, b
         add_walk(v, (struct walk) { range, piece });
     } else if (differs || unreadable) {
         *(unreadable ? &v->unreadable_bytes : &v->differing_bytes) += range.length_bytes;
-        v->found(v->ctx, range, unreadable);
+        v->found(v->ctx, range, unreadable, out);
     }
     window_unlock(w, 0, out);
     window_free(w);
@@ -173,9 +177,14 @@ const char *verify_frame(struct verify *v, const struct frame *frame, struct buf
         memcpy(&wire, payload->data, sizeof(wire));
         buf_put(payload);
     }
-    if (frame->tag >= SYNC_WINDOWS_MAX || v->windows[frame->tag].state != WINDOW_ASKED)
+    struct sync_window *w = frame->tag < SYNC_WINDOWS_MAX ? &v->windows[frame->tag] : NULL;
+    if (w && w->state == WINDOW_VOID) {
+        window_free(w);
+        advance(v, out);
+        return NULL;
+    }
+    if (!w || w->state != WINDOW_ASKED)
         return "digest that was not asked for (tag)";
-    struct sync_window *w = &v->windows[frame->tag];
     struct digest theirs = { from_le64(wire.low), from_le64(wire.high) };
     window_over(v, w, frame->status == 0 && !digest_equal(theirs, w->entries[0].digest), frame->status != 0, out);
     advance(v, out);
@@ -211,6 +220,20 @@ void verify_stop(struct verify *v, struct actions *out)
     windows_stop(v->windows, out);
     v->running = false;
     v->deadline_ns = UINT64_MAX;
+}
+
+void verify_cancel(struct verify *v, struct actions *out)
+{
+    bool unanswered[SYNC_WINDOWS_MAX];
+    for (unsigned i = 0; i < SYNC_WINDOWS_MAX; i++)
+        unanswered[i] = v->windows[i].state == WINDOW_ASKED || v->windows[i].state == WINDOW_VOID;
+    verify_stop(v, out);
+    for (unsigned i = 0; i < SYNC_WINDOWS_MAX; i++) {
+        if (unanswered[i]) {
+            assert(v->windows[i].state == WINDOW_FREE);
+            v->windows[i].state = WINDOW_VOID;
+        }
+    }
 }
 
 bool verify_is_idle(const struct verify *v)

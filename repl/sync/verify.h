@@ -16,7 +16,7 @@ static_assert(SYNC_WINDOWS_MAX + VERIFY_WINDOWS_MAX <= SYNC_VERIFY_OPS, "both ha
 
 /* A granule that differs, or that `unreadable` says one of the legs cannot read. Still locked: who sets its bit here
  * sets it before any change of that range can complete. */
-typedef void verify_found_fn(void *ctx, struct range granule, bool unreadable);
+typedef void verify_found_fn(void *ctx, struct range granule, bool unreadable, struct actions *out);
 
 struct verify;
 
@@ -39,8 +39,11 @@ void verify_disk_done(struct verify *v, uint32_t op, int32_t result, uint64_t no
 void verify_tick(struct verify *v, uint64_t now_ns, struct actions *out);
 uint64_t verify_deadline_ns(const struct verify *v); /* UINT64_MAX: none */
 
-/* The session ended, or somebody has had enough. */
+/* The session ended. */
 void verify_stop(struct verify *v, struct actions *out);
+
+/* Somebody has had enough; the session goes on. What the peer was asked it will still answer. */
+void verify_cancel(struct verify *v, struct actions *out);
 bool verify_is_idle(const struct verify *v);
 
 struct verify_view {

@@ -3,8 +3,8 @@
 
 import os
 
-from lib import nbdio, run
-from lib.cluster import FAILED, MIB, Cluster
+from lib import nbdio, proc, run
+from lib.cluster import FAILED, MIB, REFUSED, Cluster
 
 SIZE = 128 * MIB
 QUIET = 96 * MIB  # nobody writes from here on, so that what is planted there stays
@@ -41,6 +41,10 @@ def test(t):
         s = c.a.status()
         t.check(not s["protected"] and "differ" in s["why_not"], f"the volume is not called protected: {s['why_not']}", s)
         t.check(s["peer"]["out_of_sync_bytes"] == 4096, "4096 bytes are out of sync", s["peer"])
+        s = c.b.status()
+        t.check(not s["protected"] and "differs" in s["why_not"], f"nor does the peer call it so: {s['why_not']}", s)
+        p = c.b.cli("promote", c.volume, ok=(REFUSED,))
+        t.check("verify" in p.stderr, f"the peer is not promoted: {p.stderr.strip()}", p.stderr)
 
         t.step("it is repaired: the peer gets what the primary has")
         c.a.cli("verify", c.volume, "--repair", ok=(FAILED,))
@@ -59,8 +63,29 @@ def test(t):
     c.a.wait("to be protected again", lambda s: s["protected"])
 
     nbdio.stop(load)
+    t.step("the primary is demoted while it compares: the verify ends, the other node takes over, nobody minds")
+    running = c.a.spawn_cli("verify", c.volume)
+    c.a.cli("demote", c.volume)
+    proc.wait(running, 30, "the verify to end")
+    c.b.cli("promote", c.volume)
+    p = c.b.cli("verify", c.volume)
+    t.check("equal" in p.stdout, p.stdout.strip(), p.stdout)
+
+    t.step("without a primary, the node that is told to repair is right")
+    c.b.cli("demote", c.volume)
+    at = QUIET + MIB
+    flip(c.b, at)
+    c.b.cli("verify", c.volume, "--repair", ok=(FAILED,))
+    c.b.wait("to be protected again", lambda s: s["protected"])
+    c.a.wait("to be protected again", lambda s: s["protected"])
+    p = c.b.cli("verify", c.volume)
+    t.check("equal" in p.stdout, p.stdout.strip(), p.stdout)
+
     c.stop()
     c.assert_legs_equal("after the repairs")
+    with open(c.a.backing, "rb") as f:
+        f.seek(at)
+        t.check(f.read(1) == b"\x10", "the other node has what that node had")
 
 
 if __name__ == "__main__":

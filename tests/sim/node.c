@@ -92,7 +92,8 @@ void sim_node_superblock(struct sim *s, unsigned node, struct superblock *sb)
 static const char *const order_names[] = {
     [ORDER_PROMOTE] = "promote", [ORDER_PROMOTE_FORCE] = "promote by force",
     [ORDER_DEMOTE] = "demote",   [ORDER_DEMOTE_FORCE] = "demote by force",
-    [ORDER_DETACH] = "detach",
+    [ORDER_DETACH] = "detach",   [ORDER_DETACH_FORCE] = "detach by force",
+    [ORDER_VERIFY] = "verify",   [ORDER_VERIFY_REPAIR] = "verify and repair",
 };
 
 static void run(struct sim *s, struct sim_node *n);
@@ -570,8 +571,16 @@ unsigned sim_node_orders(const struct sim *s, unsigned node)
 {
     unsigned count = 0;
     for (unsigned i = 0; i < SIM_ORDERS_MAX; i++)
-        count += s->node[node].orders[i].busy;
+        count += s->node[node].orders[i].busy && !order_verifies(s->node[node].orders[i].what);
     return count;
+}
+
+bool sim_node_verifies(const struct sim *s, unsigned node)
+{
+    bool any = false;
+    for (unsigned i = 0; i < SIM_ORDERS_MAX; i++)
+        any |= s->node[node].orders[i].busy && order_verifies(s->node[node].orders[i].what);
+    return any;
 }
 
 void sim_node_order(struct sim *s, unsigned node, enum order what)
@@ -579,6 +588,7 @@ void sim_node_order(struct sim *s, unsigned node, enum order what)
     static const enum event_kind kinds[] = {
         [ORDER_PROMOTE] = EV_PROMOTE,     [ORDER_PROMOTE_FORCE] = EV_PROMOTE, [ORDER_DEMOTE] = EV_DEMOTE,
         [ORDER_DEMOTE_FORCE] = EV_DEMOTE, [ORDER_DETACH] = EV_DETACH,         [ORDER_DETACH_FORCE] = EV_DETACH,
+        [ORDER_VERIFY] = EV_VERIFY,       [ORDER_VERIFY_REPAIR] = EV_VERIFY,
     };
     struct sim_order *o = s->node[node].orders;
     while (o->busy)
@@ -587,6 +597,7 @@ void sim_node_order(struct sim *s, unsigned node, enum order what)
         sim_fail(s, "simulator", "node %u gets too many orders at once", node);
     *o = (struct sim_order) { .busy = true, .what = what };
     sim_trace(s, "%c order   to %s", 'A' + node, order_names[what]);
-    bool force = what == ORDER_PROMOTE_FORCE || what == ORDER_DEMOTE_FORCE || what == ORDER_DETACH_FORCE;
+    bool force = what == ORDER_PROMOTE_FORCE || what == ORDER_DEMOTE_FORCE || what == ORDER_DETACH_FORCE ||
+                 what == ORDER_VERIFY_REPAIR;
     sim_node_engine(s, node, (struct event) { .kind = kinds[what], .order = { .force = force, .cookie = o } });
 }

@@ -29,6 +29,7 @@ enum strike {
     STRIKE_CLOCK,
     STRIKE_META_DAMAGE,
     STRIKE_LATENT_ERROR,
+    STRIKE_VERIFY,
     STRIKE_RESYNC_BREAK, /* see sim_plan_sends() */
     STRIKE_RECOVERABLE,  /* those above: the volume is in sync again afterwards */
     STRIKE_DISK_ERRORS = STRIKE_RECOVERABLE,
@@ -191,10 +192,13 @@ void sim_plan_serves(struct sim *s, unsigned node)
     COVER(two_primaries);
 }
 
+static void verify_done(struct sim *s, unsigned node, int32_t result, const char *text);
+
 void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t result, const char *text)
 {
     /* What the peer has not flushed is marked when a primary ends without it. */
-    s->plan.resync.known &= what == ORDER_PROMOTE || what == ORDER_PROMOTE_FORCE;
+    s->plan.resync.known &= what == ORDER_PROMOTE || what == ORDER_PROMOTE_FORCE || order_verifies(what);
+    s->plan.resync.known &= result != -EILSEQ;
     if (node != s->plan.home && s->plan.stage == STAGE_SETUP)
         sim_fail(s, "simulator", "node %u ends an order that it was not given", node);
     if (result < 0 && (!text || !*text))
@@ -234,6 +238,8 @@ void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t 
         if (result == 0 && s->plan.stage == STAGE_LOAD)
             sim_at(s, now_plus(s, draw(s, 1, 50) * NS_PER_MS), Q_START, node, 0);
         return;
+    case ORDER_VERIFY:
+    case ORDER_VERIFY_REPAIR: verify_done(s, node, result, text); return;
     }
 }
 
@@ -510,6 +516,34 @@ static void silent_damage(struct sim *s)
     }
 }
 
+/* Whatever else is going on: what it finds must be there, and what it is overtaken by must not mind. */
+static void strike_verify(struct sim *s, unsigned primary_node)
+{
+    unsigned node = chance(s, 800000) ? primary_node : 1 - primary_node;
+    if (!s->node[node].up || sim_node_verifies(s, node))
+        return;
+    sim_node_order(s, node, chance(s, 300000) ? ORDER_VERIFY_REPAIR : ORDER_VERIFY);
+    /* Its primary goes, the peer comes. */
+    if (chance(s, 200000) && order(s, primary_node, ORDER_DEMOTE))
+        sim_at(s, now_plus(s, draw(s, 1, 20 * NS_PER_MS)), Q_ORDER, (unsigned)draw(s, 0, 1), ORDER_PROMOTE);
+}
+
+/* No disk of these runs spoils anything without a word: two legs that are in sync are equal, as far as both can be
+ * read. */
+static void verify_done(struct sim *s, unsigned node, int32_t result, const char *text)
+{
+    if (result == 0)
+        COVER(verified);
+    else if (result == -EBUSY)
+        COVER(verify_refused);
+    else if (result != -EILSEQ)
+        COVER(verify_broken);
+    else if (strstr(text, "cannot be read"))
+        COVER(verify_unreadable);
+    else if (!has(s, STRIKE_SILENT_DAMAGE))
+        sim_fail(s, "verify", "node %u finds what cannot be: %s", node, text);
+}
+
 static void strike_at(struct sim *s, enum strike k, unsigned p)
 {
     unsigned other = 1 - p;
@@ -588,6 +622,7 @@ static void strike_at(struct sim *s, enum strike k, unsigned p)
         if (sim_meta_damage(s, (unsigned)draw(s, 0, 1)))
             COVER(meta_damage);
         return;
+    case STRIKE_VERIFY: strike_verify(s, p); return;
     case STRIKE_RESYNC_BREAK: return;
     case STRIKE_LATENT_ERROR: sim_disk_make_unreadable(s, (unsigned)draw(s, 0, 1)); return;
     case STRIKE_POWER: strike_power(s, false); return;

@@ -257,8 +257,19 @@ void sim_net_heal(struct sim *s);
 #define SIM_EVENTS_MAX 64
 #define SIM_POOL_BYTES (2 * MIB)
 
-#define SIM_ORDERS_MAX 4
-enum order { ORDER_PROMOTE, ORDER_PROMOTE_FORCE, ORDER_DEMOTE, ORDER_DEMOTE_FORCE, ORDER_DETACH, ORDER_DETACH_FORCE };
+#define SIM_ORDERS_MAX 6
+enum order {
+    ORDER_PROMOTE,
+    ORDER_PROMOTE_FORCE,
+    ORDER_DEMOTE,
+    ORDER_DEMOTE_FORCE,
+    ORDER_DETACH,
+    ORDER_DETACH_FORCE,
+    ORDER_VERIFY,
+    ORDER_VERIFY_REPAIR,
+};
+
+static inline bool order_verifies(enum order o) { return o == ORDER_VERIFY || o == ORDER_VERIFY_REPAIR; }
 
 /* A node's own clock: nodes agree neither on the time nor on how fast it goes. */
 struct sim_clock {
@@ -323,7 +334,8 @@ void sim_node_engine(struct sim *s, unsigned node, struct event ev);
 void sim_node_session(struct sim *s, unsigned node, struct session_event ev);
 void sim_node_tick(struct sim *s, unsigned node);
 void sim_node_order(struct sim *s, unsigned node, enum order what);
-unsigned sim_node_orders(const struct sim *s, unsigned node); /* under way */
+unsigned sim_node_orders(const struct sim *s, unsigned node); /* under way, but for a verify */
+bool sim_node_verifies(const struct sim *s, unsigned node);
 uint64_t sim_node_now(const struct sim *s, unsigned node);
 
 /* ---- client.c ---- */

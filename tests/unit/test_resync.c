@@ -799,8 +799,9 @@ static void run(uint64_t seed)
 
 /* -------------------------------------------------------------------------------------------------------- verify */
 
-static void on_found(void *ctx, struct range granule, bool unreadable)
+static void on_found(void *ctx, struct range granule, bool unreadable, struct actions *out)
 {
+    (void)out;
     struct world *w = ctx;
     CHECK(w, granule.offset_bytes % w->granule_bytes == 0);
     uint32_t g = (uint32_t)(granule.offset_bytes / w->granule_bytes);

@@ -209,6 +209,10 @@ class Node:
     def cli(self, *words, ok=(DONE,), timeout_s=30):
         return proc.run([BUILD / "lockstep", *words, "--control", self.control], ok=ok, timeout_s=timeout_s)
 
+    def spawn_cli(self, *words):
+        """Goes on beside the test, which waits for its end."""
+        return proc.spawn([BUILD / "lockstep", *words, "--control", self.control], log=self.dir / "cli.log")
+
     def status(self):
         """The volume's entry of `lockstep status --json`; None when there is no daemon."""
         p = self.cli("status", "--json", ok=None)

@@ -1,0 +1,226 @@
+/* Verify as the engine runs it: who is told what was found, whose leg counts, and what ends one. */
+#include "tests/unit/engine_pair.h"
+
+#include <errno.h>
+#include <string.h>
+
+static const struct node_options usual = { .has_peer = true, .alone_after_ns = ENGINE_NEVER_ALONE };
+
+static void open_pair(struct node *a, struct node *b, bool promoted)
+{
+    node_open_with(a, 0, &usual);
+    node_open_with(b, 1, &usual);
+    connect_nodes(a, b);
+    if (promoted)
+        promote(a, b);
+}
+
+static void close_both(struct node *a, struct node *b)
+{
+    node_close(a);
+    node_close(b);
+}
+
+/* Ends what is under way; time goes on, for what is tried again. */
+static void settle(struct node *a, struct node *b)
+{
+    for (int i = 0; i < 20; i++) {
+        run(a, b);
+        tick(a, a->now_ns + 10 * NS_PER_MS);
+        tick(b, b->now_ns + 10 * NS_PER_MS);
+    }
+    run(a, b);
+}
+
+static int32_t verify(struct node *n, struct node *other, bool repair)
+{
+    int before = n->orders_done;
+    order(n, EV_VERIFY, repair);
+    settle(n, other);
+    assert_int_equal(n->orders_done, before + 1);
+    return n->order_result;
+}
+
+static void reconnect(struct node *a, struct node *b)
+{
+    disconnect_nodes(a, b);
+    connect_nodes(a, b);
+    settle(a, b);
+}
+
+static void a_peer_whose_leg_differs_knows_it(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, true);
+    b.content[5 * CHANGE_BYTES] = 7;
+    assert_int_equal(verify(&a, &b, false), -EILSEQ);
+    assert_false(view_of(&a).in_sync);
+    assert_false(view_of(&b).in_sync);
+    assert_true(b.on_disk.lost_power);
+    assert_false(a.on_disk.lost_power);
+    assert_true(told(&b, "not promoted without --force"));
+    assert_false(b.dropped || a.dropped);
+
+    /* Its primary is gone, and it is asked to serve. */
+    disconnect_nodes(&a, &b);
+    order(&b, EV_PROMOTE, false);
+    assert_int_equal(b.order_result, -EPERM);
+    node_restart(&b, true);
+    order(&b, EV_PROMOTE, false);
+    assert_int_equal(b.order_result, -EPERM);
+
+    connect_nodes(&a, &b);
+    settle(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(a.content[5 * CHANGE_BYTES], 0);
+    assert_false(b.on_disk.lost_power);
+    close_both(&a, &b);
+}
+
+/* The order ends when the peer has it on disk, not before. */
+static void the_order_waits_for_the_peers_record(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, true);
+    b.content[0] = 7;
+    order(&a, EV_VERIFY, false);
+    assert_true(run_until_sent(&a, &b, &a, FRAME_VERIFY_FOUND));
+    int before = a.orders_done;
+    deliver(&a, &b);
+    assert_true(b.meta_pending);
+    for (unsigned i = 0; i < b.sent_count; i++)
+        assert_int_not_equal(b.sent[i].frame.kind, FRAME_VERIFY_FOUND);
+    for (int i = 0; i < 3; i++)
+        tick(&a, a.now_ns + 10 * NS_PER_MS);
+    assert_int_equal(a.orders_done, before);
+    meta_done(&b, 0);
+    settle(&a, &b);
+    assert_int_equal(a.orders_done, before + 1);
+    close_both(&a, &b);
+}
+
+static void repairing_makes_the_peer_equal_to_the_primary(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, true);
+    a.content[9 * CHANGE_BYTES] = 3;
+    assert_int_equal(verify(&a, &b, true), -EILSEQ);
+    assert_true(a.dropped);
+    reconnect(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(b.content[9 * CHANGE_BYTES], 3);
+    assert_int_equal(verify(&a, &b, false), 0);
+    close_both(&a, &b);
+}
+
+/* Without a primary, whoever was primary last, or has the larger id, would be the source. */
+static void without_a_primary_who_is_told_to_repair_is_right(void **state)
+{
+    for (int round = 0; round < 4; round++) {
+        struct node a, b;
+        open_pair(&a, &b, false);
+        if (round & 1) {
+            promote(&a, &b);
+            order(&a, EV_DEMOTE, false);
+            settle(&a, &b);
+            assert_int_equal(a.order_result, 0);
+            reconnect(&a, &b); /* a secondary does not learn otherwise that its primary is none any more */
+        }
+        struct node *asker = round & 2 ? &b : &a, *other = round & 2 ? &a : &b;
+        asker->content[2 * CHANGE_BYTES] = 1;
+        other->content[2 * CHANGE_BYTES] = 2;
+        /* To look is no verdict. */
+        assert_int_equal(verify(asker, other, false), -EILSEQ);
+        assert_false(a.on_disk.lost_power || b.on_disk.lost_power);
+        assert_int_equal(verify(asker, other, true), -EILSEQ);
+        assert_true(other->on_disk.lost_power);
+        reconnect(&a, &b);
+        assert_in_sync(&a, &b);
+        assert_int_equal(other->content[2 * CHANGE_BYTES], 1);
+        close_both(&a, &b);
+    }
+}
+
+/* A primary has found that this leg is the wrong one: that is not turned round in passing. */
+static void who_was_found_wrong_repairs_nobody(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, true);
+    b.content[0] = 7;
+    assert_int_equal(verify(&a, &b, false), -EILSEQ);
+    order(&a, EV_DEMOTE, false);
+    settle(&a, &b);
+    b.notes[0] = 0;
+    order(&b, EV_VERIFY, true);
+    assert_int_equal(b.order_result, -EBUSY);
+    assert_false(a.on_disk.lost_power);
+    /* By force it is, and then the other gets everything. */
+    order(&b, EV_PROMOTE, true);
+    settle(&a, &b);
+    if (b.dropped || a.dropped)
+        reconnect(&a, &b);
+    settle(&a, &b);
+    assert_int_equal(view_of(&b).role, ROLE_PRIMARY);
+    assert_in_sync(&a, &b);
+    assert_int_equal(a.content[0], 7);
+    close_both(&a, &b);
+}
+
+/* Its answers are still on their way when the roles have changed: nobody takes them amiss. */
+static void a_demotion_ends_it_and_the_session_goes_on(void **state)
+{
+    for (int round = 0; round < 2; round++) {
+        struct node a, b;
+        open_pair(&a, &b, true);
+        order(&a, EV_VERIFY, false);
+        if (round == 0) {
+            assert_true(run_until_sent(&a, &b, &a, FRAME_VERIFY_ASK));
+        } else {
+            assert_int_equal(a.disk_count, 1); /* it is reading */
+        }
+        int before = a.orders_done;
+        order(&a, EV_DEMOTE, false);
+        assert_true(a.orders_done > before);
+        settle(&a, &b);
+        assert_int_equal(a.orders_done, before + 2);
+        assert_true(told(&a, "secondary"));
+        promote(&b, &a);
+        settle(&a, &b);
+        assert_false(a.dropped || b.dropped);
+        assert_int_equal(verify(&b, &a, false), 0);
+        assert_in_sync(&a, &b);
+        close_both(&a, &b);
+    }
+}
+
+/* Both are secondary; the one that is not comparing becomes primary. */
+static void the_peers_promotion_ends_it(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, false);
+    order(&a, EV_VERIFY, false);
+    assert_true(run_until_sent(&a, &b, &a, FRAME_VERIFY_ASK));
+    int before = a.orders_done;
+    order(&b, EV_PROMOTE, false);
+    settle(&a, &b);
+    assert_true(b.serving);
+    assert_int_equal(a.orders_done, before + 1);
+    assert_int_equal(a.order_result, -EBUSY);
+    assert_false(a.dropped || b.dropped);
+    assert_int_equal(verify(&b, &a, false), 0);
+    close_both(&a, &b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_peer_whose_leg_differs_knows_it),
+        cmocka_unit_test(the_order_waits_for_the_peers_record),
+        cmocka_unit_test(repairing_makes_the_peer_equal_to_the_primary),
+        cmocka_unit_test(without_a_primary_who_is_told_to_repair_is_right),
+        cmocka_unit_test(who_was_found_wrong_repairs_nobody),
+        cmocka_unit_test(a_demotion_ends_it_and_the_session_goes_on),
+        cmocka_unit_test(the_peers_promotion_ends_it),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
