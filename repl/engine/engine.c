@@ -241,7 +241,7 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
 static bool is_steady(struct engine *e)
 {
     return (e->role.phase == PHASE_PRIMARY || e->role.phase == PHASE_SECONDARY) && !mirror_has_faults(e->mirror) &&
-           !mirror_wants_log(e->mirror) && !mirror_wants_flush(e->mirror);
+           !mirror_wants_log(e->mirror) && !mirror_wants_flush(e->mirror) && e->verify.mend == MEND_NOTHING;
 }
 
 static bool is_of_write_path(const struct frame *f)

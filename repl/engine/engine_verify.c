@@ -23,21 +23,27 @@ static void tell_peer(struct engine *e, struct range first, struct actions *out)
                                                               .length_bytes = first.length_bytes };
 }
 
-static void found(void *ctx, struct range granule, bool unreadable, struct actions *out)
+static void found(void *ctx, struct range granule, enum verify_finding finding, struct actions *out)
 {
     struct engine *e = ctx;
-    if (!unreadable && is_leading(e) && e->verify.telling == TELLING_NOTHING)
+    if (finding == VERIFY_DIFFERS && is_leading(e) && e->verify.telling == TELLING_NOTHING)
         tell_peer(e, granule, out);
-    bitmap_set(e->bitmap, granule);
-    e->log.settle = true; /* the activity log does not cover it: a crash would forget it */
+    /* Of what only one leg can read, that one knows all there is to know: reads of the other's are masked, as long as
+     * there is no bit, and a resync is to bring it to the peer, if this leg is its source. */
+    bool marks = finding == VERIFY_DIFFERS || (finding != VERIFY_UNREADABLE_HERE && is_leading(e));
+    if (marks) {
+        bitmap_set(e->bitmap, granule);
+        e->verify.marked = true;
+        e->log.settle = true; /* the activity log does not cover it: a crash would forget it */
+    }
     struct verify_run *last = e->verify.run_count ? &e->verify.runs[e->verify.run_count - 1] : NULL;
-    if (last && last->unreadable == unreadable && range_end(last->range) == granule.offset_bytes) {
+    if (last && last->finding == finding && range_end(last->range) == granule.offset_bytes) {
         last->range.length_bytes += granule.length_bytes;
         return;
     }
     e->verify.places++;
     if (e->verify.run_count < VERIFY_RUNS_MAX)
-        e->verify.runs[e->verify.run_count++] = (struct verify_run) { granule, unreadable };
+        e->verify.runs[e->verify.run_count++] = (struct verify_run) { granule, finding };
 }
 
 bool verify_parts_open(struct engine *e, const struct resync_config *config)
@@ -62,24 +68,33 @@ void verify_on_session_up(struct engine *e)
     e->verify.answers = true;
 }
 
+static const char *whose(const struct engine *e, enum verify_finding finding)
+{
+    return finding == VERIFY_DIFFERS            ? "the legs differ"
+           : finding == VERIFY_UNREADABLE_BOTH  ? "cannot be read on either leg"
+           : finding == VERIFY_UNREADABLE_THERE ? "cannot be read by the peer"
+           : is_leading(e)                      ? "cannot be read here, nor mended"
+                                                : "cannot be read here";
+}
+
 static void tell_places(struct engine *e, struct actions *out)
 {
     for (unsigned i = 0; i < e->verify.run_count; i++)
-        actions_note(out, NOTE_ERROR, "verify", "%s at offset %llu, length %llu",
-                     e->verify.runs[i].unreadable ? "cannot be read on one leg" : "the legs differ",
+        actions_note(out, NOTE_ERROR, "verify", "%s: offset %llu, length %llu", whose(e, e->verify.runs[i].finding),
                      (unsigned long long)e->verify.runs[i].range.offset_bytes,
                      (unsigned long long)e->verify.runs[i].range.length_bytes);
 }
 
 static const char *so_far(const struct engine *e)
 {
-    return e->verify.places ? "; what was found until then counts as out of sync" : "";
+    return e->verify.marked ? "; what was found until then counts as out of sync" : "";
 }
 
 /* The machine has stopped, or is done. */
 static void end_order(struct engine *e, int32_t result, const char *text, struct actions *out)
 {
     e->verify.running = false;
+    e->verify.mend = MEND_NOTHING;
     order_answer(e->verify.cookie, result, text, out);
 }
 
@@ -153,6 +168,7 @@ void verify_order(struct engine *e, bool repair, void *cookie, uint64_t now_ns, 
     e->verify.cookie = cookie;
     e->verify.run_count = 0;
     e->verify.places = 0;
+    e->verify.marked = false;
     if (e->verify.telling == TELLING_DONE) /* else the peer is told already, and its answer will come */
         e->verify.telling = TELLING_NOTHING;
     struct digest_key key = key_of(e);
@@ -220,13 +236,41 @@ static const char *summary(const struct engine *e, const struct verify_view *vie
 {
     const struct verify_run *first = &e->verify.runs[0];
     return actions_text(
-        out, "%llu bytes in %u place%s differ%s, the first at offset %llu, length %llu; they count as out of sync%s",
+        out, "%llu bytes in %u place%s differ%s, the first at offset %llu, length %llu%s%s",
         (unsigned long long)view->differing_bytes + (unsigned long long)view->unreadable_bytes, e->verify.places,
         e->verify.places == 1 ? "" : "s", view->unreadable_bytes ? " or cannot be read" : "",
         (unsigned long long)first->range.offset_bytes, (unsigned long long)first->range.length_bytes,
-        e->verify.repair ? " and are repaired by a resync now"
-        : is_leading(e)  ? " until a resync, as by `lockstep verify --repair`"
-                         : " until a resync: `lockstep verify --repair`, run on the node whose leg is right");
+        e->verify.marked ? "; they count as out of sync" : "",
+        !e->verify.marked  ? ""
+        : e->verify.repair ? " and are repaired by a resync now"
+        : is_leading(e)    ? " until a resync, as by `lockstep verify --repair`"
+                           : " until a resync: `lockstep verify --repair`, run on the node whose leg is right");
+}
+
+#define MEND_RETRY_NS (10 * NS_PER_MS) /* there was no memory */
+
+/* What only the peer can read is read through the mirror, which masks and mends it. */
+static void mend(struct engine *e, uint64_t now_ns, struct actions *out)
+{
+    struct engine_verify *v = &e->verify;
+    int32_t result;
+    /* Also of one whose verify has ended before it. */
+    bool over = mirror_mend_over(e->mirror, &result);
+    if (over && v->mend == MEND_BEGUN) {
+        v->mend = MEND_NOTHING;
+        verify_mended(v->asker, result, now_ns, out);
+    }
+    while (v->mend == MEND_NOTHING && verify_wants_mend(v->asker, &v->mend_range)) {
+        if (is_leading(e))
+            v->mend = MEND_WANTED;
+        else
+            verify_mended(v->asker, -EROFS, now_ns, out); /* without a primary no leg is changed */
+    }
+    if (v->mend != MEND_WANTED)
+        return;
+    v->mend_at_ns = now_ns + MEND_RETRY_NS;
+    if (mirror_mend(e->mirror, v->mend_range, out))
+        v->mend = MEND_BEGUN;
 }
 
 void verify_advance(struct engine *e, uint64_t now_ns, struct actions *out)
@@ -242,24 +286,31 @@ void verify_advance(struct engine *e, uint64_t now_ns, struct actions *out)
         return;
     verify_set_busy(e->verify.asker, e->request_ns && now_ns - e->request_ns < BUSY_NS);
     verify_tick(e->verify.asker, now_ns, out);
+    mend(e, now_ns, out);
     struct verify_view view;
     verify_view(e->verify.asker, &view);
     if (!view.done)
         return;
     if (e->verify.places == 0) {
-        actions_note(out, NOTE_INFO, "verify", "both legs are equal");
+        if (view.mended_bytes)
+            actions_note(out, NOTE_WARNING, "verify",
+                         "%llu bytes could not be read on %s, and were mended with what the peer has; else both legs "
+                         "are equal",
+                         (unsigned long long)view.mended_bytes, e->config.backing);
+        else
+            actions_note(out, NOTE_INFO, "verify", "both legs are equal");
         end_order(e, 0, NULL, out);
         return;
     }
     /* Without a primary this is what makes this node the source. */
-    if (e->verify.repair && e->verify.telling == TELLING_NOTHING)
+    if (e->verify.repair && e->verify.marked && !is_leading(e) && e->verify.telling == TELLING_NOTHING)
         tell_peer(e, e->verify.runs[0].range, out);
     if (e->verify.telling == TELLING_ASKED)
         return;
     tell_places(e, out);
     const char *text = summary(e, &view, out);
     actions_note(out, NOTE_ERROR, "verify", "%s", text);
-    bool repair = e->verify.repair;
+    bool repair = e->verify.repair && e->verify.marked;
     end_order(e, -EILSEQ, text, out);
     if (repair)
         session_drop(e, "what a verify found is resynced", out);
@@ -268,6 +319,8 @@ void verify_advance(struct engine *e, uint64_t now_ns, struct actions *out)
 uint64_t verify_next_ns(const struct engine *e)
 {
     uint64_t at_ns = e->verify.answers ? verify_reply_deadline_ns(e->verify.answerer) : UINT64_MAX;
+    if (e->verify.mend == MEND_WANTED)
+        at_ns = min_u64(at_ns, e->verify.mend_at_ns);
     return e->verify.running ? min_u64(at_ns, verify_deadline_ns(e->verify.asker)) : at_ns;
 }
 

@@ -44,6 +44,8 @@ void admission_over(struct mirror *m, struct change *c)
 
 void admission_retry(struct mirror *m, struct actions *out)
 {
+    /* Few, and they keep changes away from their ranges. */
+    reads_retry_repairs(m, out);
     /* Each asks once, the oldest first. Who has to wait on goes back to the queue, in the same order. */
     struct list asking;
     list_init(&asking);
@@ -53,11 +55,13 @@ void admission_retry(struct mirror *m, struct actions *out)
         change_ask_again(m, container_of(node, struct change, queue), out);
 }
 
-bool mirror_wants_log(const struct mirror *m) { return m->al && !list_empty(&m->log_queue); }
+static bool anyone_waits(const struct mirror *m) { return !list_empty(&m->log_queue) || !list_empty(&m->repair_queue); }
+
+bool mirror_wants_log(const struct mirror *m) { return m->al && anyone_waits(m); }
 
 bool mirror_log_stuck(const struct mirror *m)
 {
-    if (list_empty(&m->log_queue))
+    if (!anyone_waits(m))
         return false;
     return (m->unflushed.ring && !unflushed_has_room(&m->unflushed)) || (m->al && al_wants_flush(m->al));
 }

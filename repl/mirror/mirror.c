@@ -61,6 +61,7 @@ struct mirror *mirror_open(const struct mirror_config *config)
     list_init(&m->send_queue);
     list_init(&m->log_queue);
     list_init(&m->reads_free);
+    list_init(&m->repair_queue);
     list_init(&m->peer_live);
     list_init(&m->peer_free);
     list_init(&m->peer_reads_free);
@@ -73,7 +74,9 @@ struct mirror *mirror_open(const struct mirror_config *config)
     list_init(&m->changes[MIRROR_CHANGES_MAX].queue);
     for (unsigned i = 0; i < MIRROR_READS_MAX; i++) {
         own_lock(m, &m->reads[i].lock, on_read_granted);
-        list_append(&m->reads_free, &m->reads[i].free);
+        list_init(&m->reads[i].link);
+        if (i != MIRROR_READS_MAX - 1)
+            list_append(&m->reads_free, &m->reads[i].link);
     }
     for (unsigned i = 0; i < MIRROR_PEER_CHANGES_MAX; i++) {
         own_lock(m, &m->peer_changes[i].lock, on_peer_change_granted);

@@ -11,11 +11,12 @@
  * out commits of the activity log, and asks what failed. */
 #pragma once
 
+#include "repl/base/range.h"
 #include "repl/core/action.h"
 #include "repl/core/event.h"
 
-#define MIRROR_CHANGES_MAX 1024 /* changes and flushes in flight on the primary */
-#define MIRROR_READS_MAX 256
+#define MIRROR_CHANGES_MAX 1024      /* changes and flushes in flight on the primary */
+#define MIRROR_READS_MAX 256         /* one of them is mirror_mend()'s */
 #define MIRROR_PEER_CHANGES_MAX 1024 /* on the secondary: those of the session, and leftovers of earlier ones */
 
 #define MIRROR_PEER_READS_MAX MIRROR_READS_MAX /* on the secondary: as many as a primary has */
@@ -83,7 +84,7 @@ const char *mirror_ack(struct mirror *m, const struct frame *ack, struct actions
  * The engine carries out the log's commits. After each step in which changes came in or ended: al_commit_begin(), if
  * mirror_wants_log(); and mirror_flush(), if mirror_wants_flush(). */
 
-/* A change waits for its extents. Costs nothing. */
+/* A change waits for its extents, or what mends a read does. Costs nothing. */
 bool mirror_wants_log(const struct mirror *m);
 
 /* To be called right after each al_commit_done(), before anything else of the mirror: those that wait ask again, the
@@ -124,6 +125,13 @@ void mirror_set_peer_readable(struct mirror *m, bool readable, struct actions *o
  * with the peer alone, and reads are sent to it; all of them wait when it is lost. True, only while idle: the own leg
  * is in use again. */
 void mirror_set_local(struct mirror *m, bool local, struct actions *out);
+
+/* Reads a range of the own leg as an application would, for nobody: what cannot be read comes from the peer, and is
+ * written back. At most IO_BYTES_MAX. False: one is under way, or there is no memory. */
+bool mirror_mend(struct mirror *m, struct range range, struct actions *out);
+
+/* True once, when it is over. 0: the range can be read here again; else the errno that stands. */
+bool mirror_mend_over(struct mirror *m, int32_t *result);
 
 /* FRAME_READ_DATA; takes over the payload's reference. NULL, or what is wrong with it: a constant text. */
 const char *mirror_read_data(struct mirror *m, const struct frame *frame, struct buf *payload, struct actions *out);

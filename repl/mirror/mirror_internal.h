@@ -46,16 +46,18 @@ enum read_state {
     READ_LOCAL,   /* with the local disk */
     READ_QUEUED,  /* to be sent to the peer, when there is a session */
     READ_SENT,
-    READ_REPAIRING, /* completed; what the peer sent is being written to the local disk */
+    READ_LOGGING,   /* completed; what the peer sent waits for the activity log */
+    READ_REPAIRING, /* ... and is being written to the local disk */
 };
 
 struct read {
     struct request request;
     struct range_lock lock;
-    struct list free;
+    struct list link; /* the free list; or, READ_LOGGING, among those that wait */
     enum read_state state;
     int32_t result;      /* of the local disk */
-    struct buf *payload; /* READ_REPAIRING */
+    bool logged;         /* what mends it is in the activity log */
+    struct buf *payload; /* READ_LOGGING, READ_REPAIRING */
 };
 
 /* A change or flush that the peer sent. */
@@ -122,7 +124,10 @@ struct mirror {
     uint64_t window_bytes;
 
     struct list reads_free;
+    struct list repair_queue; /* READ_LOGGING, the oldest first */
     uint32_t reads_busy;
+    bool mend_over;      /* and nobody has asked yet */
+    int32_t mend_result; /* of the one under way, so far; or of the last */
     struct list peer_live;
     struct list peer_free;
     struct list peer_reads_free;
@@ -131,7 +136,7 @@ struct mirror {
     uint32_t peer_reads_reading; /* have memory */
 
     struct change changes[MIRROR_CHANGES_MAX + 1]; /* the last one is our own flush */
-    struct read reads[MIRROR_READS_MAX];
+    struct read reads[MIRROR_READS_MAX];           /* the last one is mirror_mend()'s */
     struct peer_change peer_changes[MIRROR_PEER_CHANGES_MAX];
     struct peer_read peer_reads[MIRROR_PEER_READS_MAX];
 };
@@ -201,6 +206,7 @@ void read_disk_done(struct mirror *m, struct read *r, int32_t result, struct act
 void reads_fail_waiting(struct mirror *m, int32_t result, struct actions *out);
 void reads_peer_lost(struct mirror *m, struct actions *out);
 void reads_peer_ready(struct mirror *m, struct actions *out);
+void reads_retry_repairs(struct mirror *m, struct actions *out);
 
 /* peer_change.c */
 void peer_change_granted(struct mirror *m, struct peer_change *p, struct actions *out);

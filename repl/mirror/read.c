@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "repl/meta/activity_log.h"
 #include "repl/meta/bitmap.h"
 #include "repl/mirror/mirror_internal.h"
 
@@ -40,8 +41,15 @@ static void read_ask_peer(struct mirror *m, struct read *r, struct actions *out)
         read_send(m, r, out);
 }
 
-static void read_answer(struct read *r, int32_t result, struct actions *out)
+/* The last one of all: nobody's but mirror_mend()'s. */
+static bool read_is_mend(const struct mirror *m, const struct read *r) { return r == &m->reads[MIRROR_READS_MAX - 1]; }
+
+static void read_answer(struct mirror *m, struct read *r, int32_t result, struct actions *out)
 {
+    if (read_is_mend(m, r)) {
+        m->mend_result = result;
+        return;
+    }
     struct action *a = actions_add(out, ACT_COMPLETE);
     a->complete.cookie = r->request.cookie;
     a->complete.result = result;
@@ -49,21 +57,31 @@ static void read_answer(struct read *r, int32_t result, struct actions *out)
 
 static void read_free(struct mirror *m, struct read *r, struct actions *out)
 {
+    if (r->payload)
+        buf_put(r->payload);
+    r->payload = NULL;
+    if (r->logged)
+        al_leave(m->al, r->lock.range);
+    r->logged = false;
     r->state = READ_FREE;
     m->reads_busy--;
-    list_append(&m->reads_free, &r->free);
+    if (read_is_mend(m, r)) {
+        buf_put(r->request.buf);
+        m->mend_over = true;
+    } else {
+        list_append(&m->reads_free, &r->link);
+    }
     range_unlock(m->locks, &r->lock, out);
 }
 
 static void read_complete(struct mirror *m, struct read *r, int32_t result, struct actions *out)
 {
-    read_answer(r, result, out);
+    read_answer(m, r, result, out);
     read_free(m, r, out);
 }
 
-void read_request(struct mirror *m, const struct request *request, struct actions *out)
+static void read_begin(struct mirror *m, struct read *r, const struct request *request, struct actions *out)
 {
-    struct read *r = container_of(list_pop(&m->reads_free), struct read, free);
     m->reads_busy++;
     r->request = *request;
     r->result = 0;
@@ -74,6 +92,34 @@ void read_request(struct mirror *m, const struct request *request, struct action
     r->state = READ_LOCKING;
     if (range_lock(m->locks, &r->lock, range, false))
         read_granted(m, r, out);
+}
+
+void read_request(struct mirror *m, const struct request *request, struct actions *out)
+{
+    read_begin(m, container_of(list_pop(&m->reads_free), struct read, link), request, out);
+}
+
+bool mirror_mend(struct mirror *m, struct range range, struct actions *out)
+{
+    struct read *r = &m->reads[MIRROR_READS_MAX - 1];
+    struct buf *buf = r->state == READ_FREE && !m->mend_over && m->pool
+                          ? buf_get(m->pool, range.length_bytes, m->pool_keep_free_bytes)
+                          : NULL;
+    if (!buf)
+        return false;
+    struct request request = {
+        .kind = OP_READ, .offset_bytes = range.offset_bytes, .length_bytes = range.length_bytes, .buf = buf
+    };
+    read_begin(m, r, &request, out);
+    return true;
+}
+
+bool mirror_mend_over(struct mirror *m, int32_t *result)
+{
+    bool over = m->mend_over;
+    m->mend_over = false;
+    *result = m->mend_result;
+    return over;
 }
 
 void read_granted(struct mirror *m, struct read *r, struct actions *out)
@@ -116,13 +162,51 @@ static void read_repair_done(struct mirror *m, struct read *r, int32_t result, s
     /* The leg stays: it lacks what it lacked before, the peer is asked again, and the application has its data. A disk
      * that refuses writes fails the next change. */
     m->repairs_failed += result != 0;
+    if (read_is_mend(m, r))
+        m->mend_result = result;
     actions_note(out, result ? NOTE_ERROR : NOTE_WARNING, "disk", "%s on %s%s%s, offset %llu, length %llu",
                  result ? "could not write back what was unreadable" : "wrote back what was unreadable", m->backing,
                  result ? ": " : "", result ? strerror(-result) : "", (unsigned long long)r->request.offset_bytes,
                  (unsigned long long)r->request.length_bytes);
-    buf_put(r->payload);
-    r->payload = NULL;
     read_free(m, r, out);
+}
+
+/* A change of this leg alone: were it torn by a loss of power, or lost from the disk's cache, nothing but the activity
+ * log would tell of it. */
+static void read_repair(struct mirror *m, struct read *r, struct actions *out)
+{
+    if (m->al && al_enter(m->al, r->lock.range) != AL_HOT) {
+        r->state = READ_LOGGING;
+        list_append(&m->repair_queue, &r->link);
+        return;
+    }
+    r->logged = m->al != NULL;
+    r->state = READ_REPAIRING;
+    read_start_disk(m, r, OP_WRITE, r->payload, out);
+}
+
+/* The next who reads it asks the peer again. */
+static void read_give_up_repair(struct mirror *m, struct read *r, struct actions *out)
+{
+    list_remove(&r->link);
+    if (read_is_mend(m, r))
+        m->mend_result = -EAGAIN;
+    read_free(m, r, out);
+}
+
+void reads_retry_repairs(struct mirror *m, struct actions *out)
+{
+    struct list asking;
+    list_init(&asking);
+    for (struct list *node; (node = list_pop(&m->repair_queue));)
+        list_append(&asking, node);
+    for (struct list *node; (node = list_pop(&asking));) {
+        struct read *r = container_of(node, struct read, link);
+        if (m->leg_failed || !m->local || !m->sending)
+            read_give_up_repair(m, r, out);
+        else
+            read_repair(m, r, out);
+    }
 }
 
 void read_disk_done(struct mirror *m, struct read *r, int32_t result, struct actions *out)
@@ -151,7 +235,7 @@ static bool is_being_repaired(const struct mirror *m, struct range range)
 {
     for (unsigned i = 0; i < MIRROR_READS_MAX; i++) {
         const struct read *r = &m->reads[i];
-        if (r->state == READ_REPAIRING && range_overlaps(r->lock.range, range))
+        if ((r->state == READ_REPAIRING || r->state == READ_LOGGING) && range_overlaps(r->lock.range, range))
             return true;
     }
     return false;
@@ -163,14 +247,13 @@ const char *mirror_read_data(struct mirror *m, const struct frame *frame, struct
     struct read *r = wrong ? NULL : &m->reads[frame->tag];
     if (r && frame->status == 0 && (!m->local || peer_may_answer(m, r))) {
         memcpy(r->request.buf->data, payload->data, r->request.length_bytes);
-        read_answer(r, 0, out);
-        m->reads_masked += r->result != 0;
+        read_answer(m, r, 0, out);
+        m->reads_masked += r->result != 0 && !read_is_mend(m, r);
         if (m->local && !m->leg_failed && !is_being_repaired(m, r->lock.range)) {
             /* Under the read's shared lock: no change touches the range, and what others read there meanwhile is
              * either the same data or the error, which the peer masks for them, too. */
-            r->state = READ_REPAIRING;
             r->payload = payload;
-            read_start_disk(m, r, OP_WRITE, payload, out);
+            read_repair(m, r, out);
             return NULL;
         }
         read_free(m, r, out);
@@ -191,6 +274,8 @@ void reads_peer_lost(struct mirror *m, struct actions *out)
 {
     for (unsigned i = 0; i < MIRROR_READS_MAX; i++) {
         struct read *r = &m->reads[i];
+        if (r->state == READ_LOGGING) /* a slot of the log may need a flush of the peer, which may be long in coming */
+            read_give_up_repair(m, r, out);
         if (r->state != READ_SENT)
             continue;
         r->state = READ_QUEUED;

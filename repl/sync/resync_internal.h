@@ -33,6 +33,7 @@ enum window_state {
     WINDOW_ASKED,    /* target: holds no range and no buffer, waits for the answer */
     WINDOW_WRITING,  /* target */
     WINDOW_DRAINING, /* its session is over; the disk is not done with it */
+    WINDOW_MENDING,  /* verify: holds nothing, waits until what only the peer can read can be read here */
     WINDOW_VOID,     /* verify: holds nothing; asked in one that was ended, the answer is still to come */
 };
 

@@ -32,6 +32,8 @@ struct verify {
     unsigned walk_count;
     uint64_t differing_bytes;
     uint64_t unreadable_bytes;
+    uint64_t mended_bytes;
+    struct sync_window *mending; /* the one that was asked for */
     struct sync_window windows[SYNC_WINDOWS_MAX];
 };
 
@@ -51,11 +53,16 @@ struct verify *verify_open(const struct resync_config *config, verify_found_fn *
 
 void verify_close(struct verify *v) { free(v); }
 
+static bool is_in_use(const struct sync_window *w)
+{
+    return w->state == WINDOW_READING || w->state == WINDOW_ASKED || w->state == WINDOW_MENDING;
+}
+
 static unsigned in_use(const struct verify *v)
 {
     unsigned n = 0;
     for (unsigned i = 0; i < SYNC_WINDOWS_MAX; i++)
-        n += v->windows[i].state == WINDOW_READING || v->windows[i].state == WINDOW_ASKED;
+        n += is_in_use(&v->windows[i]);
     return n;
 }
 
@@ -121,23 +128,74 @@ static void add_walk(struct verify *v, struct walk walk)
     v->walks[at] = walk;
 }
 
-/* The window's range was compared, or could not be. */
-static void window_over(struct verify *v, struct sync_window *w, bool differs, bool unreadable, struct actions *out)
+static void window_over(struct sync_window *w, struct actions *out)
+{
+    window_unlock(w, 0, out);
+    window_free(w);
+}
+
+/* The window's range differs, or cannot be read, on one leg or both: where in it? */
+static void window_narrow(struct verify *v, struct sync_window *w, enum verify_finding finding, struct actions *out)
 {
     struct range range = entry_range(&w->entries[0]);
     uint64_t granule = bitmap_granule_bytes(v->config.bitmap);
-    if ((differs || unreadable) && range.length_bytes > granule) {
+    if (range.length_bytes > granule) {
         /* By its place among the sizes, not by its length: the volume's end may be short. */
         uint64_t piece = VERIFY_PIECE_BYTES;
         while (piece >= range.length_bytes)
             piece = max_u64(piece / NARROW_BY, granule);
         add_walk(v, (struct walk) { range, piece });
-    } else if (differs || unreadable) {
-        *(unreadable ? &v->unreadable_bytes : &v->differing_bytes) += range.length_bytes;
-        v->found(v->ctx, range, unreadable, out);
+    } else if (finding == VERIFY_UNREADABLE_HERE) {
+        /* Without the range: changes may come before, and mend it as well. */
+        window_unlock(w, 0, out);
+        w->state = WINDOW_MENDING;
+        return;
+    } else {
+        *(finding == VERIFY_DIFFERS ? &v->differing_bytes : &v->unreadable_bytes) += range.length_bytes;
+        v->found(v->ctx, range, finding, out);
     }
-    window_unlock(w, 0, out);
+    window_over(w, out);
+}
+
+bool verify_wants_mend(struct verify *v, struct range *range)
+{
+    for (unsigned i = 0; i < SYNC_WINDOWS_MAX && !v->mending; i++) {
+        if (v->windows[i].state != WINDOW_MENDING)
+            continue;
+        v->mending = &v->windows[i];
+        *range = entry_range(&v->windows[i].entries[0]);
+        return true;
+    }
+    return false;
+}
+
+void verify_mended(struct verify *v, int32_t result, uint64_t now_ns, struct actions *out)
+{
+    struct sync_window *w = v->mending;
+    assert(w && w->state == WINDOW_MENDING);
+    v->now_ns = now_ns;
+    v->mending = NULL;
+    struct range range = entry_range(&w->entries[0]);
+    *(result ? &v->unreadable_bytes : &v->mended_bytes) += range.length_bytes;
+    if (result)
+        v->found(v->ctx, range, VERIFY_UNREADABLE_HERE, out);
     window_free(w);
+    advance(v, out);
+}
+
+static void window_ask(struct sync_window *w, uint32_t tag, struct actions *out)
+{
+    if (w->buf)
+        buf_put(w->buf);
+    w->buf = NULL;
+    /* The range stays locked until the peer has said what it has there. */
+    w->state = WINDOW_ASKED;
+    actions_add(out, ACT_SEND)->send.frame = (struct frame) {
+        .kind = FRAME_VERIFY_ASK,
+        .offset_bytes = w->entries[0].offset_bytes,
+        .length_bytes = w->entries[0].length_bytes,
+        .tag = tag,
+    };
 }
 
 void verify_disk_done(struct verify *v, uint32_t op, int32_t result, uint64_t now_ns, struct actions *out)
@@ -149,20 +207,13 @@ void verify_disk_done(struct verify *v, uint32_t op, int32_t result, uint64_t no
     window_disk_done(w, 0, result);
     if (w->state == WINDOW_DRAINING) {
         window_drain(w, out);
-    } else if (result) {
-        window_over(v, w, false, true, out);
+    } else if (result && e->length_bytes > bitmap_granule_bytes(v->config.bitmap)) {
+        window_narrow(v, w, VERIFY_UNREADABLE_HERE, out);
     } else {
-        e->digest = digest128(&v->key, w->buf->data, e->length_bytes);
-        buf_put(w->buf);
-        w->buf = NULL;
-        /* The range stays locked until the peer has said what it has there. */
-        w->state = WINDOW_ASKED;
-        actions_add(out, ACT_SEND)->send.frame = (struct frame) {
-            .kind = FRAME_VERIFY_ASK,
-            .offset_bytes = e->offset_bytes,
-            .length_bytes = e->length_bytes,
-            .tag = op - VERIFY_OP_FIRST,
-        };
+        /* Of a granule that cannot be read here, the peer tells whether it can be read there. */
+        if (result == 0)
+            e->digest = digest128(&v->key, w->buf->data, e->length_bytes);
+        window_ask(w, op - VERIFY_OP_FIRST, out);
     }
     advance(v, out);
 }
@@ -186,7 +237,17 @@ const char *verify_frame(struct verify *v, const struct frame *frame, struct buf
     if (!w || w->state != WINDOW_ASKED)
         return "digest that was not asked for (tag)";
     struct digest theirs = { from_le64(wire.low), from_le64(wire.high) };
-    window_over(v, w, frame->status == 0 && !digest_equal(theirs, w->entries[0].digest), frame->status != 0, out);
+    bool here = w->entries[0].result == 0, there = frame->status == 0;
+    if (!here || !there)
+        window_narrow(v, w,
+                      here    ? VERIFY_UNREADABLE_THERE
+                      : there ? VERIFY_UNREADABLE_HERE
+                              : VERIFY_UNREADABLE_BOTH,
+                      out);
+    else if (!digest_equal(theirs, w->entries[0].digest))
+        window_narrow(v, w, VERIFY_DIFFERS, out);
+    else
+        window_over(w, out);
     advance(v, out);
     return NULL;
 }
@@ -198,7 +259,7 @@ void verify_begin(struct verify *v, const struct digest_key *key, uint64_t now_n
     v->now_ns = now_ns;
     v->running = true;
     v->done = false;
-    v->differing_bytes = v->unreadable_bytes = 0;
+    v->differing_bytes = v->unreadable_bytes = v->mended_bytes = 0;
     uint64_t size = bitmap_size_bytes(v->config.bitmap);
     v->walks[0] = (struct walk) { { 0, size }, VERIFY_PIECE_BYTES };
     v->walk_count = size > 0;
@@ -218,6 +279,7 @@ uint64_t verify_deadline_ns(const struct verify *v) { return v->deadline_ns; }
 void verify_stop(struct verify *v, struct actions *out)
 {
     windows_stop(v->windows, out);
+    v->mending = NULL;
     v->running = false;
     v->deadline_ns = UINT64_MAX;
 }
@@ -251,7 +313,7 @@ void verify_view(const struct verify *v, struct verify_view *view)
     for (unsigned i = 0; i < v->walk_count && v->running; i++)
         left += v->walks[i].range.length_bytes;
     for (unsigned i = 0; i < SYNC_WINDOWS_MAX && v->running; i++) {
-        if (v->windows[i].state == WINDOW_READING || v->windows[i].state == WINDOW_ASKED)
+        if (is_in_use(&v->windows[i]))
             left += v->windows[i].entries[0].length_bytes;
     }
     *view = (struct verify_view) {
@@ -261,5 +323,6 @@ void verify_view(const struct verify *v, struct verify_view *view)
         .done_bytes = v->running || v->done ? size - left : 0,
         .differing_bytes = v->differing_bytes,
         .unreadable_bytes = v->unreadable_bytes,
+        .mended_bytes = v->mended_bytes,
     };
 }

@@ -14,9 +14,16 @@
 #define VERIFY_ACTIONS_MAX 32 /* that one call can emit, beside those of others who were waiting for a range */
 static_assert(SYNC_WINDOWS_MAX + VERIFY_WINDOWS_MAX <= SYNC_VERIFY_OPS, "both halves have operations");
 
-/* A granule that differs, or that `unreadable` says one of the legs cannot read. Still locked: who sets its bit here
- * sets it before any change of that range can complete. */
-typedef void verify_found_fn(void *ctx, struct range granule, bool unreadable, struct actions *out);
+enum verify_finding {
+    VERIFY_DIFFERS,
+    VERIFY_UNREADABLE_HERE,  /* and could not be mended, although the peer can read it */
+    VERIFY_UNREADABLE_THERE, /* this leg can read it */
+    VERIFY_UNREADABLE_BOTH,
+};
+
+/* A granule, still locked, but for VERIFY_UNREADABLE_HERE: who sets its bit here sets it before any change of that
+ * range can complete. */
+typedef void verify_found_fn(void *ctx, struct range granule, enum verify_finding finding, struct actions *out);
 
 struct verify;
 
@@ -33,6 +40,12 @@ const char *verify_frame(struct verify *v, const struct frame *frame, struct buf
 
 /* Application writes flow: one window at a time. */
 void verify_set_busy(struct verify *v, bool busy);
+
+/* A granule that only the peer can read is no difference: it waits to be mended. True: here is one, which waits for
+ * verify_mended(); one at a time. */
+bool verify_wants_mend(struct verify *v, struct range *range);
+/* 0: it can be read here again, and is as the peer has it. */
+void verify_mended(struct verify *v, int32_t result, uint64_t now_ns, struct actions *out);
 
 /* Operations VERIFY_OP_FIRST ... VERIFY_REPLY_OP_FIRST - 1. */
 void verify_disk_done(struct verify *v, uint32_t op, int32_t result, uint64_t now_ns, struct actions *out);
@@ -52,6 +65,7 @@ struct verify_view {
     uint64_t total_bytes;
     uint64_t done_bytes;
     uint64_t differing_bytes;
-    uint64_t unreadable_bytes;
+    uint64_t unreadable_bytes; /* and not mended */
+    uint64_t mended_bytes;
 };
 void verify_view(const struct verify *v, struct verify_view *view);

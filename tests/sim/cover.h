@@ -101,7 +101,7 @@
     X(demoted, 1, "operator: demotions")                                                                               \
     X(role_swapped, 1, "operator: the other node became primary")                                                      \
     X(verified, 1, "verifies that found both legs equal")                                                              \
-    X(verify_unreadable, 0, "verifies that met what cannot be read")                                                   \
+    X(verify_unreadable, 1, "verifies that met what cannot be read")                                                   \
     X(verify_refused, 1, "verifies refused, or overtaken by a change of roles")                                        \
     X(verify_broken, 1, "verifies ended by the end of their session")                                                  \
     X(leg_failed, 1, "runs that ended with a failed leg, and said so")                                                 \

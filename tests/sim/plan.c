@@ -826,6 +826,8 @@ static void operate(struct sim *s)
     int serving = sim_primary(s);
     if (serving >= 0) {
         write_unreadable(s, (unsigned)serving);
+        if (says(&v[serving], "a verify has found") && !sim_node_verifies(s, (unsigned)serving))
+            sim_node_order(s, (unsigned)serving, ORDER_VERIFY_REPAIR);
         if (says(&v[serving], "its leg lacks") && order(s, (unsigned)serving, ORDER_DEMOTE_FORCE))
             p->home = 1 - (unsigned)serving;
         return;

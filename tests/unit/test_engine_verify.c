@@ -211,6 +211,87 @@ static void the_peers_promotion_ends_it(void **state)
     close_both(&a, &b);
 }
 
+/* Reads of one block of this node fail until it is written. */
+static void settle_with_bad_block(struct node *bad, uint64_t offset_bytes, struct node *a, struct node *b)
+{
+    bool is_bad = true;
+    for (int i = 0; i < 2000; i++) {
+        for (struct node *n = a;; n = b) {
+            while (n->disk_count) {
+                struct action d = n->disk[0];
+                struct range range = { d.disk.offset_bytes, d.disk.length_bytes };
+                bool hit = n == bad && d.disk.kind != OP_FLUSH &&
+                           range_overlaps(range, (struct range) { offset_bytes, CHANGE_BYTES });
+                bool reads = d.disk.kind == OP_READ;
+                disk_done(n, hit && reads && is_bad ? -EIO : 0);
+                is_bad &= !(hit && !reads);
+            }
+            metas_done(n);
+            if (n == b)
+                break;
+        }
+        if (a->sent_count)
+            deliver(a, b);
+        else if (b->sent_count)
+            deliver(b, a);
+        else if (i % 10 == 0)
+            tick(a, a->now_ns + 10 * NS_PER_MS);
+    }
+}
+
+/* A bit would keep the peer from answering for it: the application's reads would fail, where they were masked before.
+ */
+static void what_only_the_peer_can_read_is_mended_and_gets_no_bit(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, true);
+    write_block(&a, 0, 9);
+    settle(&a, &b);
+    a.content[7] = 0xee; /* what the disk would show, could it be read */
+    int before = a.orders_done;
+    order(&a, EV_VERIFY, false);
+    settle_with_bad_block(&a, 0, &a, &b);
+    assert_int_equal(a.orders_done, before + 1);
+    assert_int_equal(a.order_result, 0);
+    assert_true(told(&a, "were mended with what the peer has"));
+    assert_in_sync(&a, &b);
+    close_both(&a, &b);
+}
+
+static void what_the_peer_cannot_read_comes_by_a_resync(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, true);
+    write_block(&a, 0, 9);
+    settle(&a, &b);
+    b.content[7] = 0xee;
+    order(&a, EV_VERIFY, true);
+    settle_with_bad_block(&b, 0, &a, &b);
+    assert_int_equal(a.order_result, -EILSEQ);
+    assert_true(told(&a, "cannot be read by the peer"));
+    assert_false(b.on_disk.lost_power); /* it may serve: what it cannot read, it says */
+    assert_true(a.dropped);
+    reconnect(&a, &b);
+    assert_in_sync(&a, &b);
+    close_both(&a, &b);
+}
+
+/* Without a primary no leg is changed, and no bit is set: whoever becomes primary has his reads masked. */
+static void without_a_primary_nothing_is_mended(void **state)
+{
+    for (int round = 0; round < 2; round++) {
+        struct node a, b;
+        open_pair(&a, &b, false);
+        order(&a, EV_VERIFY, true);
+        settle_with_bad_block(round ? &b : &a, 0, &a, &b);
+        assert_int_equal(a.order_result, -EILSEQ);
+        assert_true(told(&a, round ? "cannot be read by the peer" : "cannot be read here"));
+        assert_false(a.dropped || b.dropped);
+        assert_in_sync(&a, &b);
+        close_both(&a, &b);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -221,6 +302,9 @@ int main(void)
         cmocka_unit_test(who_was_found_wrong_repairs_nobody),
         cmocka_unit_test(a_demotion_ends_it_and_the_session_goes_on),
         cmocka_unit_test(the_peers_promotion_ends_it),
+        cmocka_unit_test(what_only_the_peer_can_read_is_mended_and_gets_no_bit),
+        cmocka_unit_test(what_the_peer_cannot_read_comes_by_a_resync),
+        cmocka_unit_test(without_a_primary_nothing_is_mended),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -509,6 +509,12 @@ static void a_read_error_is_masked_and_repaired(void **state)
         assert_int_equal(r.completed, round + 1);
         assert_int_equal(r.result, 0);
         assert_int_equal(b->data[GRANULE - 1], 42);
+        if (round == 0) { /* a change of this leg alone: were it torn, nothing else would tell */
+            assert_int_equal(r.disk_count, 0);
+            assert_true(commit(&r));
+        }
+        assert_true(al_covers(r.al, (struct range) { 3 * GRANULE, GRANULE }));
+        assert_int_equal(al_view(r.al).busy, 1);
         assert_int_equal(r.disk_count, 1);
         assert_int_equal(r.disk[0].disk.kind, OP_WRITE);
         assert_int_equal(r.disk[0].disk.buf->data[0], 42);
@@ -525,6 +531,87 @@ static void a_read_error_is_masked_and_repaired(void **state)
     mirror_view(r.mirror, &view);
     assert_int_equal(view.reads_masked, 2);
     assert_int_equal(view.repairs_failed, 1);
+    assert_true(mirror_is_idle(r.mirror));
+    assert_int_equal(r.pool.free_bytes, r.pool.arena_bytes);
+    rig_close(&r);
+}
+
+static void a_repair_that_waits_is_given_up_with_the_peer_or_the_leg(void **state)
+{
+    for (unsigned round = 0; round < 2; round++) {
+        struct rig r;
+        rig_open(&r, true);
+        ready(&r);
+        set_readable(&r, true);
+        struct buf *b = read_into(&r, 3);
+        disk_done(&r, -EIO);
+        assert_null(answer(&r, take_sent(&r).send.frame, get_filled(&r, 42)));
+        assert_int_equal(r.completed, 1);
+        assert_false(mirror_is_idle(r.mirror));
+        assert_true(mirror_wants_log(r.mirror));
+        if (round)
+            DO(&r, mirror_fail_leg(r.mirror, &r.actions));
+        else
+            lost(&r);
+        assert_int_equal(r.disk_count, 0);
+        assert_true(mirror_is_idle(r.mirror));
+        assert_false(mirror_wants_log(r.mirror));
+        buf_put(b);
+        assert_int_equal(r.pool.free_bytes, r.pool.arena_bytes);
+        rig_close(&r);
+    }
+}
+
+static void what_cannot_be_read_is_mended_for_nobody(void **state)
+{
+    struct rig r;
+    int32_t result;
+    struct range range = { 3 * GRANULE, GRANULE };
+    rig_open(&r, true);
+    ready(&r);
+    set_readable(&r, true);
+    assert_false(mirror_mend_over(r.mirror, &result));
+    bool begun;
+    DO(&r, begun = mirror_mend(r.mirror, range, &r.actions));
+    assert_true(begun);
+    assert_false(mirror_mend(r.mirror, range, &r.actions)); /* one at a time */
+    assert_false(mirror_mend_over(r.mirror, &result));
+    disk_done(&r, 0);
+    assert_true(mirror_mend_over(r.mirror, &result));
+    assert_int_equal(result, 0);
+    assert_false(mirror_mend_over(r.mirror, &result));
+
+    DO(&r, assert_true(mirror_mend(r.mirror, range, &r.actions)));
+    disk_done(&r, -EIO);
+    assert_null(answer(&r, take_sent(&r).send.frame, get_filled(&r, 42)));
+    assert_true(commit(&r));
+    assert_int_equal(r.disk[0].disk.kind, OP_WRITE);
+    assert_false(mirror_mend_over(r.mirror, &result));
+    disk_done(&r, 0);
+    assert_true(mirror_mend_over(r.mirror, &result));
+    assert_int_equal(result, 0);
+
+    /* The peer cannot read it, either; what it has may be something else; what it sent cannot be written. */
+    for (unsigned round = 0; round < 3; round++) {
+        if (round == 1)
+            bitmap_set(r.bitmap, range);
+        DO(&r, assert_true(mirror_mend(r.mirror, range, &r.actions)));
+        disk_done(&r, -EBADMSG);
+        if (round == 0) {
+            assert_null(answer(&r, (struct frame) { .tag = take_sent(&r).send.frame.tag, .status = EIO }, NULL));
+        } else if (round == 2) {
+            assert_null(answer(&r, take_sent(&r).send.frame, get_filled(&r, 42)));
+            disk_done(&r, -EIO);
+        }
+        assert_int_equal(r.sent_count, 0);
+        assert_true(mirror_mend_over(r.mirror, &result));
+        assert_int_equal(result, round == 2 ? -EIO : -EBADMSG);
+        bitmap_clear_all(r.bitmap);
+    }
+    struct mirror_view view;
+    mirror_view(r.mirror, &view);
+    assert_int_equal(view.reads_masked, 0);
+    assert_int_equal(r.completed, 0);
     assert_true(mirror_is_idle(r.mirror));
     assert_int_equal(r.pool.free_bytes, r.pool.arena_bytes);
     rig_close(&r);
@@ -1257,6 +1344,8 @@ int main(void)
         cmocka_unit_test(alone_everything_that_the_peer_may_lack_is_marked),
         cmocka_unit_test(writes_given_up_are_marked),
         cmocka_unit_test(a_read_error_is_masked_and_repaired),
+        cmocka_unit_test(a_repair_that_waits_is_given_up_with_the_peer_or_the_leg),
+        cmocka_unit_test(what_cannot_be_read_is_mended_for_nobody),
         cmocka_unit_test(a_read_error_stands_where_the_peer_cannot_help),
         cmocka_unit_test(answers_nobody_asked_for_are_refused),
         cmocka_unit_test(a_failed_leg_is_replaced_by_the_peers_when_that_is_decided),

@@ -80,6 +80,7 @@ struct world {
     struct verify_reply *verify_reply; /* on the target's */
     bool *planted;                     /* verify: granules that differ, which the application leaves alone */
     bool *found;
+    uint8_t *expected; /* verify: 0, or 1 + the finding */
     struct app_write writes[WRITES_MAX];
     bool written[BLOCKS_MAX];  /* ever, by the application */
     bool original[BLOCKS_MAX]; /* the target's own bits, by granule: what is left of its bitmap after a crash */
@@ -799,14 +800,14 @@ static void run(uint64_t seed)
 
 /* -------------------------------------------------------------------------------------------------------- verify */
 
-static void on_found(void *ctx, struct range granule, bool unreadable, struct actions *out)
+static void on_found(void *ctx, struct range granule, enum verify_finding finding, struct actions *out)
 {
     (void)out;
     struct world *w = ctx;
     CHECK(w, granule.offset_bytes % w->granule_bytes == 0);
     uint32_t g = (uint32_t)(granule.offset_bytes / w->granule_bytes);
     CHECK(w, granule.length_bytes == granule_range(w, g).length_bytes);
-    CHECK(w, !w->found[g] && !unreadable == !w->nodes[SOURCE].bad[granule.offset_bytes / BLOCK_BYTES]);
+    CHECK(w, !w->found[g] && w->expected[g] == 1 + (int)finding);
     w->found[g] = true;
 }
 
@@ -822,18 +823,31 @@ static void run_verify(uint64_t seed)
     assert(granules(w) > 0);
     w->planted = calloc(granules(w), sizeof(bool));
     w->found = calloc(granules(w), sizeof(bool));
+    w->expected = calloc(granules(w), sizeof(*w->expected));
     unsigned share = chance(w, 20) ? 100 : (unsigned)prng_below(&w->p, 6);
-    uint64_t differing = 0, unreadable = 0;
+    uint64_t differing = 0, unreadable = 0, mendable = 0;
+    bool mends = chance(w, 50);
     for (uint32_t g = 0; g < granules(w); g++) {
         struct range range = granule_range(w, g);
         w->planted[g] = chance(w, share);
         if (!w->planted[g])
             continue;
-        if (chance(w, 90)) {
+        unsigned kind = (unsigned)prng_below(&w->p, 13);
+        if (kind > 3) {
             t->content[range.offset_bytes + prng_below(&w->p, range.length_bytes)] ^= 1;
+            w->expected[g] = 1 + VERIFY_DIFFERS;
             differing += range.length_bytes;
+            continue;
+        }
+        s->bad[range.offset_bytes / BLOCK_BYTES] = kind != 0;
+        t->bad[range.offset_bytes / BLOCK_BYTES] = kind <= 1;
+        w->expected[g] = 1 + (kind == 0   ? VERIFY_UNREADABLE_THERE
+                              : kind == 1 ? VERIFY_UNREADABLE_BOTH
+                                          : VERIFY_UNREADABLE_HERE);
+        if (kind > 1 && mends) {
+            w->expected[g] = 0;
+            mendable += range.length_bytes;
         } else {
-            s->bad[range.offset_bytes / BLOCK_BYTES] = true;
             unreadable += range.length_bytes;
         }
     }
@@ -895,12 +909,20 @@ static void run_verify(uint64_t seed)
             carry_out(w, TARGET);
             break;
         }
+        struct range lost;
+        if (chance(w, 30) && verify_wants_mend(w->verify, &lost)) {
+            CHECK(w, s->bad[lost.offset_bytes / BLOCK_BYTES]);
+            verify_mended(w->verify, mends ? 0 : -EIO, w->now_ns, &w->out);
+            carry_out(w, SOURCE);
+        }
         verify_view(w->verify, &view);
         CHECK(w, view.done_bytes <= view.total_bytes);
     }
     CHECK(w, view.done_bytes == w->size_bytes);
-    assert_memory_equal(w->found, w->planted, granules(w) * sizeof(bool));
+    for (uint32_t g = 0; g < granules(w); g++)
+        CHECK(w, w->found[g] == (w->expected[g] != 0));
     CHECK(w, view.differing_bytes == differing && view.unreadable_bytes == unreadable);
+    CHECK(w, view.mended_bytes == mendable);
     drain(w);
     verify_reply_stop(w->verify_reply, &w->out);
     CHECK(w, verify_is_idle(w->verify) && verify_reply_is_idle(w->verify_reply));
@@ -912,6 +934,7 @@ static void run_verify(uint64_t seed)
     verify_reply_close(w->verify_reply);
     free(w->planted);
     free(w->found);
+    free(w->expected);
     world_close(w);
 }
 
