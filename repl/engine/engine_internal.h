@@ -79,7 +79,7 @@ struct engine_verify {
         TELLING_ASKED, /* the peer was told that its leg differs */
         TELLING_DONE,  /* ... and has it on record, or refuses */
     } telling;
-    bool marked;    /* bits were set */
+    bool marked; /* bits were set */
     enum verify_mend {
         MEND_NOTHING,
         MEND_WANTED, /* what only the peer can read is to be read through the mirror */
@@ -87,7 +87,7 @@ struct engine_verify {
     } mend;
     struct range mend_range;
     uint64_t mend_at_ns; /* MEND_WANTED: when the mirror is asked again */
-    bool told_owed; /* the peer waits to hear that what it has found is on record here */
+    bool told_owed;      /* the peer waits to hear that what it has found is on record here */
     struct verify_run {
         struct range range;
         enum verify_finding finding;
