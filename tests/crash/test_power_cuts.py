@@ -3,9 +3,11 @@
 Whatever was flushed is on each of them; whatever was answered is on the one that lost no power; daemons recover from
 what is left."""
 
+import collections
 import os
 import pathlib
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,8 +29,9 @@ LOST_BOTH, LOST_A, LOST_B = "both nodes lose power", "the primary loses power", 
 class Plan:
     """How much of everything. Of each round: one recording, and its cuts."""
 
-    def __init__(self, long):
-        self.rounds = 8 if long else 1
+    def __init__(self, t):
+        long = t.long
+        self.rounds = t.rounds(1, 8)
         self.load_s = 3
         self.flush_cuts = 1_000_000 if long else 60  # most of them, each just before and just after it has completed
         self.metadata_cuts = 2000 if long else 150  # right after the submission or completion of such a write
@@ -141,7 +144,9 @@ def look_at_cut(t, plan, rec, replays, ledger, at_ns, rng):
 
 
 def check_metadata(replay, whose):
-    p = proc.run([BUILD / "lockstep", "metadata", "dump", "--backing", replay.work], ok=None)
+    # Thousands of times: without what proc.run() puts around a program.
+    p = subprocess.run([BUILD / "lockstep", "metadata", "dump", "--backing", replay.work], stdin=subprocess.DEVNULL,
+                       capture_output=True, text=True, timeout=60, check=False)
     if p.returncode != 0:
         raise Failure(f"{whose}: the metadata cannot be used: {p.stderr.strip()}")
 
@@ -215,18 +220,24 @@ def one_round(t, plan, scratch, seed, number):
            " protected volume")
     rng = random.Random(seed)
     replays = rec.replays("cuts")
-    cuts = uncertain = 0
+    cuts = torn = uncertain = 0
     recovered = {}
-    for recovery, (at_ns, what) in enumerate(moments(t, plan, rec, seed, *times)):
+    chosen = moments(t, plan, rec, seed, *times)
+    told = time.monotonic()
+    for done, (at_ns, what) in enumerate(chosen):
         if what is None:
             look_at_cut(t, plan, rec, replays, ledger, at_ns, rng)
             cuts += 1
             uncertain = max(uncertain, *(r.state["sectors"] for r in replays))
         elif what in rec.cluster.nodes:
             look_at_metadata(plan, what, replays[rec.cluster.nodes.index(what)], at_ns, rng)
+            torn += plan.metadata_seeds
         else:
-            recover(t, rec, replays, ledger, at_ns, what, rng, f"{number}-{recovery}")
+            recover(t, rec, replays, ledger, at_ns, what, rng, f"{number}-{done}")
             recovered[what] = recovered.get(what, 0) + 1
+        if time.monotonic() > told + run.TELL_EVERY_S:
+            told = time.monotonic()
+            t.say(f"... {done + 1} of {len(chosen)} moments")
     t.check(uncertain > 0, f"{cuts} cuts, each with {plan.seeds + 1} choices of what survives on each of both disks;"
             f" up to {uncertain} sectors were in doubt")
     for what, count in sorted(recovered.items()):
@@ -234,13 +245,17 @@ def one_round(t, plan, scratch, seed, number):
     for r in replays:
         r.close()
     recorded.remove(rec.cluster.dir, *rec.bases, *(r.work for r in replays))
+    return collections.Counter({"cuts": cuts, "disks looked at": cuts * 2 * (plan.seeds + 2), "torn writes of metadata": torn,
+                                "recoveries": sum(recovered.values())})
 
 
 def test(t):
-    plan = Plan(t.long)
+    plan = Plan(t)
     scratch = scratch_dir(t)
+    total = collections.Counter()
     for number in range(1, plan.rounds + 1):
-        one_round(t, plan, scratch, t.seed + number, number)
+        total += one_round(t, plan, scratch, t.seed + number, number)
+        t.say(f"so far: {number} recordings; " + ", ".join(f"{count} {what}" for what, count in total.items()))
 
 
 if __name__ == "__main__":
