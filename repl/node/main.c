@@ -173,8 +173,8 @@ static int run(const struct arguments *args, const struct config *config, struct
     raise_limits(log, config->count);
     if (wants_run_dir(args, config))
         mkdir(CONFIG_RUN_DIR, 0755); /* fails where it exists; what else may be wrong, the socket will tell */
-    log_line(log, LOG_LEVEL_INFO, NULL, "lockstepd " LOCKSTEP_VERSION ": %u volumes from %s", config->count,
-             args->config);
+    log_line(log, LOG_LEVEL_INFO, NULL, "lockstepd " LOCKSTEP_VERSION ": %u volume%s from %s", config->count,
+             config->count == 1 ? "" : "s", args->config);
 
     char host[NAME_BYTES_MAX] = "";
     gethostname(host, sizeof(host) - 1);
@@ -240,7 +240,7 @@ int main(int argc, char **argv)
         }
     }
     if (args.check) {
-        printf("%s: %u volumes, nothing wrong\n", args.config, config.count);
+        printf("%s: %u volume%s, nothing wrong\n", args.config, config.count, config.count == 1 ? "" : "s");
         config_free(&config);
         return CONTROL_DONE;
     }

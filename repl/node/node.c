@@ -159,8 +159,8 @@ static void begin_ending(struct node *n)
         n->options.stopping(n->options.ctx);
     unsigned up = count_up(n);
     log_line(n->options.log, LOG_LEVEL_INFO, NULL,
-             "shutting down: %u volumes to drain, for at most %llu s; another signal ends at once", up,
-             (unsigned long long)(n->options.drain_ns_max / NS_PER_S));
+             "shutting down: %u volume%s to drain, for at most %llu s; another signal ends at once", up,
+             up == 1 ? "" : "s", (unsigned long long)(n->options.drain_ns_max / NS_PER_S));
 }
 
 /* A primary needs its peer for its last writes, and to end cleanly. If both are told to end, the secondary must not be

@@ -129,8 +129,9 @@ def test(t):
         t.skip_part(f"a read-only block device needs root and a loop device: {fs.why_no_block_device()}")
     else:
         path = image(t, "readonly.img")
-        loop = proc.run(["losetup", "-r", "--show", "-f", path]).stdout.strip()
-        t.cleanup.callback(fs.quietly, ["losetup", "-d", loop])
+        readonly = fs.Loop(t, path, "-r")
+        t.cleanup.callback(readonly.close)
+        loop = readonly.device
         c = single(t, "readonly", loop)
         refused(t, c.a, "a read-only device", [loop, "read-only"])
         c.stop()

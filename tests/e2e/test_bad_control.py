@@ -7,7 +7,6 @@ import random
 import signal
 import socket
 import threading
-import time
 
 from lib import alloc, nbdio, proc, run
 from lib.cluster import BUILD, KIB, MIB, Cluster
@@ -134,10 +133,12 @@ def test(t):
         s.close()
 
     t.step("followers of events: one is killed, one never reads")
-    followers = [proc.spawn([BUILD / "lockstep", "events", "--control", a.control], log=t.dir / "followers.log") for _ in range(2)]
+    logs = [t.dir / f"follower{i}.log" for i in range(2)]
+    followers = [proc.spawn([BUILD / "lockstep", "events", "--control", a.control], log=path) for path in logs]
     t.cleanup.callback(lambda: [proc.kill(f) for f in followers])
     log = a.follow_events()
-    time.sleep(0.2)  # no other way to tell that all three follow; more or fewer does not matter
+    # Whoever follows is told first what happened before.
+    wait_until("all three to follow", lambda: all(path.stat().st_size for path in (*logs, log)), 10)
     followers[0].kill()
     followers[1].send_signal(signal.SIGSTOP)
     for _ in range(20 if t.long else 4):

@@ -46,6 +46,29 @@ def quietly(argv, seconds=20):
         return None
 
 
+class Loop:
+    """A loop device that goes when nobody has it open any more: also when the test is killed outright, as the one who
+    keeps it open until then dies with the test, and mounts go with the test's namespace."""
+
+    def __init__(self, t, path, *options):
+        self.device = proc.run(["losetup", *options, "--show", "-f", path]).stdout.strip()
+        t.loops.append(self.device)
+        try:
+            # A process of its own: the last close of a device whose server hangs may never return.
+            with open(self.device, "rb") as f:
+                self.keeper = proc.spawn(["sleep", "infinity"], stdin=f)
+        finally:
+            quietly(["losetup", "-d", self.device])
+
+    def close(self):
+        if self.keeper.poll() is None:
+            self.keeper.kill()
+        try:
+            self.keeper.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            pass  # whoever looks for what is left behind will find it
+
+
 class BlockDevice:
     """An NBD export as /dev/loopN."""
 
@@ -53,7 +76,7 @@ class BlockDevice:
         self.t = t
         self.dir = t.dir / name
         self.dir.mkdir()
-        self.loop = None
+        self.loop = self.loop_device = None
         self.log = t.dir / f"{name}.log"
         pidfile = t.dir / f"{name}.pid"
         self.fuse = proc.spawn(["nbdfuse", "-P", pidfile, self.dir, uri], log=self.log)
@@ -64,12 +87,13 @@ class BlockDevice:
                 raise Failure(f"nbdfuse: {self.log.read_text().strip()}")
             return pidfile.exists()
         wait_until("nbdfuse to mount", up, 20)
-        self.loop = proc.run(["losetup", "--direct-io=on", "--show", "-f", self.dir / "nbd"]).stdout.strip()
+        self.loop_device = Loop(t, self.dir / "nbd", "--direct-io=on")
+        self.loop = self.loop_device.device
 
     def close(self):
-        if self.loop:
-            quietly(["losetup", "-d", self.loop])
-            self.loop = None
+        if self.loop_device:
+            self.loop_device.close()
+            self.loop = self.loop_device = None
         if self.fuse:
             quietly(["umount", self.dir]) == 0 or quietly(["umount", "-l", self.dir])
             try:
@@ -87,11 +111,12 @@ class Ext4:
         self.t = t
         self.dir = t.dir / name
         self.dir.mkdir(exist_ok=True)
-        self.loop = None
+        self.loop = self.loop_device = None
         self.mounted = False
         t.cleanup.callback(self.close)
         if os.path.isfile(device):
-            self.loop = proc.run(["losetup", "--show", "-f", device]).stdout.strip()
+            self.loop_device = Loop(t, device)
+            self.loop = self.loop_device.device
         device = self.loop or device
         if make:
             # Lazy initialisation would write behind our back for minutes.
@@ -109,9 +134,9 @@ class Ext4:
         if self.mounted:
             quietly(["umount", self.dir]) == 0 or quietly(["umount", "-l", self.dir])
             self.mounted = False
-        if self.loop:
-            quietly(["losetup", "-d", self.loop])
-            self.loop = None
+        if self.loop_device:
+            self.loop_device.close()
+            self.loop = self.loop_device = None
 
 
 def copy_leg(backing, size_bytes, to):

@@ -52,6 +52,7 @@ class Test:
         self.started = time.monotonic()
         self.steps = 0
         self.parts_skipped = 0
+        self.loops = []  # devices that the test has made
         # On a disk, and short: a unix socket's path has 108 bytes.
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="lse2e-", dir=os.environ.get("LOCKSTEP_SCRATCH", "/var/tmp")))
         self.dir.chmod(0o711)
@@ -142,12 +143,13 @@ def stays(what, predicate, seconds, poll_s=0.05):
         time.sleep(poll_s)
 
 
-def left_behind(folder):
+def left_behind(folder, loops):
     """What still knows of a scratch directory that is gone: loop devices and processes."""
     found = []
     for loop in pathlib.Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
-            if str(folder) in loop.read_text():
+            # Of a file on a FUSE mount that was taken away the kernel knows no more than "/nbd".
+            if str(folder) in loop.read_text() or (loop.read_text().strip() == "/nbd" and f"/dev/{loop.parts[3]}" in loops):
                 found.append(f"/dev/{loop.parts[3]} on {loop.read_text().strip()}")
         except OSError:
             pass
@@ -216,7 +218,7 @@ def main(function, limit_s, long_limit_s=None, teller=Test):
     except BaseException:
         traceback.print_exc()
         status = status or 1
-    for thing in left_behind(t.dir):
+    for thing in left_behind(t.dir, t.loops):
         print(f"LEFT BEHIND: {thing}", flush=True)
         status = status or 1
     if status == 0 and teller is Test:
