@@ -2,10 +2,10 @@
 """A volume of 16 TiB: it comes up within two seconds, after a clean end and after a crash of both nodes, and in no more memory
 than is promised."""
 
+import datetime
 import os
 import pathlib
 import tempfile
-import time
 
 from lib import nbdio, run
 from lib.cluster import GIB, MIB, Cluster
@@ -39,19 +39,33 @@ def memory(t, c, when):
     t.check(max(used) <= RSS_MAX, f"{when}: {' and '.join(str(u // MIB) for u in used)} MiB of {RSS_MAX // MIB} are in use", used)
 
 
+def logged_at(line):
+    return datetime.datetime.fromisoformat(line.split()[0])
+
+
+def waited_for_cpu_s(pid):
+    """For how long it was ready to run while others did: that says something about the machine, not about the daemon."""
+    waited = []
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        waited.append(int((task / "schedstat").read_text(encoding="ascii").split()[1]) / 1e9)
+    return max(waited)
+
+
 def starts(t, c, when):
     for n in c.nodes:
-        began = time.monotonic()
+        known = len(n.log_text())
         n.start()
-        n.wait("the volume to be up", lambda s: s["state"] == "up", 30)
-        took = time.monotonic() - began
-        # A machine that does something else too cannot judge of time.
-        t.check(took < UP_S_MAX or not t.long, f"{n.name}, {when}: up {took:.2f} s after its daemon was started", took)
+        waited_s = waited_for_cpu_s(n.pid)
+        first, ready = (n.wait_log(text, since=known) for text in (": 1 volume", " ready"))
+        took_s = (logged_at(ready) - logged_at(first)).total_seconds()
+        t.check(n.status()["state"] == "up", f"{n.name}, {when}: up", n.log_tail())
+        t.check(took_s - waited_s < UP_S_MAX, f"{took_s:.2f} s after its daemon was started, of which it waited {waited_s:.2f} s for a CPU")
 
 
 def test(t):
     t.step("16 TiB, sparse")
-    c = Cluster(t, size=SIZE, backing_dir=sparse_dir(t))
+    # Setting every bit takes a tenth of a second of CPU in one turn; how long that is on a busy machine is not the question here.
+    c = Cluster(t, size=SIZE, backing_dir=sparse_dir(t), dead_after="10s")
     for n in c.nodes:
         os.truncate(n.backing, SIZE + TIB)
     c.ready()

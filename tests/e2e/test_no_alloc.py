@@ -50,7 +50,7 @@ def test(t):
     rss_after = {n: n.rss_bytes() for n in c.nodes}
     ops = nbdio.total_ops(load) - ops_before
     t.check(all(s.alive() for s in load), "the load never paused", [(s.errors, s.wrong) for s in load])
-    t.check(ops > 500 * seconds, f"{ops} requests were served meanwhile")
+    t.check(ops > 100 * seconds, f"{ops} requests were served meanwhile")
 
     nothing = (0, 0, 0, [])
     for n in c.nodes:
