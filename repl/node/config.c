@@ -302,6 +302,13 @@ static int read_policy(struct reading *r)
                              : strcmp(raw->when_alone, "suspend") == 0 ? ALONE_SUSPEND
                                                                        : ALONE_STRICT;
     }
+    r->out->activity_log_bytes = CONFIG_ACTIVITY_LOG_BYTES_DEFAULT;
+    if (raw->activity_log) {
+        uint64_t *bytes = &r->out->activity_log_bytes;
+        if (!quantity_size(raw->activity_log, bytes) || *bytes < CONFIG_ACTIVITY_LOG_BYTES_MIN ||
+            *bytes > CONFIG_ACTIVITY_LOG_BYTES_MAX || *bytes % CONFIG_ACTIVITY_LOG_BYTES_STEP)
+            return config_unexpected(&r->place, "activity-log", r->err);
+    }
     if (raw->failover) {
         static const char *const words[] = { "manual", "automatic", NULL };
         int rc = one_of(r, "failover", raw->failover, words);

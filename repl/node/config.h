@@ -24,6 +24,10 @@
 #define CONFIG_DEAD_AFTER_NS_MIN (100 * NS_PER_MS)
 #define CONFIG_DEAD_AFTER_NS_MAX (600 * NS_PER_S)
 #define CONFIG_DEAD_AFTER_NS_DEFAULT (2 * NS_PER_S)
+#define CONFIG_ACTIVITY_LOG_BYTES_MIN (256 * MIB)
+#define CONFIG_ACTIVITY_LOG_BYTES_MAX (1 * TIB)
+#define CONFIG_ACTIVITY_LOG_BYTES_DEFAULT (256 * GIB)
+#define CONFIG_ACTIVITY_LOG_BYTES_STEP (4 * MIB)
 #define CONFIG_TEST_DELAY_NS_MAX (600 * NS_PER_S)
 
 #define CONFIG_RUN_DIR "/run/lockstep" /* where control.sock and the devices of `device: auto` are */
@@ -68,7 +72,8 @@ struct volume_config {
     unsigned self; /* this node's index in nodes */
     uint64_t dead_after_ns;
     enum when_alone when_alone;
-    bool tls_missing; /* neither written out nor needed, as all paths are on loopback: worth a warning */
+    uint64_t activity_log_bytes; /* how much of the volume may be hot at a time */
+    bool tls_missing;            /* neither written out nor needed, as all paths are on loopback: worth a warning */
     struct config_test test;
 };
 

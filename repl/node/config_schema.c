@@ -42,6 +42,7 @@ static const struct {
     { "link.dead-after", "a time of 100ms to 10min, such as 2s (units ms, s, min)" },
     { "witness", "lockstep://HOST:PORT or etcd+https://HOST:PORT,..." },
     { "when-alone", "strict, suspend or continue" },
+    { "activity-log", "a size of 256MiB to 1TiB in steps of 4MiB, such as 256GiB" },
     { "failover", "manual or automatic" },
     { "hooks", "a mapping with promote, demote, freeze and thaw" },
     { "hooks.promote", "the name of a program" },
@@ -179,6 +180,7 @@ static const cyaml_schema_field_t test_fields[] = {
                                  SEQUENCE_ENTRIES_MAX),                                                                \
             MAPPING_OPTIONAL("link", raw_volume, link, link_fields), TEXT_OPTIONAL("witness", raw_volume, witness),    \
             TEXT_OPTIONAL("when-alone", raw_volume, when_alone), TEXT_OPTIONAL("failover", raw_volume, failover),      \
+            TEXT_OPTIONAL("activity-log", raw_volume, activity_log),                                                   \
             MAPPING_OPTIONAL("hooks", raw_volume, hooks, hooks_fields),                                                \
             MAPPING_OPTIONAL("offsite", raw_volume, offsite, offsite_fields),                                          \
             MAPPING_OPTIONAL("test", raw_volume, test, test_fields), CYAML_FIELD_END,                                  \

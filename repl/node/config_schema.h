@@ -88,6 +88,7 @@ struct raw_volume {
     struct raw_link *link;
     char *witness;
     char *when_alone;
+    char *activity_log;
     char *failover;
     struct raw_hooks *hooks;
     struct raw_offsite *offsite;

@@ -19,6 +19,7 @@
 #include "repl/base/scoped.h"
 #include "repl/engine/engine.h"
 #include "repl/link/link.h"
+#include "repl/meta/activity_log.h"
 #include "repl/node/leg.h"
 #include "repl/node/rate.h"
 #include "repl/sync/resync.h"
@@ -35,6 +36,11 @@
 #define RETRY_MAX_NS (2 * NS_PER_S)
 #define REFUSED_RETRY_NS (5 * NS_PER_S)
 #define STATUS_WAIT_NS (1 * NS_PER_S)
+
+static_assert(CONFIG_ACTIVITY_LOG_BYTES_STEP == EXTENT_BYTES_DEFAULT, "a step is an extent");
+static_assert(CONFIG_ACTIVITY_LOG_BYTES_DEFAULT == (uint64_t)AL_SLOTS_DEFAULT * EXTENT_BYTES_DEFAULT, "as without one");
+static_assert(CONFIG_ACTIVITY_LOG_BYTES_MAX == (uint64_t)AL_SLOTS_MAX * EXTENT_BYTES_DEFAULT, "there are enough slots");
+static_assert(CONFIG_ACTIVITY_LOG_BYTES_MIN > OP_RANGE_BYTES_MAX + EXTENT_BYTES_DEFAULT, "any change fits");
 
 /* The engine numbers its operations in two ranges: the mirror's, and those of a resync. */
 #define SYNC_OPS (SYNC_OP_END - SYNC_OP_FIRST)
@@ -572,6 +578,7 @@ static int open_engine(struct volume *v, struct err *err)
         .window_frames = WINDOW_FRAMES,
         .window_bytes = WINDOW_BYTES,
         .block_bytes = v->leg.bare->geometry.logical_block_bytes,
+        .log_slots = (uint32_t)(v->config.activity_log_bytes / EXTENT_BYTES_DEFAULT),
         .alone_after_ns = v->config.when_alone == ALONE_CONTINUE ? v->config.dead_after_ns : ENGINE_NEVER_ALONE,
         .pool = &v->pool,
         .pool_keep_free_bytes = KEEP_FREE_BYTES,

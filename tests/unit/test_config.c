@@ -57,6 +57,7 @@ static void everything_is_read(void **state)
                "      - host.example:7789\n"
                "link: {transport: auto, tls: none, dead-after: 500ms}\n"
                "when-alone: suspend\n"
+               "activity-log: 1GiB\n"
                "failover: manual\n",
                &c);
     assert_string_equal(c.volume, "gold42");
@@ -78,6 +79,7 @@ static void everything_is_read(void **state)
     assert_string_equal(config_peer(&c)->paths[1], "host.example:7789");
     assert_int_equal(c.dead_after_ns, 500 * NS_PER_MS);
     assert_int_equal(c.when_alone, ALONE_SUSPEND);
+    assert_int_equal(c.activity_log_bytes, GIB);
     assert_false(c.tls_missing);
     assert_false(c.test.disk_fault_on || c.test.disk_delay_on || c.test.link_fault_on);
 }
@@ -91,6 +93,7 @@ static void what_is_left_out_has_defaults(void **state)
     assert_string_equal(config_self(&c)->metadata, "");
     assert_int_equal(c.dead_after_ns, 2 * NS_PER_S);
     assert_int_equal(c.when_alone, ALONE_STRICT);
+    assert_int_equal(c.activity_log_bytes, 256 * GIB);
     assert_true(c.tls_missing); /* allowed on loopback only */
 }
 
@@ -181,10 +184,11 @@ static void test_faults_need_permission(void **state)
 
 #define NAME_63 "n23456789012345678901234567890123456789012345678901234567890123"
 #define EXPECTED_NAME "expected a name of 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+#define EXPECTED_LOG "expected a size of 256MiB to 1TiB in steps of 4MiB, such as 256GiB"
 #define EXPECTED_SIZE "expected a size of 4KiB to 64TiB in steps of 4KiB, such as 40GiB (units KiB, MiB, GiB, TiB)"
 #define EXPECTED_TIME "expected a time of 100ms to 10min, such as 2s (units ms, s, min)"
 #define EXPECTED_PATH "expected an address HOST:PORT such as 10.0.0.1:7789 or [fd00::1]:7789"
-#define VOLUME_KEYS "volume, size, nodes, link, witness, when-alone, failover, hooks, offsite, test"
+#define VOLUME_KEYS "volume, size, nodes, link, witness, when-alone, failover, activity-log, hooks, offsite, test"
 
 static const struct wrong {
     const char *text;
@@ -253,6 +257,10 @@ static const struct wrong {
     { VOLUME "size: 99999999999999999999TiB\n", "9: size: " EXPECTED_SIZE ", found \"99999999999999999999TiB\"" },
     { VOLUME "size: 5KiB\n", "9: size: " EXPECTED_SIZE ", found \"5KiB\"" },
     { VOLUME "size: -1GiB\n", "9: size: " EXPECTED_SIZE ", found \"-1GiB\"" },
+    { VOLUME "activity-log: 252MiB\n", "9: activity-log: " EXPECTED_LOG ", found \"252MiB\"" },
+    { VOLUME "activity-log: 2TiB\n", "9: activity-log: " EXPECTED_LOG ", found \"2TiB\"" },
+    { VOLUME "activity-log: 258MiB\n", "9: activity-log: " EXPECTED_LOG ", found \"258MiB\"" },
+    { VOLUME "activity-log: [1GiB]\n", "9: activity-log: " EXPECTED_LOG ", found a list of 1" },
     { VOLUME "link: {dead-after: 2}\n", "9: link.dead-after: " EXPECTED_TIME ", found \"2\"" },
     { VOLUME "link: {dead-after: 2 parsecs}\n", "9: link.dead-after: " EXPECTED_TIME ", found \"2 parsecs\"" },
     { VOLUME "link: {dead-after: 99ms}\n", "9: link.dead-after: " EXPECTED_TIME ", found \"99ms\"" },
