@@ -91,6 +91,9 @@ static struct json_object *resync_json(const Lockstep__Control__Resync *r)
     put(o, "total_bytes", json_object_new_uint64(r->total_bytes));
     put(o, "rate_bytes_per_s", json_object_new_uint64(r->rate_bytes_per_s));
     put(o, "eta_s", r->rate_bytes_per_s ? json_object_new_uint64(eta_s(r)) : NULL);
+    put(o, "equal_bytes", json_object_new_uint64(r->equal_bytes));
+    put(o, "sent_bytes", json_object_new_uint64(r->sent_bytes));
+    put(o, "zero_bytes", json_object_new_uint64(r->zero_bytes));
     return o;
 }
 

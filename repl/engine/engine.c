@@ -380,7 +380,10 @@ struct engine_resync engine_resync_view(const struct engine *e)
     return (struct engine_resync) { .active = true,
                                     .is_source = e->peer_state == PEER_TARGET,
                                     .done_bytes = view.done_bytes,
-                                    .total_bytes = view.total_bytes };
+                                    .total_bytes = view.total_bytes,
+                                    .equal_bytes = view.equal_bytes,
+                                    .sent_bytes = view.data_bytes,
+                                    .zero_bytes = view.zero_bytes };
 }
 
 void engine_view(struct engine *e, struct engine_view *out)

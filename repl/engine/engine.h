@@ -59,6 +59,9 @@ struct engine_view {
         bool is_source; /* the peer gets what it lacks; else this node */
         uint64_t done_bytes;
         uint64_t total_bytes;
+        uint64_t equal_bytes; /* in this session: found equal by digest, */
+        uint64_t sent_bytes;  /* sent, */
+        uint64_t zero_bytes;  /* zeroed without being sent */
     } resync;
     uint64_t alone_epoch; /* since which changes are acknowledged without the peer; 0: they are not */
     uint64_t alone_since_ns;

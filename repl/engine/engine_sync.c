@@ -127,10 +127,22 @@ bool sync_target_is_done(const struct engine *e)
     return e->sync_begun && resync_target_state(e->target) == RESYNC_DONE;
 }
 
+/* Told when it is over, as nothing is left to look at then. Of this session: what came before an interruption was told
+ * of by nobody. */
+static void note_up_to_date(const char *node, const struct resync_view *v, struct actions *out)
+{
+    actions_note(out, NOTE_INFO, "resync",
+                 "the leg of %s is up to date: %llu bytes were equal, %llu sent, %llu zeroed without being sent", node,
+                 (unsigned long long)v->equal_bytes, (unsigned long long)v->data_bytes,
+                 (unsigned long long)v->zero_bytes);
+}
+
 /* The source has taken this leg in: it has all that the source's has. */
 void sync_target_finish(struct engine *e, struct actions *out)
 {
     assert(e->peer_state == PEER_SOURCE && sync_target_is_done(e));
+    struct resync_view view;
+    resync_target_view(e->target, &view);
     resync_target_stop(e->target, out);
     e->sync_begun = false;
     e->peer_state = PEER_IN_SYNC;
@@ -140,7 +152,7 @@ void sync_target_finish(struct engine *e, struct actions *out)
     e->sb.consistent_epoch = 0;
     e->sb.consistent_lsn = 0;
     e->log.settle = true; /* what lies on disk of bits that are clear now */
-    actions_note(out, NOTE_INFO, "resync", "the leg of %s is up to date", e->config.node);
+    note_up_to_date(e->config.node, &view, out);
 }
 
 /* The peer has its leg up to date on record. */
@@ -148,6 +160,8 @@ void sync_source_on_told(struct engine *e, struct actions *out)
 {
     if (e->peer_state != PEER_TARGET || !e->sync_finishing)
         return;
+    struct resync_view view;
+    resync_source_view(e->source, &view);
     resync_source_stop(e->source, out);
     e->sync_begun = false;
     e->sync_finishing = false;
@@ -159,7 +173,7 @@ void sync_source_on_told(struct engine *e, struct actions *out)
     e->log.settle = true;
     decree_agreed(e);
     want_persisted(e);
-    actions_note(out, NOTE_INFO, "resync", "the leg of %s is up to date", e->config.peer);
+    note_up_to_date(e->config.peer, &view, out);
 }
 
 /* What is done is clear on disk, too, soon: a crash of the source must not make it begin all over. The target needs no

@@ -212,6 +212,9 @@ size_t control_encode_volume(uint8_t *out, const struct volume_config *config, c
             resync.done_bytes = s.resync.done_bytes;
             resync.total_bytes = s.resync.total_bytes;
             resync.rate_bytes_per_s = s.resync.rate_bytes_per_s;
+            resync.equal_bytes = s.resync.equal_bytes;
+            resync.sent_bytes = s.resync.sent_bytes;
+            resync.zero_bytes = s.resync.zero_bytes;
             peer.resync = &resync;
         }
         v.peer = &peer;

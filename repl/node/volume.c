@@ -400,7 +400,10 @@ static struct volume_resync resync_status(struct volume *v, const struct engine_
                                     .is_source = resync->is_source,
                                     .done_bytes = resync->done_bytes,
                                     .total_bytes = resync->total_bytes,
-                                    .rate_bytes_per_s = rate_bytes_per_s(&v->resync_rate, now_ns, resync->done_bytes) };
+                                    .rate_bytes_per_s = rate_bytes_per_s(&v->resync_rate, now_ns, resync->done_bytes),
+                                    .equal_bytes = resync->equal_bytes,
+                                    .sent_bytes = resync->sent_bytes,
+                                    .zero_bytes = resync->zero_bytes };
 }
 
 static void make_status(struct volume *v, struct volume_status *s)

@@ -56,6 +56,9 @@ struct volume_status {
         uint64_t done_bytes;
         uint64_t total_bytes;
         uint64_t rate_bytes_per_s; /* over the last seconds; 0: not known */
+        uint64_t equal_bytes;      /* since the peer is connected: found equal by digest, */
+        uint64_t sent_bytes;       /* sent, */
+        uint64_t zero_bytes;       /* zeroed without being sent */
     } resync;
     uint64_t alone_epoch;    /* since which changes are acknowledged without the peer; 0: they are not */
     uint64_t alone_since_us; /* since 1970, UTC */

@@ -162,6 +162,9 @@ static void a_resync_is_told(void **state)
     resync.done_bytes = 768 * MIB;
     resync.total_bytes = 1024 * MIB;
     resync.rate_bytes_per_s = 100 * MIB;
+    resync.equal_bytes = 4096;
+    resync.sent_bytes = 8192;
+    resync.zero_bytes = 512;
     Lockstep__Control__Peer peer = peer_b();
     peer.leg = (char *)"syncing";
     peer.out_of_sync_bytes = 256 * MIB;
@@ -185,7 +188,8 @@ static void a_resync_is_told(void **state)
     fclose(s.out);
     assert_non_null(strstr(text, "\"out_of_sync_bytes\":268435456,\"resync\":{\"to_peer\":true,"
                                  "\"done_bytes\":805306368,\"total_bytes\":1073741824,"
-                                 "\"rate_bytes_per_s\":104857600,\"eta_s\":3}"));
+                                 "\"rate_bytes_per_s\":104857600,\"eta_s\":3,"
+                                 "\"equal_bytes\":4096,\"sent_bytes\":8192,\"zero_bytes\":512}"));
     free(text);
     /* Nothing is known of the rate, or nothing is to be done. */
     resync.rate_bytes_per_s = 0;
@@ -195,7 +199,7 @@ static void a_resync_is_told(void **state)
     s = begin(true, false);
     show_status(&s, "paris-a", list, 1);
     fclose(s.out);
-    assert_non_null(strstr(text, "\"rate_bytes_per_s\":0,\"eta_s\":null}"));
+    assert_non_null(strstr(text, "\"rate_bytes_per_s\":0,\"eta_s\":null,"));
     free(text);
     s = begin(false, false);
     show_status(&s, "paris-a", list, 1);
