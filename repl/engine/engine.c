@@ -104,9 +104,18 @@ void engine_close(struct engine *e)
     free(e);
 }
 
+/* Asked after most events, so without the words. */
+static bool is_protected(const struct engine *e)
+{
+    return e->config.peer && own_leg(e) == LEG_UP_TO_DATE && e->session == SESSION_UP &&
+           e->peer_state == PEER_IN_SYNC && !e->sb.lost_power && bitmap_dirty_bytes(e->bitmap) == 0;
+}
+
 /* Why the volume is not protected, or NULL when it is. */
 const char *engine_why_not(struct engine *e)
 {
+    if (is_protected(e))
+        return NULL;
     if (!e->config.peer)
         return "the volume has a single node";
     if (own_leg(e) == LEG_SYNCING) {
@@ -128,8 +137,6 @@ const char *engine_why_not(struct engine *e)
                      e->config.node, e->config.peer, e->config.peer);
             return e->why_not;
         }
-        if (bitmap_dirty_bytes(e->bitmap) == 0)
-            return NULL;
         snprintf(e->why_not, sizeof(e->why_not), "%llu bytes differ, as a verify has found: `lockstep verify --repair`",
                  (unsigned long long)bitmap_dirty_bytes(e->bitmap));
         return e->why_not;
@@ -229,7 +236,7 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
     log_advance(e, out);
     flush_when_wanted(e, now_ns, out);
     superblock_write_if_wanted(e, out);
-    bool in_sync = engine_why_not(e) == NULL;
+    bool in_sync = is_protected(e);
     if (in_sync != e->was_in_sync && e->config.peer)
         actions_note(out, in_sync ? NOTE_INFO : NOTE_WARNING, "protected", in_sync ? "protected" : "not protected: %s",
                      in_sync ? "" : engine_why_not(e));
