@@ -6,6 +6,7 @@ import subprocess
 
 from .processes import Failure, end_with_parent, find_program
 
+HISTOGRAM_BITS = 6  # fio's FIO_IO_U_PLAT_BITS: so many bins for each power of two
 PERCENTILES = (50, 90, 99, 99.9)
 
 
@@ -50,7 +51,7 @@ def _command(target, size_bytes, mode, block_bytes, depth):
             f"--rw={mode}", f"--bs={block_bytes}", f"--iodepth={depth}", f"--size={size_bytes}",
             "--norandommap=1",  # fio's own work, on the same two cores, stays small
             "--randrepeat=0", "--lat_percentiles=1", "--clat_percentiles=0",
-            "--percentile_list=" + ":".join(str(p) for p in PERCENTILES), "--output-format=json"]
+            "--percentile_list=" + ":".join(str(p) for p in PERCENTILES), "--output-format=json+"]
 
 
 def _run(command, limit_s):
@@ -63,12 +64,33 @@ def _run(command, limit_s):
     return parse(done.stdout)
 
 
-def parse(output):
-    """The figures of a fio JSON report. fio may print warnings before it."""
+def jobs(output):
+    """Those of a fio JSON report. fio may print warnings before it."""
     try:
-        job = json.loads(output[output.index("{"):])["jobs"][0]
+        found = json.loads(output[output.index("{"):])["jobs"]
+        found[0]["error"]
     except (ValueError, KeyError, IndexError) as e:
         raise Failure(f"fio's report cannot be read ({e}): {output[:200]!r}") from None
+    return found
+
+
+def median_ns(bins):
+    """Of fio's histogram: its own percentiles are bins, 1.6 % wide, too coarse where 2 % are to be told apart. Inside
+    the bin of the median, samples are taken to be spread evenly."""
+    counts = sorted((int(middle), count) for middle, count in bins.items() if count)
+    half = sum(count for _, count in counts) / 2
+    below = 0
+    for middle, count in counts:
+        if below + count >= half:
+            width = 1 << max(0, middle.bit_length() - 1 - HISTOGRAM_BITS)
+            return middle - width / 2 + width * (half - below) / count
+        below += count
+    raise Failure("fio: an empty histogram")
+
+
+def parse(output):
+    """The figures of the first job."""
+    job = jobs(output)[0]
     if job["error"] != 0:
         raise Failure(f"fio: writes failed with errno {job['error']}")
     write = job["write"]
@@ -79,6 +101,7 @@ def parse(output):
         "iops": write["iops"],
         "bytes_per_s": write["bw_bytes"],
         "p50_ns": percentiles[50.0],
+        "median_ns": median_ns(write["lat_ns"]["bins"]),
         "p90_ns": percentiles[90.0],
         "p99_ns": percentiles[99.0],
         "p999_ns": percentiles[99.9],
@@ -96,6 +119,31 @@ def run_case(target, size_bytes, case, timing):
     command = _command(target, size_bytes, "randwrite", case.block_bytes, case.depth)
     command += ["--time_based=1", f"--ramp_time={timing.ramp_s * 1000:.0f}ms", f"--runtime={timing.run_s * 1000:.0f}ms"]
     return _run(command, timing.ramp_s + timing.run_s + 60)
+
+
+def write_bytes(target, size_bytes, total_bytes, case, limit_s):
+    """So many bytes at random places, as fast as they go."""
+    command = _command(target, size_bytes, "randwrite", case.block_bytes, case.depth)
+    return _run(command + [f"--io_size={total_bytes}"], limit_s)
+
+
+def touch(target, size_bytes, block_bytes, stride_bytes, limit_s):
+    """One block in each stride, then a flush."""
+    command = _command(target, size_bytes, f"write:{stride_bytes - block_bytes}", block_bytes, 32)
+    return _run(command + [f"--io_size={size_bytes // stride_bytes * block_bytes}", "--end_fsync=1"], limit_s)
+
+
+def read_rates(paths, size_bytes, block_bytes, depth, direct):
+    """Bytes per second of each of several files that are read from their beginnings at once."""
+    command = [find_program("fio", "fio"), "--output-format=json", "--ioengine=io_uring", f"--direct={int(direct)}",
+               "--rw=read", f"--bs={block_bytes}", f"--iodepth={depth}", f"--size={size_bytes}",
+               "--allow_file_create=0"]
+    for number, path in enumerate(paths):
+        command += [f"--name=leg{number}", f"--filename={path}"]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=end_with_parent)
+    if done.returncode != 0:
+        raise Failure(f"fio failed: {(done.stderr or done.stdout).strip()[-500:]}")
+    return [job["read"]["bw_bytes"] for job in jobs(done.stdout)]
 
 
 def mixed_command(target, size_bytes, run_s):

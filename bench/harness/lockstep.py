@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 
-from .processes import Failure, free_port, wait_until
+from .processes import POLL_S, START_DEADLINE_S, Failure, free_port, wait_until
 
 VOLUME = "bench"
 NODE_NAMES = ("node-a", "node-b")
@@ -29,11 +29,14 @@ class Node:
 
 
 class Volume:
-    """One volume on one or two daemons of this machine; the first backing's node becomes primary."""
+    """One volume on one or two daemons of this machine; the first backing's node becomes primary. `settings`: further
+    keys of the configuration, by name; `dead_after`: of the link."""
 
-    def __init__(self, workspace, build_dir, backings):
+    def __init__(self, workspace, build_dir, backings, settings=None, dead_after=None):
         self._workspace = workspace
         self._build_dir = build_dir
+        self._settings = settings or {}
+        self._dead_after = dead_after
         self.nodes = [Node(workspace, name, backing, len(backings) > 1)
                       for name, backing in zip(NODE_NAMES, backings)]
         self._config_path = workspace.path("bench.yaml")
@@ -46,6 +49,8 @@ class Volume:
             lines += node.config()
         if len(self.nodes) > 1:
             lines += ["link:", "  transport: tcp", "  tls: none"]
+            lines += [f"  dead-after: {self._dead_after}"] if self._dead_after else []
+        lines += [f"{key}: {value}" for key, value in self._settings.items()]
         return "\n".join(lines) + "\n"
 
     def servers(self):
@@ -71,16 +76,46 @@ class Volume:
         volumes = json.loads(done.stdout)["volumes"]
         return volumes[0] if volumes else {}
 
+    def events(self, node):
+        """All that the daemon has to tell since it was started, oldest first."""
+        return [json.loads(line) for line in self._require(node, "events", VOLUME, "--no-follow", "--json").splitlines()]
+
+    def wait(self, node, what, condition, deadline_s=START_DEADLINE_S, poll_s=POLL_S):
+        """The first status of `node` that meets the condition."""
+        def status():
+            found = self.status(node)
+            return found if found and condition(found) else None
+        return wait_until(what, status, node.daemon, deadline_s, poll_s)
+
     def _settled_state(self, node):
         """None while the daemon does not answer yet, or is busy with the volume."""
         state = self.status(node).get("state")
         return state if state not in ("starting", "creating", "stopping") else None
 
+    def start(self, node):
+        """Only the daemon. What it finds on its backing it brings up by itself."""
+        node.daemon = self._workspace.start(f"lockstepd-{node.name}", [
+            os.path.join(self._build_dir, "lockstepd"), "--config", self._config_path, "--node", node.name,
+            "--control", node.control_path])
+
+    def kill(self, node):
+        """As a crash does: without a word."""
+        self._workspace.kill(node.daemon)
+        node.daemon = None
+
+    def promote(self, node):
+        self._require(node, "promote", VOLUME)
+        self.wait(node, "serving", lambda s: s["serving"])
+
+    def stop(self):
+        for node in self.nodes:
+            if node.daemon:
+                self._workspace.stop(node.daemon)
+                node.daemon = None
+
     def open(self):
         for node in self.nodes:
-            node.daemon = self._workspace.start(f"lockstepd-{node.name}", [
-                os.path.join(self._build_dir, "lockstepd"), "--config", self._config_path, "--node", node.name,
-                "--control", node.control_path])
+            self.start(node)
         for node in self.nodes:
             state = wait_until("having looked at its backing", lambda n=node: self._settled_state(n), node.daemon)
             if state == "up":  # the leg of the round before
@@ -90,9 +125,7 @@ class Volume:
             self._require(node, "up", VOLUME)
         primary = self.nodes[0]
         if len(self.nodes) > 1:
-            wait_until("connecting to its peer",
-                       lambda: (self.status(primary).get("peer") or {}).get("link") == "connected", primary.daemon)
-        self._require(primary, "promote", VOLUME)
-        wait_until("serving", lambda: self.status(primary).get("serving"), primary.daemon)
+            self.wait(primary, "connecting to its peer", lambda s: (s.get("peer") or {}).get("link") == "connected")
+        self.promote(primary)
         if len(self.nodes) > 1:
-            wait_until("being protected", lambda: self.status(primary).get("protected"), primary.daemon)
+            self.wait(primary, "being protected", lambda s: s["protected"])

@@ -53,9 +53,14 @@ def load_average():
     return [round(x, 2) for x in os.getloadavg()]
 
 
+def commit_of(directory):
+    """Of the source tree that a build directory lies in."""
+    return _output("git", "describe", "--always", "--dirty", "--abbrev=12", cwd=directory)
+
+
 def facts(build_dir, disk_dir):
     cpus = len(os.sched_getaffinity(0))
-    commit = _output("git", "describe", "--always", "--dirty", "--abbrev=12", cwd=os.path.dirname(__file__))
+    commit = commit_of(os.path.dirname(os.path.abspath(__file__)))
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "kernel": platform.release(),
@@ -94,6 +99,7 @@ def describe(f):
     versions = "; ".join(f"{name}: {version}" for name, version in f["versions"].items() if version)
     guest = {"no": "bare metal", "yes": "a virtual machine"}.get(f["virtualised"], f["virtualised"])
     return [
+        *([f"compared with: {f['against']}"] if f.get("against") else []),
         f"{f['date']}  Linux {f['kernel']}, {f['cpus']} CPUs ({f['cpu']}), {f['memory_bytes'] / 2**30:.0f} GiB, {guest}",
         f"{versions}",
         f"load average at the start: {f['load_average_at_start'][0]}; disk: {f['disk_file_system']}",

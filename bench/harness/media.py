@@ -8,7 +8,7 @@ import tempfile
 from .processes import Failure
 
 CHUNK_BYTES = 8 << 20
-LEG_FILE = re.compile(r"lockstep-bench-(\d+)-[ab]\.img")
+LEG_FILE = re.compile(r"lockstep-bench-(\d+)-[a-d]\.img")
 SPARE_BYTES = 128 << 20  # beyond the loaded range: a backing also holds Lockstep's metadata
 
 
@@ -27,6 +27,14 @@ def _remove_leftovers(directory):
         found = LEG_FILE.fullmatch(name)
         if found and not os.path.exists(f"/proc/{found.group(1)}"):
             os.unlink(os.path.join(directory, name))
+
+
+def _available_bytes():
+    with open("/proc/meminfo") as f:
+        for line in f:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    raise Failure("/proc/meminfo does not tell what memory is available")
 
 
 class Medium:
@@ -50,6 +58,32 @@ class Medium:
             _write_out(path, self.size_bytes + SPARE_BYTES)
             self._files[leg] = path
         return self._files[leg]
+
+    def sparse_file(self, leg, size_bytes):
+        """A fresh file of holes, in place of the leg's former one."""
+        self.drop(leg)
+        path = os.path.join(self.directory, f"lockstep-bench-{os.getpid()}-{leg}.img")
+        self._workspace.own_file(path)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.truncate(fd, size_bytes)
+        except OSError as e:
+            raise Failure(f"{self.directory}: no file of {size_bytes >> 30} GiB there: {e.strerror}") from None
+        finally:
+            os.close(fd)
+        self._files[leg] = path
+        return path
+
+    def drop(self, leg):
+        path = self._files.pop(leg, None)
+        if path:
+            os.unlink(path)
+
+    def free_bytes(self):
+        """What files here may still take: of memory, no more than there is."""
+        stat = os.statvfs(self.directory)
+        free = stat.f_bavail * stat.f_frsize
+        return min(free, _available_bytes()) if self.name == "ram" else free
 
     def drain(self):
         """Nothing that one subject left in the page cache is written out during the next one's run."""

@@ -32,4 +32,5 @@ class CpuMeter:
         used_s = [server.cpu_s() - start for server, start in zip(self._servers, self._start_servers_s)]
         others_s = (_machine_busy_s() - self._start_busy_s) - (_own_s() - self._start_own_s) - sum(used_s)
         return {"servers": {server.name: round(100 * s / wall_s, 1) for server, s in zip(self._servers, used_s)},
+                "seconds": wall_s,
                 "others": round(max(0.0, 100 * others_s / wall_s), 1)}

@@ -92,6 +92,10 @@ class Process:
         if not self.running():
             raise Failure(f"{self.name} ended with status {self._popen.returncode}{self.log_tail()}")
 
+    def kill(self):
+        self._popen.kill()
+        self._popen.wait()
+
     def stop(self):
         """SIGTERM, and SIGKILL for one that does not listen. Returns whether it ended by itself."""
         if self.running():
@@ -154,13 +158,17 @@ class Workspace:
         self._processes.append(process)
         return process
 
+    def kill(self, process):
+        self._processes.remove(process)
+        process.kill()
+
     def stop(self, process):
         self._processes.remove(process)
         if not process.stop():
             raise Failure(f"{process.name} did not end within {STOP_DEADLINE_S} s of SIGTERM{process.log_tail()}")
 
 
-def wait_until(what, condition, process, deadline_s=START_DEADLINE_S):
+def wait_until(what, condition, process, deadline_s=START_DEADLINE_S, poll_s=POLL_S):
     """Polls `condition` while `process` lives, up to a deadline. Returns its first true value."""
     end = time.monotonic() + deadline_s
     while True:
@@ -170,7 +178,7 @@ def wait_until(what, condition, process, deadline_s=START_DEADLINE_S):
         process.require_running()
         if time.monotonic() > end:
             raise Failure(f"{process.name}: {what} did not happen within {deadline_s} s{process.log_tail()}")
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
 
 
 def nbd_greets(address):

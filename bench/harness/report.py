@@ -60,7 +60,7 @@ def _cell(case, figures):
     return f"{figures['iops']:,.0f} IOPS, {latency}"
 
 
-def _table(rows):
+def table(rows):
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
@@ -73,7 +73,7 @@ def figures_table(mid, medium, subjects, cases):
         cells = [_cell(case, mid.get((medium, subject.name, case.name))) for case in cases]
         if any(cell != "–" for cell in cells):
             rows.append([subject.label] + cells)
-    lines = _table(rows)
+    lines = table(rows)
     floor = mid.get((medium, "floor", None))
     if floor:
         lines.append(f"R, the floor (4 KiB out, 64 bytes back, TCP on loopback): p50 {floor['p50_ns'] / 1e3:.1f} µs, "
@@ -88,8 +88,9 @@ def ratios_table(found):
             continue
         mark = ("reached" if r["reached"] else "MISSED") if r["binding"] else ""
         sign = "≥" if r["sense"] == "min" else "≤"
-        rows.append([r["target"], r["medium"], f"{r['ratio']:.2f}", f"{sign} {r['bound']:g}", mark])
-    return _table(rows) if len(rows) > 1 else []
+        digits = 3 if abs(r["bound"] - 1) < 0.1 else 2
+        rows.append([r["target"], r["medium"], f"{r['ratio']:.{digits}f}", f"{sign} {r['bound']:g}", mark])
+    return table(rows) if len(rows) > 1 else []
 
 
 def others(samples):
@@ -107,9 +108,9 @@ def text(facts_lines, mid, media, subjects, cases, found, runs, disturbed):
         lines.append(f"{medium}: others used {median:.0f} % of a CPU in the median, {worst:.0f} % at worst")
     for medium in media:
         lines += [""] + figures_table(mid, medium, subjects, cases)
-    table = ratios_table(found)
-    if table:
-        lines += [""] + table
+    ratio_lines = ratios_table(found)
+    if ratio_lines:
+        lines += [""] + ratio_lines
     return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ import unittest
 BENCH_DIR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "bench")
 sys.path.insert(0, BENCH_DIR)
 
-from harness import compare, load, lockstep, media, memory, meter, processes, report  # noqa: E402
+from harness import apart, compare, load, lockstep, media, memory, meter, processes, report  # noqa: E402
 
 BENCH = None
 
@@ -25,7 +25,8 @@ def _fio_report(**changes):
     job = {"error": 0, "usr_cpu": 10.0, "sys_cpu": 20.25, "write": {
         "iops": 1000.0, "bw_bytes": 4096000, "total_ios": 5000,
         "lat_ns": {"max": 9000, "percentile": {"50.000000": 100, "90.000000": 200, "99.000000": 300,
-                                               "99.900000": 400}}}}
+                                               "99.900000": 400},
+                   "bins": {"100": 2, "200": 2, "300": 1}}}}
     job.update(changes)
     return json.dumps({"jobs": [job]})
 
@@ -77,6 +78,15 @@ class FioReports(unittest.TestCase):
     def test_figures_are_taken_over(self):
         f = load.parse("fio: this engine warns\n" + _fio_report())
         self.assertEqual((f["iops"], f["bytes_per_s"], f["p50_ns"], f["p999_ns"]), (1000.0, 4096000, 100, 400))
+        self.assertAlmostEqual(f["median_ns"], 199.5)
+
+    def test_a_median_lies_inside_its_bin(self):
+        # 32768 ns ... 65535 ns: bins of 512 ns, named by their middles.
+        self.assertAlmostEqual(load.median_ns({"43776": 4}), 43776)
+        self.assertAlmostEqual(load.median_ns({"43776": 4, "44288": 0, "50000": 4}), 43776 + 256)
+        self.assertAlmostEqual(load.median_ns({"40000": 2, "43776": 4}), 43776 - 256 + 128)
+        with self.assertRaises(processes.Failure):
+            load.median_ns({"43776": 0})
 
     def test_errors_and_empty_runs_are_failures(self):
         for bad in (_fio_report(error=5), "", "no json", '{"jobs": []}',
@@ -89,6 +99,28 @@ def _samples(**figures_by_subject_and_case):
     return [{"medium": "ram", "subject": key.split("__")[0].replace("_", "-"),
              "case": None if key == "floor" else key.split("__")[1].replace("_", "-"), "figures": f}
             for key, values in figures_by_subject_and_case.items() for f in values]
+
+
+def _event(seconds, topic, text):
+    return {"time": f"2026-11-22T18:00:{seconds:06.3f}Z", "topic": topic, "text": text}
+
+
+class Resyncs(unittest.TestCase):
+    EVENTS = [_event(1, "link", "connected to node-b over 127.0.0.1:1"), _event(2, "protected", "protected"),
+              _event(3, "protected", "not protected: no connection to node-b"),
+              _event(10.5, "link", "connected to node-b over 127.0.0.1:1"),
+              _event(11, "resync", "the leg of node-b is up to date: 8192 bytes were equal, 4096 sent, 0 zeroed without "
+                     "being sent"),
+              _event(12.75, "protected", "protected")]
+
+    def test_the_last_one_is_told(self):
+        self.assertEqual(apart.resync_of(self.EVENTS),
+                         {"seconds": 2.25, "equal_bytes": 8192, "sent_bytes": 4096, "zero_bytes": 0})
+
+    def test_one_that_has_not_ended_is_none(self):
+        for events in (self.EVENTS[:4], self.EVENTS[:2], []):
+            with self.assertRaises(processes.Failure):
+                apart.resync_of(events)
 
 
 class Ratios(unittest.TestCase):
