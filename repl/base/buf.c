@@ -43,28 +43,32 @@ int buf_pool_open(struct buf_pool *pool, size_t arena_bytes)
         for (size_t i = 0; i < arena_bytes; i += BUF_BYTES_MIN)
             ((volatile uint8_t *)arena)[i] = 0;
     }
-    size_t n = arena_bytes / BUF_BYTES_MIN;
-    pool->bufs = calloc(n, sizeof(*pool->bufs));
+    pool->bufs = calloc(arena_bytes / BUF_BYTES_MIN, sizeof(*pool->bufs));
     if (!pool->bufs) {
         munmap(arena, arena_bytes);
         return -ENOMEM;
     }
     pool->arena = arena;
     pool->arena_bytes = arena_bytes;
-    pool->free_bytes = arena_bytes;
+    buf_pool_reset(pool);
+    return 0;
+}
+
+void buf_pool_reset(struct buf_pool *pool)
+{
+    pool->free_bytes = pool->arena_bytes;
+    pool->starved = pool->came_back = false;
     for (unsigned i = 0; i < BUF_ORDERS; i++)
         list_init(&pool->free[i]);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < pool->arena_bytes / BUF_BYTES_MIN; i++) {
         struct buf *b = &pool->bufs[i];
-        b->data = arena + i * BUF_BYTES_MIN;
-        b->pool = pool;
+        *b = (struct buf) { .data = pool->arena + i * BUF_BYTES_MIN, .pool = pool };
         list_init(&b->link);
         if (i % (BUF_BYTES_MAX / BUF_BYTES_MIN) == 0) {
             b->size_bytes = BUF_BYTES_MAX;
             list_append(&pool->free[BUF_ORDERS - 1], &b->link);
         }
     }
-    return 0;
 }
 
 void buf_pool_close(struct buf_pool *pool)

@@ -42,6 +42,9 @@ void buf_pool_close(struct buf_pool *pool);
 /* The same for an owner that ended in the middle: whatever is still out is gone with the arena. */
 void buf_pool_abandon(struct buf_pool *pool);
 
+/* Every buffer is free again, whoever has it, and what lies in them stays: for a simulated process that has ended. */
+void buf_pool_reset(struct buf_pool *pool);
+
 /* A buffer of at least `bytes` (1 ... BUF_BYTES_MAX) with one reference, or NULL when none is free, or when fewer than
  * `keep_free_bytes` would remain: the caller then waits until buffers come back. */
 struct buf *buf_get(struct buf_pool *pool, size_t bytes, size_t keep_free_bytes);

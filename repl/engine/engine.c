@@ -48,6 +48,7 @@ static bool open_parts(struct engine *e)
                                                       .bitmap = c->peer ? e->bitmap : NULL,
                                                       .pool = c->pool,
                                                       .pool_keep_free_bytes = c->pool_keep_free_bytes,
+                                                      .unflushed_max = c->unflushed_max,
                                                       .lsn = e->sb.lsn });
     return e->mirror && sync_open(e);
 }
@@ -105,7 +106,7 @@ void engine_close(struct engine *e)
 }
 
 /* Asked after most events, so without the words. */
-static bool is_protected(const struct engine *e)
+bool engine_is_in_sync(const struct engine *e)
 {
     return e->config.peer && own_leg(e) == LEG_UP_TO_DATE && e->session == SESSION_UP &&
            e->peer_state == PEER_IN_SYNC && !e->sb.lost_power && bitmap_dirty_bytes(e->bitmap) == 0;
@@ -114,7 +115,7 @@ static bool is_protected(const struct engine *e)
 /* Why the volume is not protected, or NULL when it is. */
 const char *engine_why_not(struct engine *e)
 {
-    if (is_protected(e))
+    if (engine_is_in_sync(e))
         return NULL;
     if (!e->config.peer)
         return "the volume has a single node";
@@ -194,12 +195,14 @@ static void flush_when_wanted(struct engine *e, uint64_t now_ns, struct actions 
 {
     if (!is_leading(e) || e->leg_failed)
         return;
-    struct mirror_view mirror;
-    mirror_view(e->mirror, &mirror);
-    bool due = now_ns >= e->flush_at_ns;
-    if (due)
+    bool wanted = mirror_wants_flush(e->mirror);
+    if (now_ns >= e->flush_at_ns) {
+        struct mirror_view mirror;
+        mirror_view(e->mirror, &mirror);
         e->flush_at_ns = now_ns + OWN_FLUSH_NS;
-    if (mirror_wants_flush(e->mirror) || (due && mirror.unflushed))
+        wanted |= mirror.unflushed > 0;
+    }
+    if (wanted)
         mirror_flush(e->mirror, now_ns, out);
 }
 
@@ -236,7 +239,7 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
     log_advance(e, out);
     flush_when_wanted(e, now_ns, out);
     superblock_write_if_wanted(e, out);
-    bool in_sync = is_protected(e);
+    bool in_sync = engine_is_in_sync(e);
     if (in_sync != e->was_in_sync && e->config.peer)
         actions_note(out, in_sync ? NOTE_INFO : NOTE_WARNING, "protected", in_sync ? "protected" : "not protected: %s",
                      in_sync ? "" : engine_why_not(e));

@@ -29,6 +29,7 @@ struct engine_config {
     uint32_t log_slots;           /* extents that may be hot at a time; 0: AL_SLOTS_DEFAULT */
     uint32_t log_blocks;          /* of the activity log's ring; 0: AL_RING_BLOCKS */
     uint32_t resync_window_bytes; /* as in struct resync_config; 0: the default */
+    uint32_t unflushed_max;       /* changes that the peer may lose with its power; 0: MIRROR_UNFLUSHED_MAX */
     uint64_t alone_after_ns;      /* how long a lost peer is waited for before the primary goes on alone;
                                      ENGINE_NEVER_ALONE: for ever */
     uint64_t seed;                /* random: for tags of history entries */
@@ -108,6 +109,9 @@ void engine_hello(struct engine *e, const uint8_t nonce[HELLO_NONCE_BYTES], stru
 void engine_verify_view(const struct engine *e, struct verify_view *view);
 
 void engine_view(struct engine *e, struct engine_view *out);
+
+/* Its `in_sync`, at little cost. */
+bool engine_is_in_sync(const struct engine *e);
 
 /* A part of it that costs little: for a look a few times a second. */
 struct engine_resync engine_resync_view(const struct engine *e);

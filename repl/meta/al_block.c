@@ -81,10 +81,7 @@ static int bad(struct err *err, const char *what) { return err_set(err, -EBADMSG
 static bool is_zero(const void *bytes, size_t n)
 {
     const uint8_t *b = bytes;
-    for (size_t i = 0; i < n; i++)
-        if (b[i])
-            return false;
-    return true;
+    return n == 0 || (b[0] == 0 && memcmp(b, b + 1, n - 1) == 0);
 }
 
 /* What the checksum does not tell: a bug or a forger must not get further. */
