@@ -49,18 +49,42 @@ static bool is_change(enum op_kind kind) { return kind == OP_WRITE || kind == OP
 
 static struct sim_op *op_new(struct sim *s)
 {
-    for (uint32_t i = 0; i < SIM_OPS_MAX; i++) {
-        if (!s->clients.ops[i].busy)
-            return &s->clients.ops[i];
+    for (uint32_t w = 0; w < ARRAY_LEN(s->clients.ops_busy); w++) {
+        uint64_t free = ~s->clients.ops_busy[w];
+        if (free)
+            return &s->clients.ops[w * 64 + (uint32_t)__builtin_ctzll(free)];
     }
     return NULL;
+}
+
+/* The first request in flight at or after this one, or NULL. */
+static struct sim_op *op_busy(struct sim *s, const struct sim_op *from)
+{
+    uint32_t i = (uint32_t)(from - s->clients.ops);
+    for (uint32_t w = i / 64; w < ARRAY_LEN(s->clients.ops_busy); w++) {
+        uint64_t busy = s->clients.ops_busy[w];
+        if (w == i / 64)
+            busy = busy >> (i % 64) << (i % 64);
+        if (busy)
+            return &s->clients.ops[w * 64 + (uint32_t)__builtin_ctzll(busy)];
+    }
+    return NULL;
+}
+
+static void op_mark(struct sim *s, struct sim_op *op, bool busy)
+{
+    uint32_t i = (uint32_t)(op - s->clients.ops);
+    assert(op->busy != busy);
+    op->busy = busy;
+    s->clients.ops_busy[i / 64] ^= UINT64_C(1) << (i % 64);
 }
 
 static void op_free(struct sim *s, struct sim_op *op)
 {
     if (op->has_span)
         model_span_end(&s->model, op->span);
-    op->busy = op->has_span = false;
+    op_mark(s, op, false);
+    op->has_span = false;
     s->clients.client[op->client].in_flight--;
     s->clients.in_flight--;
     if (is_change(op->kind))
@@ -69,11 +93,10 @@ static void op_free(struct sim *s, struct sim_op *op)
         s->clients.reads_in_flight--;
 }
 
-static void cover_overlap(const struct sim *s, uint32_t first, uint32_t count)
+static void cover_overlap(struct sim *s, uint32_t first, uint32_t count)
 {
-    for (uint32_t i = 0; i < SIM_OPS_MAX && s->clients.changes_in_flight > 0; i++) {
-        const struct sim_op *o = &s->clients.ops[i];
-        if (o->busy && is_change(o->kind) && first < o->first + o->count && o->first < first + count) {
+    for (struct sim_op *o = op_busy(s, s->clients.ops); o; o = op_busy(s, o + 1)) {
+        if (is_change(o->kind) && first < o->first + o->count && o->first < first + count) {
             COVER(overlap_queued);
             return;
         }
@@ -102,8 +125,7 @@ bool sim_client_submit(struct sim *s, uint32_t client, unsigned node, enum op_ki
     COVER(requests);
     cover_overlap(s, first, count);
     uint32_t generation = op->generation + 1;
-    *op = (struct sim_op) { .busy = true,
-                            .generation = generation,
+    *op = (struct sim_op) { .generation = generation,
                             .client = client,
                             .node = node,
                             .boot = n->boot,
@@ -113,6 +135,7 @@ bool sim_client_submit(struct sim *s, uint32_t client, unsigned node, enum op_ki
                             .count = count,
                             .buf = buf,
                             .begun_ns = s->now_ns };
+    op_mark(s, op, true);
     s->clients.client[client].in_flight++;
     s->clients.in_flight++;
     s->clients.reads_in_flight += kind == OP_READ;
@@ -148,9 +171,9 @@ bool sim_client_submit(struct sim *s, uint32_t client, unsigned node, enum op_ki
 /* The check that it fails on this leg, or NULL. */
 static const char *lacks(struct sim *s, unsigned leg, const struct sim_op *op)
 {
-    if (!sim_leg_holds(s, leg, s->disk[leg].data.content, op->write))
+    if (!sim_leg_holds(s, leg, SIM_CONTENT, op->write))
         return "acknowledged-early";
-    if ((op->flags & OP_FLAG_FUA) && !sim_leg_holds(s, leg, s->disk[leg].data.stable, op->write))
+    if ((op->flags & OP_FLAG_FUA) && !sim_leg_holds(s, leg, SIM_STABLE, op->write))
         return "fua-not-stable";
     return NULL;
 }
@@ -220,7 +243,7 @@ static void complete_flush(struct sim *s, struct sim_op *op, int32_t result)
         /* A leg that is being resynced has it when that is done. */
         if (s->legs.behind[i] || (i != op->node && sim_legs_is_target(s, i)))
             continue;
-        if (!sim_leg_is_current(s, i, s->disk[i].data.stable, begun))
+        if (!sim_leg_is_current(s, i, SIM_STABLE, begun))
             sim_fail(s, "flush-not-stable", "leg %c: %s", 'A' + i, s->model.facts);
         sim_legs_flushed(s, i, begun);
     }
@@ -230,9 +253,8 @@ static void complete_flush(struct sim *s, struct sim_op *op, int32_t result)
 /* A node shows nothing that it has not acknowledged: were it lost then, its reader had seen what never was. */
 static void check_not_dirty(struct sim *s, const struct sim_op *read)
 {
-    for (uint32_t i = 0; i < SIM_OPS_MAX; i++) {
-        const struct sim_op *o = &s->clients.ops[i];
-        if (!o->busy || o->node != read->node || o->kind != OP_WRITE)
+    for (struct sim_op *o = op_busy(s, s->clients.ops); o; o = op_busy(s, o + 1)) {
+        if (o->node != read->node || o->kind != OP_WRITE)
             continue;
         for (uint32_t b = read->first; b < read->first + read->count; b++) {
             if (b >= o->first && b < o->first + o->count &&
@@ -323,9 +345,8 @@ void sim_client_complete(struct sim *s, unsigned node, void *cookie, int32_t res
 
 void sim_clients_daemon_died(struct sim *s, unsigned node)
 {
-    for (uint32_t i = 0; i < SIM_OPS_MAX; i++) {
-        struct sim_op *op = &s->clients.ops[i];
-        if (!op->busy || op->node != node)
+    for (struct sim_op *op = op_busy(s, s->clients.ops); op; op = op_busy(s, op + 1)) {
+        if (op->node != node)
             continue;
         COVER(requests_lost);
         if (is_change(op->kind))

@@ -13,6 +13,17 @@
 
 static_assert(SECTOR_BYTES == BLOCK_BYTES, "a block is what a disk writes whole or not at all");
 
+void sim_disk_open(struct sim_disk *d)
+{
+    medium_open(&d->data, MODEL_BLOCKS_MAX);
+    d->image[SIM_CONTENT] = (struct model_image) { .data = d->data.content,
+                                                   .stamps = d->data.content_stamps,
+                                                   .twin = &d->image[SIM_STABLE] };
+    d->image[SIM_STABLE] = (struct model_image) { .data = d->data.stable,
+                                                  .stamps = d->data.stable_stamps,
+                                                  .twin = &d->image[SIM_CONTENT] };
+}
+
 void sim_disk_reset(struct sim *s, unsigned node, uint32_t block_count)
 {
     struct sim_disk *d = &s->disk[node];

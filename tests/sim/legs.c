@@ -115,7 +115,7 @@ void sim_legs_serves(struct sim *s, unsigned node)
     /* A resync may have ended without the source knowing of it. That alone the content does not tell when the other
      * node has acknowledged without this leg: what was in flight together has no order, so that it may seem to have
      * what it lacks. */
-    bool has_all = sim_leg_is_current(s, node, s->disk[node].data.content, s->model.clock);
+    bool has_all = sim_leg_is_current(s, node, SIM_CONTENT, s->model.clock);
     if (has_all && (!l->alone[1 - node] || has_been_part(s, node))) {
         l->behind[node] = false;
         return;
@@ -156,7 +156,7 @@ void sim_legs_power_lost(struct sim *s, const bool lost[SIM_NODES])
     for (unsigned i = 0; i < SIM_NODES; i++) {
         if (!lost[i] || l->split)
             continue;
-        if (!l->behind[i] && !model_check_durable(&s->model, s->disk[i].data.content, l->flushed[i]))
+        if (!l->behind[i] && !model_check_durable(&s->model, &s->disk[i].image[SIM_CONTENT], l->flushed[i]))
             sim_fail(s, "power-loss", "leg %c lacks what was acknowledged and flushed: %s", 'A' + i, s->model.facts);
         fall_behind(s, i, l->flushed[i]);
     }
@@ -176,29 +176,28 @@ void sim_legs_power_lost(struct sim *s, const bool lost[SIM_NODES])
     give_up(s, best);
 }
 
-static const uint64_t *spoilt(const struct sim *s, unsigned node, const uint8_t *layer)
+static const uint64_t *spoilt(const struct sim *s, unsigned node, enum sim_layer layer)
 {
     const struct medium *m = &s->disk[node].data;
-    return !m->has_flaws ? NULL : layer == m->stable ? m->stable_damaged : m->damaged;
+    return !m->has_flaws ? NULL : layer == SIM_STABLE ? m->stable_damaged : m->damaged;
 }
 
-bool sim_leg_holds(struct sim *s, unsigned node, const uint8_t *layer, uint32_t write)
+bool sim_leg_holds(struct sim *s, unsigned node, enum sim_layer layer, uint32_t write)
 {
     const struct sim_legs *l = &s->legs;
-    bool is_stable = layer == s->disk[node].data.stable;
     /* The leg had it, and said so, before it lost it. */
-    if (l->behind[node] && s->model.writes[write].begin < l->since[node] && !is_stable)
+    if (l->behind[node] && s->model.writes[write].begin < l->since[node] && layer != SIM_STABLE)
         return true;
     s->model.damaged = spoilt(s, node, layer);
-    bool holds = model_check_holds(&s->model, layer, write);
+    bool holds = model_check_holds(&s->model, &s->disk[node].image[layer], write);
     s->model.damaged = NULL;
     return holds;
 }
 
-bool sim_leg_is_current(struct sim *s, unsigned node, const uint8_t *layer, uint64_t bound)
+bool sim_leg_is_current(struct sim *s, unsigned node, enum sim_layer layer, uint64_t bound)
 {
     s->model.damaged = spoilt(s, node, layer);
-    bool current = model_check_current(&s->model, layer, bound);
+    bool current = model_check_current(&s->model, &s->disk[node].image[layer], bound);
     s->model.damaged = NULL;
     return current;
 }
@@ -206,7 +205,7 @@ bool sim_leg_is_current(struct sim *s, unsigned node, const uint8_t *layer, uint
 uint32_t sim_legs_differ(const struct sim *s)
 {
     uint8_t *a = s->disk[0].data.content, *b = s->disk[1].data.content;
-    const uint64_t *damaged[SIM_NODES] = { spoilt(s, 0, a), spoilt(s, 1, b) };
+    const uint64_t *damaged[SIM_NODES] = { spoilt(s, 0, SIM_CONTENT), spoilt(s, 1, SIM_CONTENT) };
     for (uint32_t i = 0; i < s->block_count; i++) {
         bool is_spoilt = (damaged[0] && sector_bit(damaged[0], i)) || (damaged[1] && sector_bit(damaged[1], i));
         if (!is_spoilt && memcmp(sim_block(a, i), sim_block(b, i), BLOCK_BYTES) != 0)
@@ -218,12 +217,11 @@ uint32_t sim_legs_differ(const struct sim *s)
 static void audit_leg(struct sim *s, unsigned node)
 {
     const struct sim_legs *l = &s->legs;
-    struct medium *data = &s->disk[node].data;
     uint64_t bound = l->behind[node] ? l->bound[node] : s->model.clock;
-    if (!sim_leg_is_current(s, node, data->content, bound))
+    if (!sim_leg_is_current(s, node, SIM_CONTENT, bound))
         sim_fail(s, "audit", "leg %c lacks what was acknowledged%s: %s", 'A' + node,
                  l->behind[node] ? " before it fell behind" : "", s->model.facts);
-    if (!sim_leg_is_current(s, node, data->stable, l->flushed[node]))
+    if (!sim_leg_is_current(s, node, SIM_STABLE, l->flushed[node]))
         sim_fail(s, "audit", "the stable layer of leg %c lacks what was acknowledged and flushed: %s", 'A' + node,
                  s->model.facts);
 }
@@ -231,8 +229,7 @@ static void audit_leg(struct sim *s, unsigned node)
 bool sim_legs_in_sync(const struct sim *s)
 {
     for (unsigned i = 0; i < SIM_NODES; i++) {
-        struct engine_view v;
-        if (!sim_node_view(s, i, &v) || !v.in_sync || !v.session_up)
+        if (!s->node[i].up || !engine_is_in_sync(s->node[i].engine))
             return false;
     }
     return true;

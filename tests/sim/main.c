@@ -20,6 +20,7 @@ struct worker {
     _Atomic uint64_t seed; /* under way */
     uint64_t runs;
     uint64_t steps;
+    uint64_t hash; /* the sum of all runs': the same whichever process runs which seed */
     struct cover cover;
 };
 
@@ -76,6 +77,7 @@ static void work(struct board *board, struct worker *w)
         alarm(SEED_SECONDS_MAX);
         uint64_t hash = sim_run(s, seed);
         w->steps += s->steps;
+        w->hash += hash;
         if (options.twice && sim_run(s, seed) != hash)
             _Exit(SIM_EXIT_VIOLATION);
         w->runs++;
@@ -184,16 +186,18 @@ static unsigned run_all(struct board *board)
     }
     progress(board, &begun, true);
     struct cover *sum = calloc(1, sizeof(*sum));
-    uint64_t runs = 0, steps = 0, seconds = seconds_since(&begun);
+    uint64_t runs = 0, steps = 0, hash = 0, seconds = seconds_since(&begun);
     for (unsigned i = 0; sum && i < options.jobs; i++) {
         cover_add(sum, &board->workers[i].cover);
         runs += board->workers[i].runs;
         steps += board->workers[i].steps;
+        hash += board->workers[i].hash;
     }
     if (options.counts)
         cover_print(stdout, sum);
-    printf("%" PRIu64 " seeds from %" PRIu64 ": %" PRIu64 " passed, %u failed, %" PRIu64 " steps, %" PRIu64 " s\n",
-           options.seeds, options.from, runs, failures, steps, seconds);
+    printf("%" PRIu64 " seeds from %" PRIu64 ": %" PRIu64 " passed, %u failed, %" PRIu64 " steps, %" PRIu64
+           " s, hash %016" PRIx64 "\n",
+           options.seeds, options.from, runs, failures, steps, seconds, hash);
     if (!failures && options.seeds >= COVER_SEEDS_MIN)
         failures += cover_missing(stdout, sum);
     free(sum);

@@ -13,6 +13,8 @@ static void bit_put(uint64_t *map, uint32_t i, bool on)
     map[i / 64] = on ? map[i / 64] | bit : map[i / 64] & ~bit;
 }
 
+static void bit_set(uint64_t *map, uint32_t i) { map[i / 64] |= UINT64_C(1) << (i % 64); }
+
 static void bit_copy(uint64_t *to, const uint64_t *from, uint32_t i) { bit_put(to, i, sector_bit(from, i)); }
 
 static void *zeroes(size_t count, size_t bytes)
@@ -23,6 +25,14 @@ static void *zeroes(size_t count, size_t bytes)
     return p;
 }
 
+#define STAMP_OF_ZEROES 1
+
+static void stamp_zeroes(struct medium *m)
+{
+    for (uint32_t i = 0; i < m->sectors; i++)
+        m->content_stamps[i] = m->stable_stamps[i] = STAMP_OF_ZEROES;
+}
+
 void medium_open(struct medium *m, uint32_t sectors)
 {
     uint32_t words = (sectors + 63) / 64;
@@ -30,10 +40,14 @@ void medium_open(struct medium *m, uint32_t sectors)
     m->content = zeroes(sectors, SECTOR_BYTES);
     m->stable = zeroes(sectors, SECTOR_BYTES);
     uint64_t **maps[] = {
-        &m->dirty, &m->touched, &m->unreadable, &m->damaged, &m->stable_unreadable, &m->stable_damaged
+        &m->dirty, &m->touched, &m->unreadable, &m->damaged, &m->stable_unreadable, &m->stable_damaged,
     };
     for (unsigned i = 0; i < ARRAY_LEN(maps); i++)
         *maps[i] = zeroes(words, sizeof(uint64_t));
+    m->content_stamps = zeroes(sectors, sizeof(uint64_t));
+    m->stable_stamps = zeroes(sectors, sizeof(uint64_t));
+    m->stamps = STAMP_OF_ZEROES;
+    stamp_zeroes(m);
 }
 
 void medium_close(struct medium *m)
@@ -46,6 +60,8 @@ void medium_close(struct medium *m)
     free(m->damaged);
     free(m->stable_unreadable);
     free(m->stable_damaged);
+    free(m->content_stamps);
+    free(m->stable_stamps);
     *m = (struct medium) { 0 };
 }
 
@@ -75,6 +91,7 @@ void medium_reset(struct medium *m)
     for (unsigned i = 0; i < ARRAY_LEN(maps); i++)
         memset(maps[i], 0, m->words * sizeof(uint64_t));
     m->has_flaws = false;
+    stamp_zeroes(m);
 }
 
 void medium_write(struct medium *m, uint32_t sector, const uint8_t *data)
@@ -85,8 +102,9 @@ void medium_write(struct medium *m, uint32_t sector, const uint8_t *data)
         memcpy(to, data, SECTOR_BYTES);
     else
         memset(to, 0, SECTOR_BYTES);
-    bit_put(m->dirty, sector, true);
-    bit_put(m->touched, sector, true);
+    bit_set(m->dirty, sector);
+    bit_set(m->touched, sector);
+    m->content_stamps[sector] = ++m->stamps;
     if (m->has_flaws) {
         bit_put(m->unreadable, sector, false);
         bit_put(m->damaged, sector, false);
@@ -99,6 +117,7 @@ void medium_settle(struct medium *m, uint32_t sector)
         return;
     memcpy(medium_sector(m->stable, sector), medium_sector(m->content, sector), SECTOR_BYTES);
     bit_put(m->dirty, sector, false);
+    m->stable_stamps[sector] = m->content_stamps[sector];
     if (m->has_flaws) {
         bit_copy(m->stable_unreadable, m->unreadable, sector);
         bit_copy(m->stable_damaged, m->damaged, sector);
@@ -117,7 +136,7 @@ void medium_find_dirty(struct medium *m)
 {
     for (uint32_t i = 0; next_bit(m, m->touched, &i); i++) {
         if (memcmp(medium_sector(m->content, i), medium_sector(m->stable, i), SECTOR_BYTES) != 0)
-            bit_put(m->dirty, i, true);
+            bit_set(m->dirty, i);
     }
 }
 
@@ -133,6 +152,7 @@ uint32_t medium_power_loss(struct medium *m, struct prng *chance, unsigned survi
     /* Also where a failed flush has made it forget. */
     for (uint32_t j = 0; next_bit(m, m->touched, &j); j++)
         memcpy(medium_sector(m->content, j), medium_sector(m->stable, j), SECTOR_BYTES);
+    memcpy(m->content_stamps, m->stable_stamps, m->sectors * sizeof(uint64_t));
     memset(m->dirty, 0, m->words * sizeof(uint64_t));
     memcpy(m->unreadable, m->stable_unreadable, m->words * sizeof(uint64_t));
     memcpy(m->damaged, m->stable_damaged, m->words * sizeof(uint64_t));
@@ -160,10 +180,10 @@ void medium_write_lost(struct medium *m, uint32_t sector, const uint8_t *data)
     if (!differs(m, sector, data))
         return;
     m->has_flaws = true;
-    bit_put(m->damaged, sector, true);
+    bit_set(m->damaged, sector);
     /* Stable as what it should not be, once it is flushed. */
-    bit_put(m->dirty, sector, true);
-    bit_put(m->touched, sector, true);
+    bit_set(m->dirty, sector);
+    bit_set(m->touched, sector);
 }
 
 void medium_write_misdirected(struct medium *m, uint32_t first, uint32_t count, uint32_t to, const uint8_t *data)
@@ -177,7 +197,7 @@ void medium_write_misdirected(struct medium *m, uint32_t first, uint32_t count, 
             continue;
         medium_write(m, to + i, sector);
         m->has_flaws = true;
-        bit_put(m->damaged, to + i, true);
+        bit_set(m->damaged, to + i);
     }
 }
 
@@ -186,9 +206,9 @@ bool medium_make_unreadable(struct medium *m, uint32_t sector)
     if (sector_bit(m->dirty, sector))
         return false;
     m->has_flaws = true;
-    bit_put(m->touched, sector, true);
-    bit_put(m->unreadable, sector, true);
-    bit_put(m->stable_unreadable, sector, true);
+    bit_set(m->touched, sector);
+    bit_set(m->unreadable, sector);
+    bit_set(m->stable_unreadable, sector);
     return true;
 }
 
@@ -196,13 +216,15 @@ void medium_rot(struct medium *m, uint32_t sector, uint32_t bit)
 {
     assert(bit < SECTOR_BYTES * 8);
     m->has_flaws = true;
-    bit_put(m->touched, sector, true);
+    bit_set(m->touched, sector);
     medium_sector(m->stable, sector)[bit / 8] ^= (uint8_t)(1u << bit % 8);
-    bit_put(m->stable_damaged, sector, true);
+    bit_set(m->stable_damaged, sector);
+    m->stable_stamps[sector] = ++m->stamps;
     if (sector_bit(m->dirty, sector))
         return;
     medium_sector(m->content, sector)[bit / 8] ^= (uint8_t)(1u << bit % 8);
-    bit_put(m->damaged, sector, true);
+    bit_set(m->damaged, sector);
+    m->content_stamps[sector] = ++m->stamps;
 }
 
 uint32_t medium_damaged_count(const struct medium *m)

@@ -23,7 +23,12 @@ struct medium {
     uint64_t *damaged;
     uint64_t *stable_unreadable;
     uint64_t *stable_damaged;
-    bool has_flaws; /* some sector has had one since the last reset */
+    /* A number for what lies in each sector of a layer, never 0: where it is the same as before, or as in the other
+     * layer, the bytes are the same, too. */
+    uint64_t *content_stamps;
+    uint64_t *stable_stamps;
+    uint64_t stamps; /* given so far; never reset */
+    bool has_flaws;  /* some sector has had one since the last reset */
 };
 
 void medium_open(struct medium *m, uint32_t sectors); /* zeroes; out of memory ends the process */

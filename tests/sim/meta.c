@@ -74,6 +74,16 @@ int sim_meta_read(struct sim *s, unsigned node, enum sim_meta_area area, uint32_
     return 0;
 }
 
+bool sim_meta_superblock_is_new(struct sim_meta *meta)
+{
+    static_assert(sizeof(meta->superblock_stamps) / 8 == SUPERBLOCK_PAGES * PAGE_SECTORS, "a stamp for each sector");
+    const struct medium *m = &meta->medium;
+    const uint64_t *stamps = &m->content_stamps[areas[SIM_META_SUPERBLOCK].first * PAGE_SECTORS];
+    bool is_same = memcmp(meta->superblock_stamps, stamps, sizeof(meta->superblock_stamps)) == 0;
+    memcpy(meta->superblock_stamps, stamps, sizeof(meta->superblock_stamps));
+    return !is_same || m->has_flaws;
+}
+
 void sim_meta_put(struct sim *s, unsigned node, enum sim_meta_area area, uint32_t index, const uint8_t *block,
                   unsigned sectors)
 {

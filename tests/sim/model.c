@@ -14,8 +14,21 @@
 
 static uint64_t later(uint64_t a, uint64_t b) { return max_u64(a, b); }
 
-static void cluster_add(struct model_block *b, struct model_cluster c)
+/* What images are known to show of a block has to be looked at again. */
+static void renew(struct model *m, struct model_block *b) { b->version = ++m->versions; }
+
+static struct model_cluster *cluster_of(struct model_block *b, uint32_t write)
 {
+    for (uint32_t i = b->count; i-- > 0;) {
+        if (b->live[i].write == write)
+            return &b->live[i];
+    }
+    return NULL;
+}
+
+static void cluster_add(struct model *m, struct model_block *b, struct model_cluster c)
+{
+    renew(m, b);
     if (b->count == b->max) {
         b->max = b->max ? b->max * 2 : 16;
         b->live = realloc(b->live, b->max * sizeof(*b->live));
@@ -40,7 +53,7 @@ void model_reset(struct model *m, uint32_t block_count)
         m->blocks[i].count = 0;
     m->writes[0] = (struct model_write) { .acked = 0, .ended = 0, .count = block_count, .zero = true };
     for (uint32_t i = 0; i < block_count; i++)
-        cluster_add(&m->blocks[i], (struct model_cluster) { 0 });
+        cluster_add(m, &m->blocks[i], (struct model_cluster) { .zero = true });
 }
 
 uint32_t model_write_begin(struct model *m, uint32_t first, uint32_t count, bool zero)
@@ -58,7 +71,9 @@ uint32_t model_write_begin(struct model *m, uint32_t first, uint32_t count, bool
         .begin = now, .acked = MODEL_NEVER, .ended = MODEL_NEVER, .first = first, .count = count, .zero = zero
     };
     for (uint32_t i = first; i < first + count; i++)
-        cluster_add(&m->blocks[i], (struct model_cluster) { .write = id, .first_end = MODEL_NEVER, .last_begin = now });
+        cluster_add(m, &m->blocks[i],
+                    (struct model_cluster) {
+                        .write = id, .zero = zero, .acked = MODEL_NEVER, .first_end = MODEL_NEVER, .last_begin = now });
     return id;
 }
 
@@ -99,15 +114,27 @@ static enum content content_of(const struct model *m, uint32_t block, const uint
 
 /* A write that ended without an acknowledgement may be there or not, on one leg or on both: it says nothing of others,
  * but what was begun after its end and acknowledged has overwritten it. */
-static bool is_failed(const struct model *m, const struct model_cluster *c)
+static bool has_failed(const struct model_write *w) { return w->acked == MODEL_NEVER && w->ended != MODEL_NEVER; }
+
+/* A write has been acknowledged, has ended or is lost: its clusters say so, too. */
+static void tell_clusters(struct model *m, uint32_t write)
 {
-    return m->writes[c->write].acked == MODEL_NEVER && m->writes[c->write].ended != MODEL_NEVER;
+    const struct model_write *w = &m->writes[write];
+    for (uint32_t i = w->first; i < w->first + w->count; i++) {
+        struct model_cluster *c = cluster_of(&m->blocks[i], write);
+        if (!c)
+            continue;
+        renew(m, &m->blocks[i]);
+        c->acked = w->acked;
+        c->failed = has_failed(w);
+        c->first_end = min_u64(c->first_end, w->acked);
+    }
 }
 
 /* Is it settled that X came before Y, which is acknowledged, given that X took effect at all? */
 static bool came_before(const struct model *m, const struct model_cluster *x, const struct model_cluster *y)
 {
-    if (is_failed(m, x))
+    if (x->failed)
         return m->writes[x->write].ended < m->writes[y->write].begin;
     return x->first_end < y->last_begin;
 }
@@ -129,14 +156,15 @@ static void prune(struct model *m, struct model_block *b, uint64_t oldest)
 {
     uint64_t settled = 0; /* the latest begin among the clusters that were acknowledged in time */
     for (uint32_t i = 0; i < b->count; i++) {
-        if (m->writes[b->live[i].write].acked < oldest)
+        if (b->live[i].acked < oldest)
             settled = later(settled, m->writes[b->live[i].write].begin);
     }
     uint32_t kept = 0;
     for (uint32_t i = 0; i < b->count; i++) {
         struct model_cluster c = b->live[i];
-        bool dead = (is_failed(m, &c) ? m->writes[c.write].ended : c.first_end) < settled &&
-                    m->writes[c.write].ended != MODEL_NEVER;
+        bool dead = c.failed                 ? m->writes[c.write].ended < settled
+                    : c.acked != MODEL_NEVER ? c.first_end < settled
+                                             : false;
         if (!dead)
             b->live[kept++] = c;
     }
@@ -148,23 +176,21 @@ void model_write_acked(struct model *m, uint32_t write)
     struct model_write *w = &m->writes[write];
     assert(w->ended == MODEL_NEVER);
     w->acked = w->ended = m->clock++;
+    tell_clusters(m, write);
     uint64_t oldest = oldest_span(m);
     for (uint32_t i = w->first; i < w->first + w->count; i++) {
-        struct model_block *b = &m->blocks[i];
-        for (uint32_t k = 0; k < b->count; k++) {
-            if (b->live[k].write == write)
-                b->live[k].first_end = min_u64(b->live[k].first_end, w->acked);
-        }
-        if (b->count >= PRUNE_MIN)
-            prune(m, b, oldest);
+        if (m->blocks[i].count >= PRUNE_MIN)
+            prune(m, &m->blocks[i], oldest);
     }
 }
 
 void model_write_ended(struct model *m, uint32_t write)
 {
     struct model_write *w = &m->writes[write];
-    if (w->ended == MODEL_NEVER)
-        w->ended = m->clock++;
+    if (w->ended != MODEL_NEVER)
+        return;
+    w->ended = m->clock++;
+    tell_clusters(m, write);
 }
 
 void model_lost_power(struct model *m, uint64_t since)
@@ -176,6 +202,7 @@ void model_lost_power(struct model *m, uint64_t since)
             continue;
         w->acked = MODEL_NEVER;
         w->ended = now;
+        tell_clusters(m, i);
     }
 }
 
@@ -246,15 +273,6 @@ static bool torn(struct model *m, uint32_t block, const uint8_t *data, uint32_t 
     return false;
 }
 
-static struct model_cluster *cluster_of(struct model_block *b, uint32_t write)
-{
-    for (uint32_t i = 0; i < b->count; i++) {
-        if (b->live[i].write == write)
-            return &b->live[i];
-    }
-    return NULL;
-}
-
 /* The write that a read of `c` in [begin, now] contradicts, or UINT32_MAX. */
 static uint32_t contradicts(const struct model *m, const struct model_block *b, const struct model_cluster *c,
                             uint64_t begin, uint64_t now)
@@ -264,10 +282,10 @@ static uint32_t contradicts(const struct model *m, const struct model_block *b, 
     with.first_end = min_u64(with.first_end, now);
     for (uint32_t i = 0; i < b->count; i++) {
         const struct model_cluster *d = &b->live[i];
-        if (d->write == c->write || is_failed(m, d))
+        if (d->write == c->write || d->failed)
             continue;
-        if (is_failed(m, c) ? m->writes[d->write].acked < begin && came_before(m, c, d)
-                            : with.first_end < d->last_begin && d->first_end < with.last_begin)
+        if (c->failed ? d->acked < begin && came_before(m, c, d)
+                      : with.first_end < d->last_begin && d->first_end < with.last_begin)
             return d->write;
     }
     return UINT32_MAX;
@@ -296,7 +314,7 @@ static bool check_read_block(struct model *m, uint64_t begin, uint64_t now, uint
         unsigned fit = 0;
         uint32_t other = 0;
         for (uint32_t i = 0; i < b->count; i++) {
-            if (!m->writes[b->live[i].write].zero)
+            if (!b->live[i].zero)
                 continue;
             uint32_t against = contradicts(m, b, &b->live[i], begin, now);
             if (against == UINT32_MAX) {
@@ -313,9 +331,10 @@ static bool check_read_block(struct model *m, uint64_t begin, uint64_t now, uint
         break;
     }
     }
-    if (!is_failed(m, seen)) {
+    if (!seen->failed && (now < seen->first_end || begin > seen->last_begin)) {
         seen->first_end = min_u64(seen->first_end, now);
         seen->last_begin = later(seen->last_begin, begin);
+        renew(m, b);
     }
     return true;
 }
@@ -334,8 +353,7 @@ bool model_shows(const uint8_t data[BLOCK_BYTES], uint32_t write, uint32_t block
 
 bool model_shows_failed(const struct model *m, const uint8_t data[BLOCK_BYTES], uint32_t block, uint32_t *write)
 {
-    return content_of(m, block, data, write) == CONTENT_WRITE && m->writes[*write].acked == MODEL_NEVER &&
-           m->writes[*write].ended != MODEL_NEVER;
+    return content_of(m, block, data, write) == CONTENT_WRITE && has_failed(&m->writes[*write]);
 }
 
 bool model_check_read(struct model *m, uint32_t span, uint32_t first, uint32_t count, const uint8_t *data)
@@ -373,7 +391,7 @@ static bool check_image_block(struct model *m, uint32_t block, const uint8_t *da
     }
     case CONTENT_ZERO:
         for (uint32_t i = 0; i < b->count; i++) {
-            if (!m->writes[b->live[i].write].zero)
+            if (!b->live[i].zero)
                 continue;
             uint32_t against = older(m, b, &b->live[i], arg);
             if (against == UINT32_MAX)
@@ -389,6 +407,26 @@ static bool check_image_block(struct model *m, uint32_t block, const uint8_t *da
     return false;
 }
 
+/* What an image shows in a block, looked at only if it may have changed. False: nothing that was ever written. */
+static bool look(const struct model *m, struct model_image *image, uint32_t block)
+{
+    struct model_seen *seen = &image->seen[block];
+    uint64_t stamp = image->stamps ? image->stamps[block] : 0;
+    if (stamp && seen->stamp == stamp)
+        return seen->known;
+    const struct model_seen *same = image->twin ? &image->twin->seen[block] : NULL;
+    if (stamp && same && same->stamp == stamp) {
+        *seen = *same;
+        return seen->known;
+    }
+    enum content what = content_of(m, block, image->data + (size_t)block * BLOCK_BYTES, &seen->write);
+    seen->stamp = stamp;
+    seen->known = what != CONTENT_TORN;
+    seen->zero = what == CONTENT_ZERO;
+    seen->version = 0;
+    return seen->known;
+}
+
 static uint32_t older_than_write(const struct model *m, const struct model_block *b, const struct model_cluster *c,
                                  uint64_t write)
 {
@@ -396,11 +434,17 @@ static uint32_t older_than_write(const struct model *m, const struct model_block
     return w && c != w && came_before(m, c, w) ? (uint32_t)write : UINT32_MAX;
 }
 
-bool model_check_holds(struct model *m, const uint8_t *image, uint32_t write)
+bool model_check_holds(struct model *m, struct model_image *image, uint32_t write)
 {
     const struct model_write *w = &m->writes[write];
     for (uint32_t i = w->first; i < w->first + w->count; i++) {
-        if (!is_left_out(m, i) && !check_image_block(m, i, image + (size_t)i * BLOCK_BYTES, older_than_write, write))
+        /* Mostly it is this very write; while it is in flight, no block has forgotten it. */
+        const struct model_seen *seen = &image->seen[i];
+        if (look(m, image, i) && w->ended == MODEL_NEVER &&
+            (w->zero ? seen->zero : !seen->zero && seen->write == write))
+            continue;
+        if (!is_left_out(m, i) &&
+            !check_image_block(m, i, image->data + (size_t)i * BLOCK_BYTES, older_than_write, write))
             return false;
     }
     return true;
@@ -411,22 +455,61 @@ static uint32_t older_than_acked(const struct model *m, const struct model_block
 {
     for (uint32_t i = 0; i < b->count; i++) {
         const struct model_cluster *d = &b->live[i];
-        if (d != c && m->writes[d->write].acked < bound && came_before(m, c, d))
+        if (d != c && d->acked < bound && came_before(m, c, d))
             return d->write;
     }
     return UINT32_MAX;
 }
 
-bool model_check_current(struct model *m, const uint8_t *image, uint64_t bound)
+/* For which bounds older_than_acked() finds nothing: up to this one. */
+static uint64_t current_until(const struct model *m, const struct model_block *b, struct model_cluster *c)
 {
+    if (c->version == b->version)
+        return c->current;
+    c->version = b->version;
+    c->current = MODEL_NEVER;
+    for (uint32_t i = 0; i < b->count; i++) {
+        const struct model_cluster *d = &b->live[i];
+        if (d->acked < c->current && d != c && came_before(m, c, d))
+            c->current = d->acked;
+    }
+    return c->current;
+}
+
+static uint64_t image_current_until(struct model *m, struct model_image *image, uint32_t block)
+{
+    struct model_block *b = &m->blocks[block];
+    struct model_seen *seen = &image->seen[block];
+    if (!look(m, image, block))
+        return 0;
+    if (seen->version == b->version)
+        return seen->current;
+    seen->version = b->version;
+    seen->current = 0;
+    if (!seen->zero) {
+        struct model_cluster *c = cluster_of(b, seen->write);
+        seen->current = c ? current_until(m, b, c) : 0;
+        return seen->current;
+    }
+    for (uint32_t i = 0; i < b->count; i++) {
+        if (b->live[i].zero)
+            seen->current = later(seen->current, current_until(m, b, &b->live[i]));
+    }
+    return seen->current;
+}
+
+bool model_check_current(struct model *m, struct model_image *image, uint64_t bound)
+{
+    assert(bound > 0);
     for (uint32_t i = 0; i < m->block_count; i++) {
-        if (!is_left_out(m, i) && !check_image_block(m, i, image + (size_t)i * BLOCK_BYTES, older_than_acked, bound))
+        if (image_current_until(m, image, i) < bound && !is_left_out(m, i) &&
+            !check_image_block(m, i, image->data + (size_t)i * BLOCK_BYTES, older_than_acked, bound))
             return false;
     }
     return true;
 }
 
-bool model_check_durable(struct model *m, const uint8_t *image, uint64_t bound)
+bool model_check_durable(struct model *m, struct model_image *image, uint64_t bound)
 {
     for (uint32_t i = 0; i < m->write_count; i++) {
         const struct model_write *w = &m->writes[i];

@@ -31,14 +31,38 @@ struct model_write {
 
 struct model_cluster {
     uint32_t write; /* 0: what the volume held at first */
+    bool zero;      /* as in its write */
+    bool failed;    /* it was answered with an error, or lost */
+    uint64_t acked; /* as in its write */
     uint64_t first_end;
     uint64_t last_begin;
+    uint64_t version; /* the block's, for which this holds: */
+    uint64_t current; /* who shows this lacks nothing that was acknowledged before */
 };
 
 struct model_block {
     struct model_cluster *live; /* all that a read may still return */
     uint32_t count;
     uint32_t max;
+    uint64_t version; /* another one whenever anything is different that a check of an image looks at */
+};
+
+/* What was found out about a block of an image. */
+struct model_seen {
+    uint64_t stamp; /* of what was looked at; 0: nothing yet */
+    bool known;     /* it is what some write put there: */
+    bool zero;
+    uint32_t write;   /* unless zero */
+    uint64_t version; /* the block's, for which this holds: */
+    uint64_t current; /* it lacks nothing that was acknowledged before; 0: not known */
+};
+
+/* A layer of a leg. Each check looks only at what is new. */
+struct model_image {
+    const uint8_t *data;            /* of the whole leg */
+    const uint64_t *stamps;         /* of each block: see medium.h. NULL: any may have changed */
+    const struct model_image *twin; /* another layer, with stamps of the same kind; or NULL */
+    struct model_seen seen[MODEL_BLOCKS_MAX];
 };
 
 struct model {
@@ -50,6 +74,7 @@ struct model {
     uint32_t write_max;
     uint64_t spans[MODEL_SPANS_MAX]; /* begins of reads and flushes in flight; 0: free */
     unsigned span_bound;             /* above all that were ever used */
+    uint64_t versions;               /* given to blocks so far; never reset */
     const uint64_t *damaged;         /* blocks that the checks leave out, as their disk has spoilt them; NULL: none */
     char facts[1024];                /* of the last check that failed */
 };
@@ -88,11 +113,11 @@ bool model_shows_failed(const struct model *m, const uint8_t data[BLOCK_BYTES], 
 /* A read in `span` has returned this. */
 bool model_check_read(struct model *m, uint32_t span, uint32_t first, uint32_t count, const uint8_t *data);
 
-/* `image` (of the whole leg) holds `write`, or in some blocks what came later. */
-bool model_check_holds(struct model *m, const uint8_t *image, uint32_t write);
+/* `image` holds `write`, or in some blocks what came later. */
+bool model_check_holds(struct model *m, struct model_image *image, uint32_t write);
 
 /* Nothing in `image` is older than what was acknowledged before `bound`. */
-bool model_check_current(struct model *m, const uint8_t *image, uint64_t bound);
+bool model_check_current(struct model *m, struct model_image *image, uint64_t bound);
 
 /* ... nor than what was acknowledged as stable since then. */
-bool model_check_durable(struct model *m, const uint8_t *image, uint64_t bound);
+bool model_check_durable(struct model *m, struct model_image *image, uint64_t bound);

@@ -75,6 +75,13 @@ void sim_node_create(struct sim *s, unsigned node)
 
 void sim_node_superblock(struct sim *s, unsigned node, struct superblock *sb)
 {
+    struct sim_node *n = &s->node[node];
+    if (!sim_meta_superblock_is_new(&n->meta)) {
+        *sb = n->superblock_read;
+        if (n->superblock_repairs)
+            COVER(superblock_repaired);
+        return;
+    }
     uint8_t blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES];
     for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
         /* What cannot be read is as good as damaged. */
@@ -85,7 +92,9 @@ void sim_node_superblock(struct sim *s, unsigned node, struct superblock *sb)
     struct err err;
     if (superblock_choose(blocks, sb, &good, &err) < 0)
         sim_fail(s, "superblock", "node %u: %s", node, err.text);
-    if (good != (1u << SUPERBLOCK_COPIES) - 1)
+    n->superblock_read = *sb;
+    n->superblock_repairs = good != (1u << SUPERBLOCK_COPIES) - 1;
+    if (n->superblock_repairs)
         COVER(superblock_repaired);
 }
 
@@ -169,6 +178,7 @@ void sim_node_start(struct sim *s, unsigned node)
         .log_slots = s->log_slots,
         .log_blocks = SIM_META_LOG_PAGES,
         .resync_window_bytes = SIM_RESYNC_WINDOW_BYTES,
+        .unflushed_max = SIM_UNFLUSHED_MAX,
         .alone_after_ns = s->goes_alone ? s->dead_after_ns : ENGINE_NEVER_ALONE,
         .seed = sim_below(s, CHANCE_NODE, UINT64_MAX),
         .pool = &n->pool,
@@ -235,10 +245,7 @@ static void vanish(struct sim *s, struct sim_node *n, bool silent)
     end(s, n);
     memset(n->ballast, 0, sizeof(n->ballast));
     /* Its memory goes as it is; only an orderly end has to have given everything back. */
-    n->pool.free_bytes = n->pool.arena_bytes;
-    buf_pool_close(&n->pool);
-    if (buf_pool_open(&n->pool, SIM_POOL_BYTES) < 0)
-        abort();
+    buf_pool_reset(&n->pool);
 }
 
 void sim_node_crash(struct sim *s, unsigned node)

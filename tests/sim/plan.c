@@ -311,8 +311,7 @@ void sim_plan_flushed(struct sim *s)
 bool sim_resyncs(const struct sim *s)
 {
     for (unsigned i = 0; i < SIM_NODES; i++) {
-        struct engine_view v;
-        if (sim_node_view(s, i, &v) && v.resync.active)
+        if (s->node[i].up && engine_resync_view(s->node[i].engine).active)
             return true;
     }
     return false;
@@ -369,7 +368,10 @@ void sim_plan_sends(struct sim *s, unsigned from, const struct frame *frame)
 void sim_plan_look(struct sim *s, unsigned node)
 {
     struct engine_view v;
-    bool active = sim_node_view(s, node, &v) && v.resync.active && v.resync.is_source;
+    struct engine_resync resync = { 0 };
+    if (s->node[node].up)
+        resync = engine_resync_view(s->node[node].engine);
+    bool active = resync.active && resync.is_source && sim_node_view(s, node, &v);
     bool same = s->plan.resync.known && s->plan.resync.source == node;
     for (unsigned i = 0; i < SIM_NODES; i++)
         same &= s->plan.resync.boot[i] == s->node[i].boot;

@@ -191,7 +191,7 @@ struct sim *sim_new(void)
     if (!s->net.conns || !s->trace || !s->actions.list || !s->actions.text)
         abort();
     for (unsigned i = 0; i < SIM_NODES; i++) {
-        medium_open(&s->disk[i].data, MODEL_BLOCKS_MAX);
+        sim_disk_open(&s->disk[i]);
         sim_meta_open(&s->node[i].meta);
         if (buf_pool_open(&s->node[i].pool, SIM_POOL_BYTES) < 0)
             abort();

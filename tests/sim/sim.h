@@ -85,10 +85,14 @@ struct sim_disk_request {
     uint64_t dirty_before[SIM_BITMAP_WORDS]; /* OP_FLUSH: what it has to make stable */
 };
 
+/* Of a medium: what a read returns, and what a loss of power leaves. */
+enum sim_layer { SIM_CONTENT, SIM_STABLE, SIM_LAYERS };
+
 struct sim_disk {
     unsigned node;
     uint32_t block_count;
-    struct medium data; /* of MODEL_BLOCKS_MAX sectors */
+    struct medium data;                   /* of MODEL_BLOCKS_MAX sectors */
+    struct model_image image[SIM_LAYERS]; /* of it, for the model */
     uint16_t readers[MODEL_BLOCKS_MAX];
     uint16_t writers[MODEL_BLOCKS_MAX];
     struct sim_disk_request requests[SIM_DISK_REQUESTS_MAX];
@@ -102,6 +106,7 @@ struct sim_disk {
     bool has_failed;  /* a write, discard, zeroes or flush has failed since the run began */
 };
 
+void sim_disk_open(struct sim_disk *d);
 void sim_disk_reset(struct sim *s, unsigned node, uint32_t block_count);
 void sim_disk_submit(struct sim *s, unsigned node, const struct action *a);
 void sim_disk_event(struct sim *s, unsigned node, uint32_t slot);
@@ -140,6 +145,7 @@ struct sim_meta_request {
 
 struct sim_meta {
     struct medium medium;
+    uint64_t superblock_stamps[SUPERBLOCK_COPIES * META_PAGE_BYTES / SECTOR_BYTES]; /* when it was last read */
     struct sim_meta_request requests[SIM_META_REQUESTS_MAX];
     uint32_t busy;
     unsigned error_per_million;
@@ -163,6 +169,9 @@ int sim_meta_read(struct sim *s, unsigned node, enum sim_meta_area area, uint32_
 void sim_meta_put(struct sim *s, unsigned node, enum sim_meta_area area, uint32_t index, const uint8_t *block,
                   unsigned sectors);
 #define SIM_META_WHOLE 0xffu
+
+/* False: the superblock's copies are as when this was last asked, and no sector has a flaw. */
+bool sim_meta_superblock_is_new(struct sim_meta *meta);
 
 void sim_meta_event(struct sim *s, unsigned node, uint32_t slot);
 void sim_meta_crash(struct sim *s, unsigned node);
@@ -256,6 +265,8 @@ void sim_net_heal(struct sim *s);
 
 #define SIM_EVENTS_MAX 64
 #define SIM_POOL_BYTES (2 * MIB)
+/* Twice what a run has changes: what is more would only be zeroed at each start. */
+#define SIM_UNFLUSHED_MAX 8192
 
 #define SIM_ORDERS_MAX 6
 enum order {
@@ -297,6 +308,8 @@ struct sim_node {
     uint32_t event_count;
 
     struct sim_meta meta;
+    struct superblock superblock_read; /* as it was read last */
+    bool superblock_repairs;           /* ... with a copy that was not good */
     bool superblock_busy;
     uint8_t superblock_blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES]; /* on their way to the disk */
     unsigned superblock_started; /* copies, of which `superblock_left` are under way */
@@ -378,6 +391,7 @@ struct sim_clients {
     uint32_t hot_first;
     uint32_t hot_count;
     struct sim_op ops[SIM_OPS_MAX];
+    uint64_t ops_busy[SIM_OPS_MAX / 64]; /* bits */
     uint32_t in_flight;
     uint32_t changes_in_flight;
     uint32_t reads_in_flight;
@@ -433,9 +447,9 @@ void sim_legs_power_lost(struct sim *s, const bool lost[SIM_NODES]);
 /* Both nodes say that both legs hold everything: after the silent death of one, the other may not know better. */
 bool sim_legs_in_sync(const struct sim *s);
 
-/* On this node, of the layers `content` or `stable`: see the model's checks. */
-bool sim_leg_holds(struct sim *s, unsigned node, const uint8_t *layer, uint32_t write);
-bool sim_leg_is_current(struct sim *s, unsigned node, const uint8_t *layer, uint64_t bound);
+/* On this node: see the model's checks. */
+bool sim_leg_holds(struct sim *s, unsigned node, enum sim_layer layer, uint32_t write);
+bool sim_leg_is_current(struct sim *s, unsigned node, enum sim_layer layer, uint64_t bound);
 
 /* The first block that reads otherwise on the other leg, and that neither disk has spoilt; or UINT32_MAX. */
 uint32_t sim_legs_differ(const struct sim *s);

@@ -395,6 +395,7 @@ static void what_was_not_flushed_may_be_lost_with_both_legs(void **state)
     struct sim *s = *state;
     struct model *m = &s->model;
     static uint8_t image[MODEL_BLOCKS_MAX * BLOCK_BYTES];
+    static struct model_image leg = { .data = image };
     uint32_t flushed = model_write_begin(m, 0, 3, false);
     model_write_acked(m, flushed);
     uint32_t horizon = model_span_begin(m);
@@ -405,20 +406,83 @@ static void what_was_not_flushed_may_be_lost_with_both_legs(void **state)
     m->writes[durable].durable = true;
     for (uint32_t i = 0; i < 3; i++)
         model_fill(i == 1 ? durable : flushed, i, image + (size_t)i * BLOCK_BYTES);
-    assert_false(model_check_current(m, image, m->clock));
-    assert_true(model_check_durable(m, image, model_span_begun(m, horizon)));
+    assert_false(model_check_current(m, &leg, m->clock));
+    assert_true(model_check_durable(m, &leg, model_span_begun(m, horizon)));
     model_lost_power(m, model_span_begun(m, horizon));
-    assert_true(model_check_current(m, image, m->clock));
+    assert_true(model_check_current(m, &leg, m->clock));
     model_fill(flushed, 1, image + BLOCK_BYTES);
-    assert_false(model_check_current(m, image, m->clock));
-    assert_false(model_check_durable(m, image, model_span_begun(m, horizon)));
+    assert_false(model_check_current(m, &leg, m->clock));
+    assert_false(model_check_durable(m, &leg, model_span_begun(m, horizon)));
     model_fill(durable, 1, image + BLOCK_BYTES);
     memset(image + 2 * BLOCK_BYTES, 0, BLOCK_BYTES);
-    assert_false(model_check_durable(m, image, model_span_begun(m, horizon)));
+    assert_false(model_check_durable(m, &leg, model_span_begun(m, horizon)));
     uint64_t damaged[SIM_BITMAP_WORDS] = { UINT64_C(1) << 2 };
     m->damaged = damaged;
-    assert_true(model_check_durable(m, image, model_span_begun(m, horizon)));
+    assert_true(model_check_durable(m, &leg, model_span_begun(m, horizon)));
     m->damaged = NULL;
+}
+
+/* What is remembered of a leg from one check to the next never hides anything: whatever happens to its medium and to
+ * the history of its blocks, a check that begins from nothing finds the same. */
+static void a_check_that_remembers_finds_what_one_finds_that_does_not(void **state)
+{
+    struct sim *s = *state;
+    struct model *m = &s->model;
+    struct medium *medium = &s->disk[0].data;
+    struct prng chance = prng_seed(7);
+    uint32_t last[16] = { 0 };
+    unsigned good = 0, bad = 0;
+    for (unsigned step = 0; step < 20000; step++) {
+        uint32_t block = (uint32_t)prng_below(&chance, ARRAY_LEN(last));
+        uint8_t data[BLOCK_BYTES];
+        switch (prng_below(&chance, 12)) {
+        case 0:
+        case 1:
+        case 2:
+        case 3: {
+            bool zero = prng_chance(&chance, 300000);
+            uint32_t write = model_write_begin(m, block, 1, zero);
+            model_fill(write, block, data);
+            medium_write(medium, block, zero ? NULL : data);
+            if (prng_chance(&chance, 100000))
+                model_write_ended(m, write);
+            else
+                model_write_acked(m, write);
+            last[block] = write;
+            break;
+        }
+        case 4: /* an old write comes back, or another block's lands here */
+            model_fill(last[prng_below(&chance, ARRAY_LEN(last))], prng_chance(&chance, 500000) ? block : 0, data);
+            medium_write(medium, block, data);
+            break;
+        case 5: medium_settle_all(medium, medium->dirty); break;
+        case 6: medium_settle(medium, block); break;
+        case 7: medium_forget_dirty(medium, block); break;
+        case 8: medium_find_dirty(medium); break;
+        case 9:
+            if (prng_chance(&chance, 50000))
+                medium_power_loss(medium, &chance, 500000);
+            break;
+        case 10:
+            if (prng_chance(&chance, 50000))
+                medium_rot(medium, block, (uint32_t)prng_below(&chance, BLOCK_BYTES * 8));
+            break;
+        default:
+            if (prng_chance(&chance, 50000))
+                model_lost_power(m, m->clock - prng_below(&chance, min_u64(m->clock, 50)));
+        }
+        for (unsigned layer = 0; layer < SIM_LAYERS; layer++) {
+            struct model_image fresh = { .data = s->disk[0].image[layer].data };
+            uint64_t bound = m->clock - prng_below(&chance, min_u64(m->clock, 100));
+            bool holds = model_check_current(m, &fresh, bound);
+            assert_int_equal(model_check_current(m, &s->disk[0].image[layer], bound), holds);
+            assert_int_equal(model_check_holds(m, &s->disk[0].image[layer], last[block]),
+                             model_check_holds(m, &fresh, last[block]));
+            good += holds;
+            bad += !holds;
+        }
+    }
+    assert_true(good > 100 && bad > 100);
 }
 
 int main(void)
@@ -442,6 +506,7 @@ int main(void)
         WORLD(a_superblock_is_found_wherever_its_write_was_cut),
         WORLD(clocks_differ_and_go_forward),
         WORLD(what_was_not_flushed_may_be_lost_with_both_legs),
+        WORLD(a_check_that_remembers_finds_what_one_finds_that_does_not),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
