@@ -32,6 +32,8 @@ struct engine_config {
     uint32_t unflushed_max;       /* changes that the peer may lose with its power; 0: MIRROR_UNFLUSHED_MAX */
     uint64_t alone_after_ns;      /* how long a lost peer is waited for before the primary goes on alone;
                                      ENGINE_NEVER_ALONE: for ever */
+    uint64_t resync_bytes_per_s;  /* of what this leg gets as a target; 0: no limit */
+    uint64_t verify_bytes_per_s;  /* that a verify ordered here compares; 0: no limit */
     uint64_t seed;                /* random: for tags of history entries */
     struct buf_pool *pool;        /* of the volume: for resync, and reads for the peer */
     size_t pool_keep_free_bytes;  /* what these leave of it */

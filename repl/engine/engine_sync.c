@@ -16,9 +16,11 @@ bool sync_open(struct engine *e)
         .pool = e->config.pool,
         .keep_free_bytes = e->config.pool_keep_free_bytes,
         .window_bytes = e->config.resync_window_bytes,
+        .bytes_per_s = e->config.resync_bytes_per_s,
     };
     e->source = resync_source_open(&c);
     e->target = resync_target_open(&c);
+    c.bytes_per_s = e->config.verify_bytes_per_s;
     return e->source && e->target && verify_parts_open(e, &c);
 }
 

@@ -326,6 +326,24 @@ static bool time_of_day_is_valid(const char *t)
            t[3] <= '5' && t[4] >= '0' && t[4] <= '9' && (t[0] < '2' || t[1] <= '3');
 }
 
+static int read_rate(struct reading *r, const char *key, const char *text, uint64_t *bytes_per_s)
+{
+    if (!text)
+        return 0;
+    if (!quantity_size(text, bytes_per_s) || *bytes_per_s < CONFIG_RATE_BYTES_MIN ||
+        *bytes_per_s > CONFIG_RATE_BYTES_MAX)
+        return config_unexpected(&r->place, key, r->err);
+    return 0;
+}
+
+static int read_upkeep(struct reading *r)
+{
+    int rc = read_rate(r, "resync-rate", r->raw->resync_rate, &r->out->resync_bytes_per_s);
+    if (rc == 0)
+        rc = read_rate(r, "verify-rate", r->raw->verify_rate, &r->out->verify_bytes_per_s);
+    return rc;
+}
+
 static bool switch_value(const char *text, bool *on)
 {
     if (strcmp(text, "on") == 0 || strcmp(text, "true") == 0 || strcmp(text, "yes") == 0)
@@ -517,6 +535,8 @@ static int read_volume(struct reading *r)
         rc = read_link(r, all_loopback);
     if (!rc)
         rc = read_policy(r);
+    if (rc == 0)
+        rc = read_upkeep(r);
     if (!rc)
         rc = read_later(r);
     if (!rc)

@@ -28,6 +28,8 @@
 #define CONFIG_ACTIVITY_LOG_BYTES_MAX (1 * TIB)
 #define CONFIG_ACTIVITY_LOG_BYTES_DEFAULT (256 * GIB)
 #define CONFIG_ACTIVITY_LOG_BYTES_STEP (4 * MIB)
+#define CONFIG_RATE_BYTES_MIN (1 * MIB) /* a second */
+#define CONFIG_RATE_BYTES_MAX (1 * TIB)
 #define CONFIG_TEST_DELAY_NS_MAX (600 * NS_PER_S)
 
 #define CONFIG_RUN_DIR "/run/lockstep" /* where control.sock and the devices of `device: auto` are */
@@ -73,6 +75,8 @@ struct volume_config {
     uint64_t dead_after_ns;
     enum when_alone when_alone;
     uint64_t activity_log_bytes; /* how much of the volume may be hot at a time */
+    uint64_t resync_bytes_per_s; /* 0: no limit */
+    uint64_t verify_bytes_per_s; /* likewise */
     bool tls_missing;            /* neither written out nor needed, as all paths are on loopback: worth a warning */
     struct config_test test;
 };

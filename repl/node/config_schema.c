@@ -44,6 +44,8 @@ static const struct {
     { "when-alone", "strict, suspend or continue" },
     { "activity-log", "a size of 256MiB to 1TiB in steps of 4MiB, such as 256GiB" },
     { "failover", "manual or automatic" },
+    { "resync-rate", "a size per second of 1MiB to 1TiB, such as 200MiB (units KiB, MiB, GiB, TiB)" },
+    { "verify-rate", "a size per second of 1MiB to 1TiB, such as 200MiB (units KiB, MiB, GiB, TiB)" },
     { "hooks", "a mapping with promote, demote, freeze and thaw" },
     { "hooks.promote", "the name of a program" },
     { "hooks.demote", "the name of a program" },
@@ -181,6 +183,8 @@ static const cyaml_schema_field_t test_fields[] = {
             MAPPING_OPTIONAL("link", raw_volume, link, link_fields), TEXT_OPTIONAL("witness", raw_volume, witness),    \
             TEXT_OPTIONAL("when-alone", raw_volume, when_alone), TEXT_OPTIONAL("failover", raw_volume, failover),      \
             TEXT_OPTIONAL("activity-log", raw_volume, activity_log),                                                   \
+            TEXT_OPTIONAL("resync-rate", raw_volume, resync_rate),                                                     \
+            TEXT_OPTIONAL("verify-rate", raw_volume, verify_rate),                                                     \
             MAPPING_OPTIONAL("hooks", raw_volume, hooks, hooks_fields),                                                \
             MAPPING_OPTIONAL("offsite", raw_volume, offsite, offsite_fields),                                          \
             MAPPING_OPTIONAL("test", raw_volume, test, test_fields), CYAML_FIELD_END,                                  \

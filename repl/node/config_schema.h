@@ -90,6 +90,8 @@ struct raw_volume {
     char *when_alone;
     char *activity_log;
     char *failover;
+    char *resync_rate;
+    char *verify_rate;
     struct raw_hooks *hooks;
     struct raw_offsite *offsite;
     struct raw_test *test;

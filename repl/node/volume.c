@@ -583,6 +583,8 @@ static int open_engine(struct volume *v, struct err *err)
         .block_bytes = v->leg.bare->geometry.logical_block_bytes,
         .log_slots = (uint32_t)(v->config.activity_log_bytes / EXTENT_BYTES_DEFAULT),
         .alone_after_ns = v->config.when_alone == ALONE_CONTINUE ? v->config.dead_after_ns : ENGINE_NEVER_ALONE,
+        .resync_bytes_per_s = v->config.resync_bytes_per_s,
+        .verify_bytes_per_s = v->config.verify_bytes_per_s,
         .pool = &v->pool,
         .pool_keep_free_bytes = KEEP_FREE_BYTES,
     };

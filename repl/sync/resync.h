@@ -39,6 +39,7 @@ struct resync_config {
     size_t keep_free_bytes; /* what a resync leaves of the pool for writes and the link */
     uint32_t window_bytes;  /* whole granules that a target asks for at a time, and then flushes. 0:
                                SYNC_WINDOW_BYTES_MAX,  and it flushes now and then. Less only in tests */
+    uint64_t bytes_per_s;   /* that a target asks for, or a verify compares, at the most; 0: no limit */
 };
 
 /* Of the two hellos' nonces: the same on both nodes. */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "repl/sync/pace.h"
 #include "repl/sync/resync_internal.h"
 
 #define FLUSH_AFTER_BYTES (16 * MIB)
@@ -39,6 +40,8 @@ struct resync_target {
     bool was_coarse;       /* an unreadable run was longer than a granule */
     bool told;             /* of what cannot be read */
     bool out_of_buffers;
+    struct pace pace; /* of asking, equal or not: reading for digests takes the disk's time, too */
+    bool paced;
 
     uint32_t asked;  /* the last number given */
     uint32_t over;   /* all up to this one are written */
@@ -85,6 +88,7 @@ struct resync_target *resync_target_open(const struct resync_config *config)
     if (!t)
         return NULL;
     t->config = *config;
+    t->pace.bytes_per_s = config->bytes_per_s;
     t->deadline_ns = UINT64_MAX;
     for (unsigned i = 0; i < SYNC_WINDOWS_MAX; i++)
         window_open(&t->windows[i], config->locks, SYNC_TARGET_OP_FIRST + i * SYNC_ENTRIES_MAX);
@@ -238,6 +242,10 @@ static bool open_window(struct resync_target *t, struct actions *out)
     struct sync_window *w = free_window(t);
     if (!w || !has_room_for_number(t))
         return false;
+    if (!pace_allows(&t->pace, t->now_ns)) {
+        t->paced = true;
+        return false;
+    }
     bool digests = wants_digests(t);
     uint64_t end_bytes;
     uint32_t total = window_gather(t, w, digests, &end_bytes);
@@ -252,6 +260,7 @@ static bool open_window(struct resync_target *t, struct actions *out)
         return false;
     }
     t->cursor_bytes = end_bytes;
+    pace_take(&t->pace, total, t->now_ns);
     t->without_digest = digests ? 0 : t->without_digest + 1;
     if (!digests) {
         window_ask(t, w, out);
@@ -324,7 +333,7 @@ static void advance(struct resync_target *t, struct actions *out)
     }
     if (t->state != RESYNC_RUNNING || !t->bits_over)
         return;
-    t->out_of_buffers = false;
+    t->out_of_buffers = t->paced = false;
     for (;;) {
         while (!all_asked(t) && open_window(t, out)) {}
         flush_if_due(t, out);
@@ -335,7 +344,7 @@ static void advance(struct resync_target *t, struct actions *out)
         if (t->state != RESYNC_RUNNING)
             return;
     }
-    t->deadline_ns = t->out_of_buffers ? t->now_ns + RETRY_NS : UINT64_MAX;
+    t->deadline_ns = t->out_of_buffers ? t->now_ns + RETRY_NS : t->paced ? t->pace.free_at_ns : UINT64_MAX;
 }
 
 /* ---- Answers ---- */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "repl/sync/pace.h"
 #include "repl/sync/resync_internal.h"
 
 #define NARROW_BY 16 /* 1 MiB, 64 KiB, 4 KiB */
@@ -25,6 +26,7 @@ struct verify {
     struct digest_key key;
     uint64_t now_ns;
     uint64_t deadline_ns;
+    struct pace pace;
     bool running;
     bool done;
     bool busy;
@@ -43,6 +45,7 @@ struct verify *verify_open(const struct resync_config *config, verify_found_fn *
     if (!v)
         return NULL;
     v->config = *config;
+    v->pace.bytes_per_s = config->bytes_per_s;
     v->found = found;
     v->ctx = ctx;
     v->deadline_ns = UINT64_MAX;
@@ -86,6 +89,10 @@ static bool begin_window(struct verify *v, struct actions *out)
     struct sync_window *w = free_window(v);
     if (!w || v->walk_count == 0)
         return false;
+    if (!pace_allows(&v->pace, v->now_ns)) {
+        v->deadline_ns = v->pace.free_at_ns;
+        return false;
+    }
     struct walk *walk = &v->walks[v->walk_count - 1];
     uint64_t length = min_u64(walk->piece_bytes, walk->range.length_bytes);
     w->buf = buf_get(v->config.pool, length, v->config.keep_free_bytes);
@@ -93,6 +100,7 @@ static bool begin_window(struct verify *v, struct actions *out)
         v->deadline_ns = v->now_ns + RETRY_NS;
         return false;
     }
+    pace_take(&v->pace, length, v->now_ns);
     w->count = 1;
     w->entries[0].offset_bytes = walk->range.offset_bytes;
     w->entries[0].length_bytes = (uint32_t)length;

@@ -58,8 +58,12 @@ static void everything_is_read(void **state)
                "link: {transport: auto, tls: none, dead-after: 500ms}\n"
                "when-alone: suspend\n"
                "activity-log: 1GiB\n"
-               "failover: manual\n",
+               "failover: manual\n"
+               "resync-rate: 200MiB\n"
+               "verify-rate: 1 GiB\n",
                &c);
+    assert_int_equal(c.resync_bytes_per_s, 200 * MIB);
+    assert_int_equal(c.verify_bytes_per_s, GIB);
     assert_string_equal(c.volume, "gold42");
     assert_string_equal(c.file, "dir/t.yaml");
     assert_int_equal(c.line, 1);
@@ -94,6 +98,8 @@ static void what_is_left_out_has_defaults(void **state)
     assert_int_equal(c.dead_after_ns, 2 * NS_PER_S);
     assert_int_equal(c.when_alone, ALONE_STRICT);
     assert_int_equal(c.activity_log_bytes, 256 * GIB);
+    assert_int_equal(c.resync_bytes_per_s, 0); /* no limit */
+    assert_int_equal(c.verify_bytes_per_s, 0);
     assert_true(c.tls_missing); /* allowed on loopback only */
 }
 
@@ -188,7 +194,10 @@ static void test_faults_need_permission(void **state)
 #define EXPECTED_SIZE "expected a size of 4KiB to 64TiB in steps of 4KiB, such as 40GiB (units KiB, MiB, GiB, TiB)"
 #define EXPECTED_TIME "expected a time of 100ms to 10min, such as 2s (units ms, s, min)"
 #define EXPECTED_PATH "expected an address HOST:PORT such as 10.0.0.1:7789 or [fd00::1]:7789"
-#define VOLUME_KEYS "volume, size, nodes, link, witness, when-alone, failover, activity-log, hooks, offsite, test"
+#define EXPECTED_RATE "expected a size per second of 1MiB to 1TiB, such as 200MiB (units KiB, MiB, GiB, TiB)"
+#define VOLUME_KEYS                                                                                                    \
+    "volume, size, nodes, link, witness, when-alone, failover, activity-log, resync-rate, verify-rate, hooks, "        \
+    "offsite, test"
 
 static const struct wrong {
     const char *text;
@@ -261,6 +270,10 @@ static const struct wrong {
     { VOLUME "activity-log: 2TiB\n", "9: activity-log: " EXPECTED_LOG ", found \"2TiB\"" },
     { VOLUME "activity-log: 258MiB\n", "9: activity-log: " EXPECTED_LOG ", found \"258MiB\"" },
     { VOLUME "activity-log: [1GiB]\n", "9: activity-log: " EXPECTED_LOG ", found a list of 1" },
+    { VOLUME "resync-rate: 200\n", "9: resync-rate: " EXPECTED_RATE ", found \"200\"" },
+    { VOLUME "resync-rate: 1023KiB\n", "9: resync-rate: " EXPECTED_RATE ", found \"1023KiB\"" },
+    { VOLUME "verify-rate: 2TiB\n", "9: verify-rate: " EXPECTED_RATE ", found \"2TiB\"" },
+    { VOLUME "verify-rate: \n", "9: verify-rate: " EXPECTED_RATE ", found nothing" },
     { VOLUME "link: {dead-after: 2}\n", "9: link.dead-after: " EXPECTED_TIME ", found \"2\"" },
     { VOLUME "link: {dead-after: 2 parsecs}\n", "9: link.dead-after: " EXPECTED_TIME ", found \"2 parsecs\"" },
     { VOLUME "link: {dead-after: 99ms}\n", "9: link.dead-after: " EXPECTED_TIME ", found \"99ms\"" },

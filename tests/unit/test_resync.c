@@ -9,6 +9,7 @@
 
 #include "repl/base/block.h"
 #include "repl/base/prng.h"
+#include "repl/sync/pace.h"
 #include "repl/sync/resync_source.h"
 #include "repl/sync/resync_target.h"
 #include "repl/sync/verify_reply.h"
@@ -1112,6 +1113,65 @@ static void a_source_bounds_a_hostile_target(void **state)
     solo_close(t);
 }
 
+/* Ticks come late; what is compared in the end is what was allowed, within a burst and a window. */
+static void a_limit_of_rate_is_kept_and_reached(void **state)
+{
+    const uint64_t rate = 16 * MIB, seconds = 4;
+    struct pace p = { .bytes_per_s = rate };
+    uint64_t taken = 0, now_ns = 5 * NS_PER_S, end_ns = now_ns + seconds * NS_PER_S;
+    for (; now_ns < end_ns; now_ns += 30 * NS_PER_MS) {
+        while (pace_allows(&p, now_ns)) {
+            pace_take(&p, SYNC_WINDOW_BYTES_MAX, now_ns);
+            taken += SYNC_WINDOW_BYTES_MAX;
+        }
+    }
+    uint64_t burst = rate * PACE_BURST_NS / NS_PER_S + SYNC_WINDOW_BYTES_MAX;
+    assert_in_range(taken, rate * seconds - burst, rate * seconds + burst);
+    /* A pause is not made up for. */
+    now_ns += 3600 * NS_PER_S;
+    for (taken = 0; pace_allows(&p, now_ns); taken += MIB)
+        pace_take(&p, MIB, now_ns);
+    assert_in_range(taken, MIB, burst + MIB);
+    struct pace none = { 0 };
+    for (int i = 0; i < 1000; i++)
+        pace_take(&none, MIB, 1);
+    assert_true(pace_allows(&none, 1));
+}
+
+static void a_target_asks_no_faster_than_it_may(void **state)
+{
+    struct solo *t = solo_open(4 * MIB, 4096);
+    struct resync_config config = { .backing = "disk",
+                                    .peer = "peer",
+                                    .locks = &t->locks,
+                                    .bitmap = t->bitmap,
+                                    .pool = &pools[0],
+                                    .bytes_per_s = MIB };
+    resync_target_close(t->target);
+    t->target = resync_target_open(&config);
+    bitmap_set_all(t->bitmap);
+    uint64_t now_ns = 10 * NS_PER_S;
+    resync_target_begin(t->target, &solo_key, now_ns);
+    struct frame end = { .kind = FRAME_SYNC_BITS };
+    assert_null(resync_target_frame(t->target, &end, NULL, now_ns, &t->out));
+    uint64_t begun_ns = now_ns;
+    for (unsigned windows = 1; windows < 5; windows++) {
+        uint64_t asked = 0;
+        for (uint32_t i = 0; i < t->out.count; i++)
+            asked += t->out.list[i].kind == ACT_DISK ? t->out.list[i].disk.length_bytes : 0;
+        assert_in_range(asked, 1, SYNC_WINDOW_BYTES_MAX);
+        solo_disk_all(t);
+        now_ns = resync_target_deadline_ns(t->target);
+        assert_in_range(now_ns - begun_ns, windows * asked * NS_PER_S / MIB - PACE_BURST_NS,
+                        windows * SYNC_WINDOW_BYTES_MAX * NS_PER_S / MIB);
+        resync_target_tick(t->target, now_ns - 1, &t->out);
+        assert_int_equal(t->out.count, 0);
+        resync_target_tick(t->target, now_ns, &t->out);
+    }
+    solo_disk_all(t);
+    solo_close(t);
+}
+
 static void what_is_marked_anew_is_not_cleared_by_an_older_answer(void **state)
 {
     (void)state;
@@ -1271,6 +1331,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_source_bounds_a_hostile_target),
         cmocka_unit_test(what_is_marked_anew_is_not_cleared_by_an_older_answer),
+        cmocka_unit_test(a_limit_of_rate_is_kept_and_reached),
+        cmocka_unit_test(a_target_asks_no_faster_than_it_may),
         cmocka_unit_test(a_target_believes_only_what_it_asked_for),
         cmocka_unit_test(the_targets_bits_become_the_union),
         cmocka_unit_test(legs_become_equal_whatever_happens),
