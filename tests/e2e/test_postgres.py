@@ -59,8 +59,8 @@ def test(t):
     if not pg.binaries():
         t.skip("no PostgreSQL server is installed")
     rng = random.Random(t.seed)
-    for number in range(1, (6 if t.long else 1) + 1):
-        one_round(t, number, rng.randrange(300, 20000 if t.long else 3000))
+    for number in range(1, t.rounds(1, 6) + 1):
+        one_round(t, number, rng.randrange(300, 10000 if t.long else 3000))
 
 
 if __name__ == "__main__":
