@@ -226,6 +226,11 @@ static bool change_granules(struct bitmap *b, uint64_t first, uint64_t end, bool
             g = page_end;
             continue;
         }
+        /* All set already, as in each session of a full resync after the first. */
+        if (set && b->set[page] == BITMAP_PAGE_GRANULES) {
+            g = page_end;
+            continue;
+        }
         /* Whole pages at once: 16 TiB have 134,000 of them. */
         if (set && !b->set[page] && g % BITMAP_PAGE_GRANULES == 0 && page_end <= end) {
             memset(&b->words[page * PAGE_WORDS], 0xff, PAGE_WORDS * sizeof(*b->words));
