@@ -230,9 +230,10 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
     /* With its leg failed this node acknowledges nothing any more: what waits for the peer ends, with an error. */
     if (e->leg_failed && e->session == SESSION_NONE && is_leading(e))
         mirror_abandon_waiting(e->mirror, -EIO, out);
+    send_changes_when_possible(e, out); /* a draining primary ends over its session... */
     orders_carry_out(e, now_ns, out);
     alone_advance(e, now_ns, out);
-    send_changes_when_possible(e, out);
+    send_changes_when_possible(e, out); /* ... and one that has just been promoted begins with it */
     mask_reads_when_possible(e, now_ns, out);
     sync_advance(e, now_ns, out);
     verify_advance(e, now_ns, out);

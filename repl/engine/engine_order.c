@@ -183,6 +183,12 @@ static bool is_settled(struct engine *e, struct actions *out)
         mirror_flush(e->mirror, 0, out);
         return false;
     }
+    /* A handshake was judged without the bits that this would become, and nobody would clear them. It comes up soon, or
+     * ends. */
+    bool deciding = e->session == SESSION_JUDGED || e->session == SESSION_READY ||
+                    (e->session == SESSION_UP && is_leading(e) && !e->peer_ready);
+    if (mirror.unflushed && deciding)
+        return false;
     mirror_unflushed_to_bitmap(e->mirror);
     e->log.settle = true;
     log_advance(e, out);

@@ -314,6 +314,11 @@ void hellos(struct node *a, struct node *b)
 void connect_nodes(struct node *a, struct node *b)
 {
     hellos(a, b);
+    connect_judged(a, b);
+}
+
+void connect_judged(struct node *a, struct node *b)
+{
     metas_done(a);
     metas_done(b);
     if (!a->ready || !b->ready)

@@ -91,6 +91,7 @@ struct frame deliver(struct node *from, struct node *to);
 void say_hello(struct node *n, struct hello *out);
 void hellos(struct node *a, struct node *b);
 void connect_nodes(struct node *a, struct node *b);
+void connect_judged(struct node *a, struct node *b); /* the rest of it, after hellos() */
 void disconnect_nodes(struct node *a, struct node *b);
 /* Everything that is under way comes to its end. */
 void run(struct node *a, struct node *b);

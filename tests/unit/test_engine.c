@@ -480,6 +480,34 @@ static void a_detach_drains_over_a_session_of_its_own(void **state)
     node_close(&b);
 }
 
+/* The flush that a demotion waits for was lost with its session, and its own half ends while the next one is being
+ * made: bits that were set then would be unknown to both nodes' judgement, and nobody would ever clear them. */
+static void a_demotion_sets_no_bits_behind_a_handshake(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    request(&a, OP_DISCARD, 0);
+    deliver(&a, &b);
+    disk_done(&a, 0);
+    disk_done(&b, 0);
+    deliver(&b, &a);
+    assert_int_equal(a.completed, 1);
+    order(&a, EV_DEMOTE, false);
+    disconnect_nodes(&a, &b);
+    hellos(&a, &b);
+    disk_done(&a, 0);
+    connect_judged(&a, &b);
+    run(&a, &b);
+    assert_int_equal(a.order_result, 0);
+    assert_int_equal(view_of(&a).role, ROLE_SECONDARY);
+    assert_in_sync(&a, &b);
+    node_close(&a);
+    node_close(&b);
+}
+
 /* A read that waits behind a change which fails: the peer, who goes on alone, may not have what it would show. */
 static void a_deposed_primary_fails_the_reads_that_wait(void **state)
 {
@@ -1097,6 +1125,7 @@ int main(void)
         cmocka_unit_test(what_is_detached_is_no_primary),
         cmocka_unit_test(a_leg_that_fails_while_it_drains_stays_failed),
         cmocka_unit_test(a_detach_drains_over_a_session_of_its_own),
+        cmocka_unit_test(a_demotion_sets_no_bits_behind_a_handshake),
         cmocka_unit_test(a_deposed_primary_fails_the_reads_that_wait),
         cmocka_unit_test(two_primaries_are_refused),
         cmocka_unit_test(a_refused_node_knows_who_is_primary),
