@@ -72,6 +72,7 @@
     X(primary_crash, 1, "fault: primary daemons killed")                                                               \
     X(survivor_checked, 1, "promotions whose leg was proven to hold every acknowledged write")                         \
     X(acked_alone, 1, "changes and flushes acknowledged that the other leg lacked")                                    \
+    X(acked_late, 0, "changes acknowledged after the other node, who had them, served apart")                          \
     X(caught_up, 1, "legs that were behind, and in sync again")                                                        \
     X(stale_served, 1, "promotions, by force or apart, of a leg that lacked something")                                \
     X(split_brain, 1, "split brains: both nodes acknowledged alone")                                                   \

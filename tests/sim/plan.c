@@ -177,6 +177,7 @@ void sim_plan_serves(struct sim *s, unsigned node)
 {
     struct engine_view v;
     sim_legs_serves(s, node);
+    s->served_at[node] = s->model.clock;
     if (link_is_down(s, node) && !s->legs.split && !s->legs.behind[node]) {
         COVER(survivor_checked);
         sim_audit(s);

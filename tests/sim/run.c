@@ -100,6 +100,7 @@ void sim_reset(struct sim *s, uint64_t seed)
     s->window_bytes = IO_BYTES_MAX;
     s->acked_epoch = 0;
     s->acked_node = -1;
+    memset(s->served_at, 0, sizeof(s->served_at));
     s->ended = false;
     model_reset(&s->model, s->block_count);
     for (unsigned i = 0; i < SIM_NODES; i++) {

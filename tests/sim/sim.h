@@ -541,6 +541,7 @@ struct sim {
     /* Which node has got changes acknowledged at which epoch. */
     uint64_t acked_epoch;
     int acked_node;
+    uint64_t served_at[SIM_NODES]; /* when it last began to serve, by the model's clock */
     bool ended;
 };
 
