@@ -864,7 +864,8 @@ static void heal(struct sim *s)
             return;
         }
     }
-    if (sim_primary(s) >= 0 && sim_legs_in_sync(s) && s->clients.in_flight == 0) {
+    bool verifies = sim_node_verifies(s, 0) || sim_node_verifies(s, 1); /* it may find something yet */
+    if (sim_primary(s) >= 0 && sim_legs_in_sync(s) && s->clients.in_flight == 0 && !verifies) {
         enter(s, STAGE_READ_BACK, HEAL_MAX_NS);
         return;
     }
@@ -903,6 +904,11 @@ static void read_back(struct sim *s)
     if (s->clients.flush_failed) { /* on a node that was deposed meanwhile */
         p->step = s->block_count;
         s->clients.flush_failed = false;
+        return;
+    }
+    /* A frame that was lost long ago may be missed only now, and the flush have reached one leg: once more then. */
+    if (!sim_legs_in_sync(s)) {
+        enter(s, STAGE_HEAL, HEAL_MAX_NS);
         return;
     }
     sim_audit(s);
