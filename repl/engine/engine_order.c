@@ -212,7 +212,7 @@ void orders_carry_out(struct engine *e, uint64_t now_ns, struct actions *out)
     bool ending = e->role.phase == PHASE_DEMOTING || e->role.phase == PHASE_DETACHING;
     for (;;) {
         struct role_facts facts = {
-            .idle = ending && is_settled(e, out),
+            .idle = ending && is_settled(e, out) && !e->own_flush_busy,
             /* What cannot be written any more will not hold up the end: the disk then tells of an unclean one. */
             .persisted = persisted(e) || (ending && e->sb_broken),
             .flushed = e->own_flushed,
@@ -247,6 +247,11 @@ void orders_carry_out(struct engine *e, uint64_t now_ns, struct actions *out)
             if (e->role.phase == PHASE_DETACHED) {
                 e->draining_primary = false; /* it may have to stay as it is: no hello may call it primary */
                 session_drop(e, "the volume is taken down", out);
+            } else if (e->session == SESSION_UP && e->peer_state == PEER_IN_SYNC && bitmap_dirty_bytes(e->bitmap) &&
+                       e->verify.telling != TELLING_DONE) {
+                /* The bits of a verify. The peer, which has no record of them, is not to serve before it has the same.
+                 * One that has waits for an operator's force, or the next session. */
+                session_drop(e, "what a verify found is resynced", out);
             }
             orders_finish(e, e->sb_broken ? -EIO : 0, e->sb_broken ? TEXT_BROKEN : NULL, out);
             break;

@@ -195,6 +195,9 @@ static void begin_source(struct engine *e, uint64_t now_ns, struct actions *out)
     /* A change that only this leg gets would be in no bit that the target hears of. */
     if (is_leading(e) && !e->peer_ready)
         return;
+    /* It drains, and would not wait for the end. */
+    if (e->role.phase == PHASE_DETACHING)
+        return;
     /* The target clears its bits by what this leg shows, perhaps the only ones that tell of it: were that lost with
      * this machine's power afterwards, nobody would know. What comes later is in the activity log. */
     if (!e->sync_flushed) {

@@ -300,6 +300,9 @@ void verify_advance(struct engine *e, uint64_t now_ns, struct actions *out)
         else
             actions_note(out, NOTE_INFO, "verify", "both legs are equal");
         end_order(e, 0, NULL, out);
+        /* What an earlier one had found, a write has mended. Its bits go as all do: by a resync, which flushes. */
+        if (e->verify.repair && bitmap_dirty_bytes(e->bitmap))
+            session_drop(e, "what a verify found is resynced", out);
         return;
     }
     /* Without a primary this is what makes this node the source. */

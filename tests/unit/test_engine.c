@@ -480,6 +480,34 @@ static void a_detach_drains_over_a_session_of_its_own(void **state)
     node_close(&b);
 }
 
+/* The last session before its end made it the source of a resync, which begins with a flush: that is waited for. */
+static void a_detach_leaves_nothing_with_the_disk(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    request(&a, OP_DISCARD, 0);
+    deliver(&a, &b);
+    disk_done(&a, 0);
+    disk_done(&b, 0);
+    deliver(&b, &a);
+    node_lose_power(&b);
+    step(&a, (struct event) { .kind = EV_SESSION_DOWN, .down = { .reason = "test" } });
+    order(&a, EV_DETACH, false);
+    int orders = a.orders_done;
+    assert_int_equal(a.disk_count, 1); /* its flush */
+    connect_nodes(&a, &b);
+    disk_done(&a, 0);
+    assert_int_equal(a.disk_count, 0);
+    metas_done(&a);
+    assert_int_equal(a.orders_done, orders + 1);
+    assert_int_equal(a.order_result, 0);
+    node_close(&a);
+    node_close(&b);
+}
+
 /* The flush that a demotion waits for was lost with its session, and its own half ends while the next one is being
  * made: bits that were set then would be unknown to both nodes' judgement, and nobody would ever clear them. */
 static void a_demotion_sets_no_bits_behind_a_handshake(void **state)
@@ -1126,6 +1154,7 @@ int main(void)
         cmocka_unit_test(a_leg_that_fails_while_it_drains_stays_failed),
         cmocka_unit_test(a_detach_drains_over_a_session_of_its_own),
         cmocka_unit_test(a_demotion_sets_no_bits_behind_a_handshake),
+        cmocka_unit_test(a_detach_leaves_nothing_with_the_disk),
         cmocka_unit_test(a_deposed_primary_fails_the_reads_that_wait),
         cmocka_unit_test(two_primaries_are_refused),
         cmocka_unit_test(a_refused_node_knows_who_is_primary),

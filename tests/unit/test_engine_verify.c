@@ -113,6 +113,23 @@ static void repairing_makes_the_peer_equal_to_the_primary(void **state)
     close_both(&a, &b);
 }
 
+/* The bits of an earlier one stay until a resync, also when a write has made the legs equal: `--repair`, which is what
+ * the status asks for, must bring it about. */
+static void repairing_clears_what_a_write_has_mended(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, true);
+    b.content[5 * CHANGE_BYTES] = 7;
+    assert_int_equal(verify(&a, &b, false), -EILSEQ);
+    write_block(&a, 5 * CHANGE_BYTES, 0x42);
+    settle(&a, &b);
+    assert_int_equal(verify(&a, &b, true), 0);
+    assert_true(a.dropped);
+    reconnect(&a, &b);
+    assert_in_sync(&a, &b);
+    close_both(&a, &b);
+}
+
 /* Without a primary, whoever was primary last, or has the larger id, would be the source. */
 static void without_a_primary_who_is_told_to_repair_is_right(void **state)
 {
@@ -276,6 +293,27 @@ static void what_the_peer_cannot_read_comes_by_a_resync(void **state)
     close_both(&a, &b);
 }
 
+/* The peer, promoted next, knows nothing of the bits, and this node would keep them for ever. */
+static void what_the_peer_cannot_read_comes_before_it_is_primary(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, true);
+    write_block(&a, 0, 9);
+    settle(&a, &b);
+    b.content[7] = 0xee;
+    order(&a, EV_VERIFY, false);
+    settle_with_bad_block(&b, 0, &a, &b);
+    assert_int_equal(a.order_result, -EILSEQ);
+    assert_false(a.dropped);
+    order(&a, EV_DEMOTE, false);
+    settle(&a, &b);
+    assert_int_equal(a.order_result, 0);
+    assert_true(a.dropped);
+    reconnect(&a, &b);
+    assert_in_sync(&a, &b);
+    close_both(&a, &b);
+}
+
 /* Without a primary no leg is changed, and no bit is set: whoever becomes primary has his reads masked. */
 static void without_a_primary_nothing_is_mended(void **state)
 {
@@ -298,12 +336,14 @@ int main(void)
         cmocka_unit_test(a_peer_whose_leg_differs_knows_it),
         cmocka_unit_test(the_order_waits_for_the_peers_record),
         cmocka_unit_test(repairing_makes_the_peer_equal_to_the_primary),
+        cmocka_unit_test(repairing_clears_what_a_write_has_mended),
         cmocka_unit_test(without_a_primary_who_is_told_to_repair_is_right),
         cmocka_unit_test(who_was_found_wrong_repairs_nobody),
         cmocka_unit_test(a_demotion_ends_it_and_the_session_goes_on),
         cmocka_unit_test(the_peers_promotion_ends_it),
         cmocka_unit_test(what_only_the_peer_can_read_is_mended_and_gets_no_bit),
         cmocka_unit_test(what_the_peer_cannot_read_comes_by_a_resync),
+        cmocka_unit_test(what_the_peer_cannot_read_comes_before_it_is_primary),
         cmocka_unit_test(without_a_primary_nothing_is_mended),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
