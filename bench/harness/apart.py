@@ -5,6 +5,7 @@ frames as long as a resync's."""
 
 import datetime
 import json
+import math
 import os
 import re
 import statistics
@@ -15,10 +16,11 @@ from . import load, lockstep, media
 from .processes import Failure, end_with_parent
 
 WRITTEN_BYTES, WRITTEN_BYTES_QUICK = 10 << 30, 1 << 30
-VOLUME_PER_WRITTEN = 2  # so that 79 % of what is written differs afterwards: some places are written twice
+VOLUME_PER_WRITTEN = 2
+DIFFERING_SHARE = 1 - math.exp(-1 / VOLUME_PER_WRITTEN)  # of the volume, as some places are written twice
 APART_S, APART_S_QUICK = 60, 5
 SPARE_BYTES = 128 << 20
-ROOM_SHARE = 0.8  # of what is free, for both legs
+ROOM_SHARE = 0.8  # of what is free
 CASE = next(c for c in load.CASES if c.name == "4k-qd32")
 WINDOW_BYTES = 508 << 10  # SYNC_WINDOW_BYTES_MAX
 LINK_FRAMES, LINK_DEPTH, LINK_RUNS = 8000, 8, 3
@@ -64,13 +66,14 @@ def resync_of(events):
 
 def _written(context, say):
     wanted = context.written_bytes or (WRITTEN_BYTES_QUICK if context.quick else WRITTEN_BYTES)
-    room = context.medium.free_bytes() * ROOM_SHARE / 2  # the primary's leg holds at most what was written
-    if wanted <= room:
+    both_legs = 2 * DIFFERING_SHARE * VOLUME_PER_WRITTEN  # what they take up in the end for each byte that is written
+    room_gib = int(context.medium.free_bytes() * ROOM_SHARE / both_legs) >> 30
+    if wanted >> 30 <= room_gib:
         return wanted
-    say(f"reconnect: {wanted >> 30} GiB on each leg do not fit: {int(room) >> 30} GiB are written")
-    if room < 1 << 30:
-        raise Failure("there is no room for 1 GiB on each leg")
-    return int(room) >> 30 << 30
+    say(f"reconnect: there is room to write {room_gib} GiB, not {wanted >> 30}")
+    if room_gib < 1:
+        raise Failure("reconnect: there is no room for 1 GiB on each leg")
+    return room_gib << 30
 
 
 def measure(context, say):

@@ -13,7 +13,7 @@ SPARE_BYTES = 128 << 20
 LOG = "1GiB"
 HOT_BYTES = 512 << 20
 CASE = next(c for c in load.CASES if c.name == "4k-qd32")
-TIMING, TIMING_QUICK = load.Timing(ramp_s=1, run_s=4), load.Timing(ramp_s=0.5, run_s=1.5)
+TIMING, TIMING_QUICK = load.Timing(ramp_s=1, run_s=3), load.Timing(ramp_s=0.5, run_s=1.5)
 ROUNDS = 3
 ORDER = ("hot", "cold", "cold", "hot")
 RANGE_BYTES = {"hot": HOT_BYTES, "cold": SIZE_BYTES}

@@ -9,9 +9,9 @@ from .processes import Failure
 
 SIZE_BYTES = 512 << 20
 CASES = [c for c in load.CASES if c.name in ("4k-qd1", "4k-qd32")]
-TIMING = load.Timing(ramp_s=0.3, run_s=1.5)
+TIMING = load.Timing(ramp_s=0.3, run_s=1.2)
 PAIRS = 3
-ROUNDS, ROUNDS_QUICK = 4, 2
+ROUNDS, ROUNDS_QUICK = 3, 1
 SLOWER_AT_MOST = 1.02
 SHAPES = {"one leg": ("a",), "mirrored": ("a", "b")}
 OTHER_FILE = {"a": "c", "b": "d"}
