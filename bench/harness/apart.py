@@ -24,6 +24,8 @@ ROOM_SHARE = 0.8  # of what is free
 CASE = next(c for c in load.CASES if c.name == "4k-qd32")
 WINDOW_BYTES = 508 << 10  # SYNC_WINDOW_BYTES_MAX
 LINK_FRAMES, LINK_DEPTH, LINK_RUNS = 8000, 8, 3
+DISK_DEPTH, DISK_S = 128, 3  # what the disks give for the same pattern
+SHARE_AT_LEAST = 0.5  # of the link, or of the slower disk
 LINK_TIMES, EXTRA_S = 1.5, 1.0
 PROTECTED_LIMIT_S = 600
 POLL_S = 0.25
@@ -105,6 +107,7 @@ def measure(context, say):
     if offset is not None:
         raise Failure(f"the legs differ near offset {offset} after they were told to be protected")
 
+    disks = load.scattered_rates(*legs, size, CASE.block_bytes, DISK_DEPTH, context.medium.direct, DISK_S)
     rate = statistics.median(rates)
     bound_s = LINK_TIMES * differing / rate + EXTRA_S
     say(f"reconnect: {differing >> 20} MiB differ, protected after {took['seconds']:.2f} s")
@@ -113,11 +116,16 @@ def measure(context, say):
             ["differing", f"{differing / 2**30:.2f} GiB; sent {took['sent_bytes'] / 2**30:.2f} GiB, "
                           f"found equal {took['equal_bytes'] / 2**30:.2f} GiB"],
             ["the link alone", f"{rate / 1e6:,.0f} MB/s ({min(rates) / 1e6:,.0f} … {max(rates) / 1e6:,.0f})"],
+            ["the disks alone, 4 KiB at random, at once", f"read {disks[0] / 1e6:,.0f} MB/s, "
+                                                          f"write {disks[1] / 1e6:,.0f} MB/s"],
             ["until protected", f"{took['seconds']:.2f} s, {differing / took['seconds'] / 1e6:,.0f} MB/s; "
                                 f"{with_start_s:.2f} s from the start of the daemon"],
             ["bound", f"{LINK_TIMES:g} × differing / link + {EXTRA_S:g} s = {bound_s:.2f} s"]]
     return {"rows": rows,
             "figures": {"written_bytes": written, "size_bytes": size, "apart_s": apart_s, "differing_bytes": differing,
-                        "link_bytes_per_s": rates, "resync": took, "bound_s": bound_s, "alone": figures},
+                        "link_bytes_per_s": rates, "disk_bytes_per_s": disks, "resync": took, "bound_s": bound_s,
+                        "alone": figures},
             "ratios": [{"target": "time to protected / its bound", "sense": "max", "bound": 1,
-                        "ratio": took["seconds"] / bound_s}]}
+                        "ratio": took["seconds"] / bound_s},
+                       {"target": "resync / the slowest of link and disks, bytes/s", "sense": "min", "bound": SHARE_AT_LEAST,
+                        "ratio": differing / took["seconds"] / min(rate, *disks)}]}

@@ -146,6 +146,20 @@ def read_rates(paths, size_bytes, block_bytes, depth, direct):
     return [job["read"]["bw_bytes"] for job in jobs(done.stdout)]
 
 
+def scattered_rates(source, target, size_bytes, block_bytes, depth, direct, seconds):
+    """Bytes per second of random reads of one file and of random writes to another, at once."""
+    command = [find_program("fio", "fio"), "--output-format=json", "--ioengine=io_uring", f"--direct={int(direct)}",
+               f"--bs={block_bytes}", f"--iodepth={depth}", f"--size={size_bytes}", "--norandommap=1", "--randrepeat=0",
+               "--time_based=1", f"--runtime={seconds}", "--allow_file_create=0",
+               "--name=source", f"--filename={source}", "--rw=randread",
+               "--name=target", f"--filename={target}", "--rw=randwrite"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, preexec_fn=end_with_parent)
+    if done.returncode != 0:
+        raise Failure(f"fio failed: {(done.stderr or done.stdout).strip()[-500:]}")
+    read, written = jobs(done.stdout)
+    return read["read"]["bw_bytes"], written["write"]["bw_bytes"]
+
+
 def mixed_command(target, size_bytes, run_s):
     """Reads, writes of several sizes, flushes and trims at once, on two connections."""
     return [find_program("fio", "fio"), f"--ioengine={target.engine}", *target.options, f"--size={size_bytes}",
