@@ -89,6 +89,7 @@
     X(break_done, 1, "fault: sessions cut when the target was done")                                                   \
     X(break_taken, 1, "fault: sessions cut when the target was taken in")                                              \
     X(finish_source_dies, 1, "fault: sources killed between their record of the finish and the target's")              \
+    X(power_stable, 1, "fault: the target of a resync lost power just after it had called blocks stable")              \
     X(resync_power_both, 1, "fault: both machines lost power during a resync")                                         \
     X(promoted_half, 1, "operator: targets of a resync promoted by force half-way")                                    \
     X(split_told, 1, "runs that ended in a split brain, and said so on both nodes")                                    \

@@ -41,6 +41,24 @@ static void fall_behind(struct sim *s, unsigned node, uint64_t bound)
               l->bound[node]);
 }
 
+/* What is acknowledged while the record has the other leg out of the in-sync set, a crash at this moment must not hide:
+ * on a leg that could be promoted without force, the histories have to tell that it is the older one. So the source's
+ * record of a resync's end comes before the target's. */
+static void check_histories_tell(struct sim *s, unsigned node, const struct superblock *own)
+{
+    struct superblock theirs;
+    sim_node_superblock(s, 1 - node, &theirs);
+    if (theirs.leg != LEG_UP_TO_DATE || theirs.lost_power || theirs.history.count == 0)
+        return;
+    enum history_relation relation = history_relate(&own->history, &theirs.history);
+    if (relation == HISTORY_EQUAL || relation == HISTORY_ANCESTOR)
+        sim_fail(
+            s, "untold",
+            "node %u acknowledges with the other one out of the in-sync set, whose leg is up to date, and no older "
+            "by the histories: after a crash nobody could tell",
+            node);
+}
+
 void sim_legs_acked(struct sim *s, unsigned node, const char *lacking)
 {
     struct sim_legs *l = &s->legs;
@@ -56,6 +74,7 @@ void sim_legs_acked(struct sim *s, unsigned node, const char *lacking)
         sim_fail(s, lacking, "on node %u, whose superblock has the other one in the in-sync set; leg %c: %s", node,
                  'A' + other, s->model.facts);
     COVER(acked_alone);
+    check_histories_tell(s, node, &sb);
     /* Whether the other leg has it, its content cannot always tell: what was in flight together has no order. */
     if (!l->behind[other])
         fall_behind(s, other, s->model.clock);

@@ -267,6 +267,18 @@ static void power_loss(struct sim *s, const bool cut[SIM_NODES])
     sim_legs_power_lost(s, lost);
 }
 
+static void power_of(struct sim *s, const bool cut[SIM_NODES])
+{
+    if (s->plan.stage != STAGE_LOAD)
+        return;
+    power_loss(s, cut);
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        /* Back soon, or when all is healed. */
+        if (cut[i] && chance(s, 800000))
+            sim_at(s, now_plus(s, draw(s, 1, 2 * s->dead_after_ns / NS_PER_MS) * NS_PER_MS), Q_START, i, 0);
+    }
+}
+
 static void strike_power(struct sim *s, bool both)
 {
     int serving = sim_primary(s);
@@ -282,12 +294,7 @@ static void strike_power(struct sim *s, bool both)
         COVER(power_primary);
     else
         COVER(power_secondary);
-    power_loss(s, cut);
-    for (unsigned i = 0; i < SIM_NODES; i++) {
-        /* Back soon, or when all is healed. */
-        if (cut[i] && chance(s, 800000))
-            sim_at(s, now_plus(s, draw(s, 1, 2 * s->dead_after_ns / NS_PER_MS) * NS_PER_MS), Q_START, i, 0);
-    }
+    power_of(s, cut);
 }
 
 /* A daemon may die in the middle of a superblock, and a machine, too. */
@@ -357,6 +364,9 @@ void sim_plan_sends(struct sim *s, unsigned from, const struct frame *frame)
         cut_soon(s, from, CUT_POWER);
     if (has(s, STRIKE_POWER_BOTH) && chance(s, rare ? 200000 : 20000))
         cut_soon(s, from, CUT_POWER_BOTH);
+    /* What the target calls stable is believed at once. */
+    if (has(s, STRIKE_POWER) && frame->kind == FRAME_SYNC_STABLE && chance(s, 500000))
+        sim_at(s, now_plus(s, draw(s, 1, 200 * NS_PER_US)), Q_CRASH, from, CUT_POWER_THIS);
     if (has(s, STRIKE_PROMOTE_FORCE) && frame->kind == FRAME_SYNC_DATA && chance(s, 50000)) {
         if (chance(s, 700000))
             cut_soon(s, from, CUT_SESSION);
@@ -429,6 +439,11 @@ void sim_plan_cut(struct sim *s, unsigned node, enum cut how)
             return;
         COVER(finish_source_dies);
         crash(s, node);
+        return;
+    }
+    if (how == CUT_POWER_THIS) {
+        COVER(power_stable);
+        power_of(s, (bool[SIM_NODES]) { node == 0, node == 1 });
         return;
     }
     if (how != CUT_DAEMON) {

@@ -501,7 +501,7 @@ void sim_plan_look(struct sim *s, unsigned node); /* after each step of its engi
 bool sim_resyncs(const struct sim *s);            /* a resync is under way */
 bool sim_plan_cuts_start(struct sim *s); /* while a daemon writes its first superblock, its machine loses power... */
 void sim_plan_start_is_cut(struct sim *s, unsigned node); /* ... now */
-enum cut { CUT_DAEMON, CUT_POWER, CUT_POWER_BOTH, CUT_SESSION, CUT_SOURCE };
+enum cut { CUT_DAEMON, CUT_POWER, CUT_POWER_BOTH, CUT_POWER_THIS, CUT_SESSION, CUT_SOURCE };
 void sim_plan_cut(struct sim *s, unsigned node, enum cut how);            /* when its time comes */
 void sim_plan_serves(struct sim *s, unsigned node);                       /* its engine opens the front */
 void sim_plan_late_order(struct sim *s, unsigned node, enum order order); /* given when its time comes */
