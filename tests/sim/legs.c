@@ -169,6 +169,15 @@ static unsigned leader(struct sim *s)
     return l->bound[0] >= l->bound[1] ? 0 : 1;
 }
 
+/* By a decree of this node's own, which is on its disk. */
+static bool has_left_it_behind(struct sim *s, unsigned node)
+{
+    struct superblock own, theirs;
+    sim_node_superblock(s, node, &own);
+    sim_node_superblock(s, 1 - node, &theirs);
+    return !own.peer_in_sync && history_relate(&own.history, &theirs.history) == HISTORY_DESCENDANT;
+}
+
 void sim_legs_power_lost(struct sim *s, const bool lost[SIM_NODES])
 {
     struct sim_legs *l = &s->legs;
@@ -184,6 +193,12 @@ void sim_legs_power_lost(struct sim *s, const bool lost[SIM_NODES])
         unsigned other = 1 - i;
         if (lost[i] && !lost[other] && !l->split && !l->behind[other] && sim_legs_is_target(s, other))
             fall_behind(s, other, min_u64(l->flushed[i], l->flushed[other]));
+    }
+    /* Nor one that has left the in-sync set by what is on the disk: nobody can tell that nothing has been acknowledged
+     * without it yet. It has everything, but the volume goes on from the leg that is alone in the set. */
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        if (lost[i] && !lost[1 - i] && !l->split && !l->behind[1 - i] && has_left_it_behind(s, i))
+            fall_behind(s, 1 - i, s->model.clock);
     }
     if (!l->behind[0] || !l->behind[1] || l->split)
         return;
