@@ -23,7 +23,7 @@ struct hello {
     enum leg_state leg;
     bool pristine;          /* zeroes since `create`: nothing was ever written to it */
     bool lost_power;        /* may lack writes it had completed but not flushed */
-    bool unclean_primary;   /* was primary and ended without draining: may hold writes that nobody else has */
+    bool peer_failed;       /* the peer's leg failed, as this node was told, and was not resynced since */
     uint32_t window_frames; /* changes that may be on their way to this node, not yet acknowledged */
     uint64_t window_bytes;  /* payload of those */
     uint32_t block_bytes;   /* what this leg's disk needs changes aligned to: a power of two, 512 ... 4096 */

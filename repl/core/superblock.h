@@ -18,13 +18,13 @@ struct superblock {
     uint64_t epoch;         /* highest seen */
     enum role role;         /* as of the last superblock write */
     enum leg_state leg;
-    enum leg_state peer_leg; /* what we know of the peer's: LEG_FAILED stays until a resync */
+    enum leg_state peer_leg; /* what we know of the peer's. LEG_FAILED: it may lack writes that were not flushed, also
+                                if its own disk could not record that. Until a resync */
     bool attached;           /* a daemon has it open; still set when it is opened: that daemon ended uncleanly */
     bool pristine;           /* zeroes since `create` */
-    bool unclean; /* was primary and ended without draining: may hold writes that the peer lacks. Until a resync */
-    bool
-        lost_power; /* was attached when its machine went down: may lack writes that were not flushed. Until a resync */
-    bool adopted;   /* `create --adopt`: held data before it was ours */
+    bool lost_power;         /* was attached when its machine went down: may lack writes that were not flushed. Until a
+                                resync */
+    bool adopted;            /* `create --adopt`: held data before it was ours */
 
     /* What the two legs need to find each other again. */
     bool peer_in_sync;      /* the peer is in the in-sync set by the last decree known here */

@@ -168,8 +168,7 @@ static void send_changes_when_possible(struct engine *e, struct actions *out)
     if (e->peer_ready)
         return;
     e->peer_ready = true;
-    e->alone = false;
-    mirror_peer_ready(e->mirror, e->sb.epoch, e->peer.window_frames, e->peer.window_bytes, out);
+    alone_end(e, out);
 }
 
 /* What this leg cannot read, the peer's can, as long as it has everything. */
@@ -225,7 +224,7 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
         e->decree_owed = false;
         e->peer_epoch = e->decree_epoch;
         decree_send(FRAME_ACK, 0, e->decree_epoch, 0, out);
-        mirror_peer_ready(e->mirror, e->sb.epoch, e->peer.window_frames, e->peer.window_bytes, out);
+        alone_end(e, out);
     }
     /* With its leg failed this node acknowledges nothing any more: what waits for the peer ends, with an error. */
     if (e->leg_failed && e->session == SESSION_NONE && is_leading(e))
@@ -339,6 +338,7 @@ void engine_make_hello(struct engine *e, struct hello *out)
         .leg = own_leg(e),
         .pristine = engine_is_pristine(e),
         .lost_power = e->sb.lost_power,
+        .peer_failed = e->sb.peer_leg == LEG_FAILED,
         .window_frames = e->config.window_frames,
         .window_bytes = e->config.window_bytes,
         .block_bytes = own_block_bytes(e),

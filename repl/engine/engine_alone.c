@@ -20,10 +20,18 @@ void alone_consider(struct engine *e, uint64_t now_ns)
     e->alone_at_ns = e->sb.peer_in_sync ? now_ns + e->config.alone_after_ns : now_ns;
 }
 
+void alone_end(struct engine *e, struct actions *out)
+{
+    e->alone = false;
+    mirror_peer_ready(e->mirror, e->sb.epoch, e->peer.window_frames, e->peer.window_bytes, out);
+}
+
 void alone_forget(struct engine *e)
 {
     e->alone_at_ns = 0;
     e->alone_wanted = false;
+    if (e->alone)
+        mirror_peer_hold(e->mirror);
     e->alone = false;
     e->alone_since_ns = 0;
 }

@@ -139,7 +139,7 @@ struct engine {
     uint64_t memory_at_ns;   /* when reads of the peer that wait for memory are tried again */
     uint64_t request_ns;     /* when the application last asked for something */
     uint64_t alone_since_ns; /* since when it has been alone, or was before a resync that did not end; 0: it was not */
-    bool alone;              /* the mirror acknowledges what the peer lacks */
+    bool alone;              /* the mirror acknowledges what the peer lacks, as it does until it is told otherwise */
     enum leg_state peer_leg; /* as last known */
     uint32_t peer_block_bytes;     /* likewise */
     uint32_t served_block_bytes;   /* what clients are told while we serve */
@@ -224,7 +224,8 @@ void decree_on_answer(struct engine *e, const struct frame *frame, struct action
 /* engine_alone.c */
 void alone_consider(struct engine *e, uint64_t now_ns); /* there is no session */
 void alone_forget(struct engine *e);
-uint64_t alone_epoch(const struct engine *e); /* of the decree by which the peer left the in-sync set */
+void alone_end(struct engine *e, struct actions *out); /* the mirror: changes are sent from now on */
+uint64_t alone_epoch(const struct engine *e);          /* of the decree by which the peer left the in-sync set */
 void alone_advance(struct engine *e, uint64_t now_ns, struct actions *out);
 
 /* engine_sync.c */
@@ -283,5 +284,6 @@ void orders_carry_out(struct engine *e, uint64_t now_ns, struct actions *out);
 /* engine_leg.c */
 void leg_flush(struct engine *e, bool for_sync, struct actions *out);
 void superblock_write_if_wanted(struct engine *e, struct actions *out);
+void peer_has_failed(struct engine *e);
 void faults_handle(struct engine *e, struct mirror_faults faults, struct actions *out);
 void superblock_on_written(struct engine *e, int32_t result, struct actions *out);

@@ -27,6 +27,15 @@ void superblock_write_if_wanted(struct engine *e, struct actions *out)
     actions_add(out, ACT_META_WRITE)->meta.superblock = &e->sb_writing;
 }
 
+/* On record here, too: its own disk, which has failed, may not take that up. */
+void peer_has_failed(struct engine *e)
+{
+    if (e->sb.peer_leg == LEG_FAILED)
+        return;
+    e->sb.peer_leg = LEG_FAILED;
+    want_persisted(e);
+}
+
 void faults_handle(struct engine *e, struct mirror_faults faults, struct actions *out)
 {
     /* On the secondary a failed write was not acknowledged and will be sent again, so that the leg is good once its
@@ -56,8 +65,10 @@ void faults_handle(struct engine *e, struct mirror_faults faults, struct actions
             session_drop(e, actions_text(out, "the leg of %s has failed", e->config.node), out);
     }
     /* The peer may be unable to record it, with the same disk: what it had not flushed counts as lost from now on. */
-    if (faults.peer_flush)
+    if (faults.peer_flush) {
         mirror_unflushed_to_bitmap(e->mirror);
+        peer_has_failed(e);
+    }
     if (faults.peer_leg) {
         e->peer_leg = LEG_FAILED;
         session_drop(e, actions_text(out, "the leg of %s has failed", e->config.peer), out);

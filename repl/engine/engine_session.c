@@ -29,7 +29,8 @@ static bool is_still_as_said(struct engine *e)
     engine_make_hello(e, &now);
     const struct hello *s = &e->said;
     return now.epoch == s->epoch && now.role == s->role && now.leg == s->leg && now.full == s->full &&
-           now.lost_power == s->lost_power && now.pristine == s->pristine && now.size_bytes == s->size_bytes &&
+           now.lost_power == s->lost_power && now.peer_failed == s->peer_failed && now.was_primary == s->was_primary &&
+           now.pristine == s->pristine && now.size_bytes == s->size_bytes &&
            (now.dirty_bytes == 0) == (s->dirty_bytes == 0) && id_equal(now.peer_leg_id, s->peer_leg_id) &&
            history_relate(&now.history, &s->history) == HISTORY_EQUAL && history_entry_equal(now.base, s->base);
 }
@@ -55,6 +56,9 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
     e->peer_leg = peer->leg;
     e->peer_block_bytes = peer->block_bytes;
     e->refused_a_primary = peer->role == ROLE_PRIMARY;
+    bool is_pair = id_equal(e->sb.peer_leg_id, peer->leg_id);
+    if (is_pair && peer->leg == LEG_FAILED)
+        peer_has_failed(e);
     if (j.verdict == SYNC_REFUSE) {
         /* Who drains serves no more and gives way: two that wait for each other's acknowledgement would wait for ever.
          * Alone it needs nobody's. */
@@ -89,6 +93,8 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
         e->sb.epoch = j.epoch;
         e->sb.volume_id = j.volume_id;
         e->sb.peer_leg_id = peer->leg_id;
+        if (!is_pair)
+            e->sb.peer_leg = LEG_NONE;
         want_persisted(e);
     }
     switch (j.verdict) {
@@ -97,6 +103,7 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
         e->peer_state = PEER_IN_SYNC;
         e->sb.pristine = false;
         e->sb.lost_power = false; /* nothing was acknowledged yet that it could lack */
+        e->sb.peer_leg = LEG_NONE;
         e->sb.peer_in_sync = true;
         /* From now on neither leg is new: a fresh one in the place of the other is told from it. */
         if (e->sb.history.count == 0)
@@ -130,7 +137,7 @@ void session_on_up(struct engine *e, uint64_t now_ns, struct actions *out)
     /* A secondary's mirror has nothing to send; it learns that a session began. A leader's learns it when the peer has
      * agreed to the epoch. */
     if (!is_leading(e))
-        mirror_peer_ready(e->mirror, e->sb.epoch, e->peer.window_frames, e->peer.window_bytes, out);
+        alone_end(e, out);
     sync_on_session_up(e, now_ns);
     verify_on_session_up(e);
 }
@@ -159,7 +166,6 @@ void session_on_down(struct engine *e, uint64_t now_ns, struct actions *out)
             out);
     }
     mirror_peer_lost(e->mirror, out);
-    e->alone = false;
     alone_consider(e, now_ns);
     struct mirror_view mirror;
     mirror_view(e->mirror, &mirror);

@@ -37,7 +37,7 @@ void sync_judged_source(struct engine *e, bool full, struct actions *out)
 {
     e->peer_state = PEER_TARGET;
     /* What the peer had completed and not flushed is lost with its machine's power. */
-    if (e->peer.lost_power)
+    if (e->peer.lost_power || e->sb.peer_leg == LEG_FAILED)
         mirror_unflushed_to_bitmap(e->mirror);
     if (full) {
         const struct history_entry *last = history_last(&e->sb.history);
@@ -150,6 +150,7 @@ void sync_target_finish(struct engine *e, struct actions *out)
     e->peer_state = PEER_IN_SYNC;
     e->sb.leg = LEG_UP_TO_DATE;
     e->sb.lost_power = false;
+    e->sb.peer_leg = LEG_NONE;
     e->sb.full = false;
     e->sb.consistent_epoch = 0;
     e->sb.consistent_lsn = 0;
@@ -172,6 +173,7 @@ void sync_source_on_told(struct engine *e, struct actions *out)
     e->alone_since_ns = 0;
     e->sb.full = false;
     e->sb.lost_power = false;
+    e->sb.peer_leg = LEG_NONE;
     e->log.settle = true;
     decree_agreed(e);
     want_persisted(e);

@@ -46,7 +46,7 @@ size_t hello_encode(const struct hello *hello, uint8_t *out)
     m.leg = (Lockstep__HelloLeg)hello->leg;
     m.pristine = hello->pristine;
     m.lost_power = hello->lost_power;
-    m.unclean_primary = hello->unclean_primary;
+    m.peer_failed = hello->peer_failed;
     m.window_frames = hello->window_frames;
     m.window_bytes = hello->window_bytes;
     m.block_bytes = hello->block_bytes;
@@ -167,7 +167,7 @@ static int take_state(const Lockstep__Hello *m, struct hello *h, const char **wh
     h->leg = (enum leg_state)m->leg;
     h->pristine = m->pristine;
     h->lost_power = m->lost_power;
-    h->unclean_primary = m->unclean_primary;
+    h->peer_failed = m->peer_failed;
     h->window_frames = m->window_frames;
     h->window_bytes = m->window_bytes;
     h->block_bytes = m->block_bytes ? m->block_bytes : BLOCK_BYTES;

@@ -18,12 +18,11 @@
 #define FLAG_ATTACHED (1u << 0)
 #define FLAG_PRISTINE (1u << 1)
 #define FLAG_ADOPTED (1u << 2)
-#define FLAG_UNCLEAN (1u << 3)
 #define FLAG_LOST_POWER (1u << 4)
 #define FLAG_PEER_IN_SYNC (1u << 5)
 #define FLAG_WAS_PRIMARY (1u << 6)
 #define FLAG_FULL (1u << 7)
-#define FLAGS_KNOWN ((1u << 8) - 1)
+#define FLAGS_KNOWN (((1u << 8) - 1) & ~(1u << 3)) /* one is reserved: it meant "unclean" */
 
 struct entry_disk {
     le64 epoch;
@@ -87,9 +86,8 @@ static struct history_entry entry_decode(struct entry_disk d)
 static uint32_t flags_of(const struct superblock *sb)
 {
     return (sb->attached ? FLAG_ATTACHED : 0) | (sb->pristine ? FLAG_PRISTINE : 0) | (sb->adopted ? FLAG_ADOPTED : 0) |
-           (sb->unclean ? FLAG_UNCLEAN : 0) | (sb->lost_power ? FLAG_LOST_POWER : 0) |
-           (sb->peer_in_sync ? FLAG_PEER_IN_SYNC : 0) | (sb->was_primary ? FLAG_WAS_PRIMARY : 0) |
-           (sb->full ? FLAG_FULL : 0);
+           (sb->lost_power ? FLAG_LOST_POWER : 0) | (sb->peer_in_sync ? FLAG_PEER_IN_SYNC : 0) |
+           (sb->was_primary ? FLAG_WAS_PRIMARY : 0) | (sb->full ? FLAG_FULL : 0);
 }
 
 void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block[SUPERBLOCK_BYTES])
@@ -207,7 +205,6 @@ int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, stru
         .attached = from_le32(d.flags) & FLAG_ATTACHED,
         .pristine = from_le32(d.flags) & FLAG_PRISTINE,
         .adopted = from_le32(d.flags) & FLAG_ADOPTED,
-        .unclean = from_le32(d.flags) & FLAG_UNCLEAN,
         .lost_power = from_le32(d.flags) & FLAG_LOST_POWER,
         .peer_in_sync = from_le32(d.flags) & FLAG_PEER_IN_SYNC,
         .was_primary = from_le32(d.flags) & FLAG_WAS_PRIMARY,

@@ -296,7 +296,16 @@ static void explain_primary_is_behind(const struct hello *own, const struct hell
 
 /* ---- which way the data flows ---- */
 
-static bool needs_nothing(const struct hello *h) { return !h->full && h->dirty_bytes == 0 && !h->lost_power; }
+static bool needs_nothing(const struct hello *h)
+{
+    return !h->full && h->dirty_bytes == 0 && !h->lost_power && !h->peer_failed;
+}
+
+/* By its own word; or by that of the other, who has heard of a failed flush that its own disk may not have recorded. */
+static bool may_lack_what_was_flushed(const struct hello *a, const struct hello *b)
+{
+    return a->lost_power || b->peer_failed;
+}
 
 static bool in_sync(const struct hello *own, const struct hello *peer)
 {
@@ -310,8 +319,9 @@ static bool leads_among_equals(const struct hello *a, const struct hello *b)
 {
     if (is_primary(a) != is_primary(b))
         return is_primary(a);
-    if (a->lost_power != b->lost_power)
-        return !a->lost_power;
+    bool a_lacks = may_lack_what_was_flushed(a, b), b_lacks = may_lack_what_was_flushed(b, a);
+    if (a_lacks != b_lacks)
+        return b_lacks;
     if (a->was_primary != b->was_primary)
         return a->was_primary;
     return memcmp(&a->leg_id, &b->leg_id, sizeof(struct id)) > 0;

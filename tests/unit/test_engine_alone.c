@@ -276,6 +276,35 @@ static void of_two_that_went_on_alone_neither_is_overwritten(void **state)
     close_both(&a, &b);
 }
 
+/* A handshake that comes to nothing takes nothing back: it goes on alone as before, and says so. */
+static void a_refused_peer_does_not_end_going_alone(void **state)
+{
+    struct node a, b;
+    open_and_part(&a, &b, &may_go_alone);
+    tick(&a, a.now_ns + PATIENCE_NS);
+    metas_done(&a);
+    uint64_t epoch = view_of(&a).alone_epoch;
+    assert_true(epoch > 0);
+    a.notes[0] = 0;
+    struct hello theirs, ours;
+    say_hello(&b, &theirs);
+    say_hello(&a, &ours);
+    theirs.leg = LEG_FAILED;
+    step(&a, (struct event) { .kind = EV_HELLO, .hello = &theirs });
+    assert_true(a.refused);
+    metas_done(&a);
+    disconnect_nodes(&a, &a);
+    assert_int_equal(view_of(&a).alone_epoch, epoch);
+    tick(&a, a.now_ns + PATIENCE_NS);
+    metas_done(&a);
+    assert_false(told(&a, "goes on alone"));
+    int completed = a.completed;
+    write_block(&a, 2 * CHANGE_BYTES, 3);
+    disks_done(&a);
+    assert_int_equal(a.completed, completed + 1);
+    close_both(&a, &b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -289,6 +318,7 @@ int main(void)
         cmocka_unit_test(a_leg_that_fails_beside_the_decree_acknowledges_nothing),
         cmocka_unit_test(promoted_again_it_goes_on_alone_at_once),
         cmocka_unit_test(of_two_that_went_on_alone_neither_is_overwritten),
+        cmocka_unit_test(a_refused_peer_does_not_end_going_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

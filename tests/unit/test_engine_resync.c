@@ -575,6 +575,53 @@ static void a_deposed_primary_reconciles(void **state)
     close_both(&a, &b);
 }
 
+/* A flush fails, then the superblock that is to tell of it, then the daemon ends: on that disk everything looks well.
+ */
+static void a_failure_that_its_own_disk_did_not_record(void **state)
+{
+    enum { PRIMARY_FAILS, SECONDARY_FAILS, BOTH_RESTART, KINDS };
+    for (int kind = 0; kind < KINDS; kind++) {
+        struct node a, b;
+        open_pair(&a, &b, &strict);
+        write_block(&a, 0, 1);
+        run(&a, &b);
+        request(&a, OP_FLUSH, 0);
+        run(&a, &b);
+        write_block(&a, 8 * CHANGE_BYTES, 2);
+        run(&a, &b);
+        assert_int_equal(a.completed, 3);
+        struct node *bad = kind == SECONDARY_FAILS ? &b : &a, *good = bad == &a ? &b : &a;
+        request(&a, OP_FLUSH, 0);
+        deliver(&a, &b);
+        disk_done(bad, -EIO);
+        disk_done(good, 0);
+        if (bad->meta_pending)
+            meta_done(bad, -EIO);
+        while (b.sent_count)
+            deliver(&b, &a);
+        metas_done(good);
+        disconnect_nodes(&a, &b);
+        hellos(&a, &b);
+        metas_done(good);
+        assert_true(a.refused && b.refused);
+        assert_int_equal(good->on_disk.peer_leg, LEG_FAILED);
+        assert_int_equal(bad->on_disk.leg, LEG_UP_TO_DATE);
+        disconnect_nodes(&a, &b);
+        memcpy(bad->content, bad->stable, VOLUME_BYTES);
+        memset(bad->content + 8 * CHANGE_BYTES, 0, CHANGE_BYTES);
+        node_restart(bad, true);
+        assert_false(bad->on_disk.lost_power);
+        if (kind == BOTH_RESTART)
+            node_restart(good, true);
+        connect_nodes(&a, &b);
+        run(&a, &b);
+        assert_in_sync(&a, &b);
+        assert_int_equal(a.content[8 * CHANGE_BYTES], 2);
+        assert_int_equal(good->on_disk.peer_leg, LEG_NONE);
+        close_both(&a, &b);
+    }
+}
+
 /* A new disk in the place of the old one, and one that has failed and was mended. */
 static void a_replaced_disk_gets_everything(void **state)
 {
@@ -754,6 +801,7 @@ int main(void)
         cmocka_unit_test(a_primary_that_lost_its_power_gets_it_from_the_secondary),
         cmocka_unit_test(what_a_forced_promotion_gave_up_is_gone_on_both_legs),
         cmocka_unit_test(a_deposed_primary_reconciles),
+        cmocka_unit_test(a_failure_that_its_own_disk_did_not_record),
         cmocka_unit_test(a_replaced_disk_gets_everything),
         cmocka_unit_test(a_full_resync_goes_on_where_it_was),
         cmocka_unit_test(full_stays_on_record_until_the_bitmap_tells),

@@ -22,7 +22,7 @@ static struct hello sample(void)
         .leg = LEG_FAILED,
         .pristine = true,
         .lost_power = true,
-        .unclean_primary = true,
+        .peer_failed = true,
         .window_frames = 1024,
         .granule_bytes = 4096,
         .full = true,

@@ -23,7 +23,6 @@ static struct superblock sample(uint64_t sequence)
         .leg = LEG_UP_TO_DATE,
         .peer_leg = LEG_OUTDATED,
         .attached = true,
-        .unclean = true,
         .peer_in_sync = true,
         .al_from = 77,
         .granule_bytes = 4096,
@@ -63,10 +62,10 @@ static void every_flag_and_a_full_history_are_kept(void **state)
     (void)state;
     uint8_t block[SUPERBLOCK_BYTES];
     struct err err = { 0 };
-    for (unsigned i = 0; i < 8; i++) {
+    for (unsigned i = 0; i < 7; i++) {
         struct superblock in = sample(3), out;
-        bool *flags[] = { &in.attached,   &in.pristine,     &in.adopted,     &in.unclean,
-                          &in.lost_power, &in.peer_in_sync, &in.was_primary, &in.full };
+        bool *flags[] = { &in.attached,     &in.pristine,    &in.adopted, &in.lost_power,
+                          &in.peer_in_sync, &in.was_primary, &in.full };
         for (unsigned k = 0; k < ARRAY_LEN(flags); k++)
             *flags[k] = k == i;
         while (in.history.count < HISTORY_MAX)
@@ -92,6 +91,7 @@ static void what_cannot_be_is_refused(void **state)
         { 16, 4, 3, -ENOTSUP, "the newer format 3" },
         { 20, 4, 1, -EBADMSG, "copy 1 lies where copy 0 belongs" },
         { 32, 8, 513, -EBADMSG, "size" },
+        { 64, 4, 8, -EBADMSG, "flag" }, /* reserved */
         { 64, 4, 256, -EBADMSG, "flag" },
         { 68, 1, 2, -EBADMSG, "role" },
         { 69, 1, 5, -EBADMSG, "leg state" },
@@ -185,12 +185,12 @@ static void copies_of_one_sequence_that_differ_do_not_agree(void **state)
     struct superblock sb, lost = sample(6), done = sample(6);
     struct err err = { 0 };
     unsigned good;
-    lost.unclean = false;
+    lost.full = true;
     superblock_encode(&lost, 0, blocks[0]);
     for (unsigned i = 1; i < SUPERBLOCK_COPIES; i++)
         superblock_encode(&done, i, blocks[i]);
     assert_int_equal(superblock_choose(blocks, &sb, &good, &err), 0);
-    assert_true(sb.unclean);
+    assert_false(sb.full);
     assert_int_equal(good, 0xe);
 
     /* One each of two that were cut short: neither holds. */

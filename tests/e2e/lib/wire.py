@@ -40,7 +40,7 @@ def varint(n):
 # Field numbers and kinds of proto/handshake.proto.
 FIELDS = {"version": 1, "features": 2, "volume": 3, "node": 4, "peer": 5, "size_bytes": 6, "capacity_bytes": 7,
           "volume_id": 8, "leg_id": 9, "peer_leg_id": 10, "epoch": 11, "role": 12, "leg": 13, "pristine": 14,
-          "lost_power": 15, "unclean_primary": 16, "window_frames": 17, "window_bytes": 18,
+          "lost_power": 15, "window_frames": 17, "window_bytes": 18,
           "granule_bytes": 21, "full": 22, "history_epoch": 26, "history_first_lsn": 27, "history_tag": 28,
           "nonce": 32}
 FIXED64 = ("history_tag",)
