@@ -187,6 +187,12 @@ void log_advance(struct engine *e, struct actions *out)
     pass_advance(e, out);
 }
 
+bool log_is_idle(const struct engine *e)
+{
+    const struct engine_log *l = &e->log;
+    return l->phase == LOG_IDLE && l->needed_busy == 0 && l->pass_busy == 0;
+}
+
 bool log_is_settled(const struct engine *e)
 {
     return bitmap_stale_pages(e->bitmap) == 0 && e->log.phase == LOG_IDLE && !e->log.wipe_wanted;

@@ -167,6 +167,8 @@ bool engine_is_pristine(const struct engine *e)
  * flushed is flushed with it if it is there, and counts as out of sync if not. */
 static bool is_settled(struct engine *e, struct actions *out)
 {
+    if (e->leg_failed)
+        log_advance(e, out); /* ends what waits for the log: nothing else may come that would ask again */
     if (!mirror_is_idle(e->mirror) || !verify_parts_idle(e))
         return false;
     /* A resync can take hours. It survives a demotion, and goes on after the next `up`: neither waits for its end. */
@@ -174,8 +176,9 @@ static bool is_settled(struct engine *e, struct actions *out)
         session_drop(e, actions_text(out, "volume %s is taken down on %s", e->config.volume, e->config.node), out);
         return false;
     }
+    /* What is with the disk still is in memory that goes with the volume. */
     if (e->leg_failed)
-        return true;
+        return log_is_idle(e);
     struct mirror_view mirror;
     mirror_view(e->mirror, &mirror);
     if (mirror.unflushed && e->peer_ready && e->session == SESSION_UP && !e->ending_flushed) {

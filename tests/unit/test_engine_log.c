@@ -233,6 +233,38 @@ static void a_failed_leg_keeps_its_log(void **state)
     close_both(&a, &b);
 }
 
+/* Its memory goes with the engine. */
+static void a_failed_leg_is_let_go_when_its_pages_are_back(void **state)
+{
+    struct node a, b;
+    open_alone(&a, &b);
+    write_block(&a, 0 * EXTENT_BYTES, 1);
+    write_block(&a, 1 * EXTENT_BYTES, 2);
+    disks_done(&a);
+    request(&a, OP_FLUSH, 0);
+    disks_done(&a);
+    write_block(&a, 0 * EXTENT_BYTES, 3);
+    assert_int_equal(a.disk_count, 1);
+    a.hold_pages = true;
+    write_block(&a, 2 * EXTENT_BYTES, 4);
+    assert_int_equal(a.page_count, 1);
+    disk_done(&a, -EIO);
+    assert_int_equal(view_of(&a).leg, LEG_FAILED);
+    metas_done(&a);
+    int orders = a.orders_done;
+    order(&a, EV_DETACH, true);
+    disks_done(&a);
+    metas_done(&a);
+    assert_int_equal(a.page_count, 1);
+    assert_int_equal(a.orders_done, orders);
+    while (a.page_count)
+        page_done(&a, 0);
+    disks_done(&a);
+    metas_done(&a);
+    assert_int_equal(a.orders_done, orders + 1);
+    close_both(&a, &b);
+}
+
 static void a_crash_leaves_the_extents_that_were_in_use(void **state)
 {
     struct node a, b;
@@ -315,6 +347,7 @@ int main(void)
         cmocka_unit_test(a_clean_end_with_the_peer_leaves_nothing_to_do),
         cmocka_unit_test(a_clean_end_without_the_peer_keeps_what_it_may_lose),
         cmocka_unit_test(a_failed_leg_keeps_its_log),
+        cmocka_unit_test(a_failed_leg_is_let_go_when_its_pages_are_back),
         cmocka_unit_test(a_crash_leaves_the_extents_that_were_in_use),
         cmocka_unit_test(damage_counts_as_out_of_sync_and_is_told),
         cmocka_unit_test(what_a_verify_found_outlives_a_crash),
