@@ -236,34 +236,62 @@ static bool say_the_same(const uint8_t *a, const uint8_t *b)
     return memcmp(a + from, b + from, SUPERBLOCK_BYTES - from) == 0;
 }
 
+struct copies {
+    struct superblock found[SUPERBLOCK_COPIES];
+    bool valid[SUPERBLOCK_COPIES];
+    unsigned votes[SUPERBLOCK_COPIES]; /* how many say the same, itself included */
+};
+
+static int newest_with(const struct copies *c, unsigned votes)
+{
+    int best = -1;
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        bool counts = c->valid[i] && c->votes[i] >= votes;
+        if (counts && (best < 0 || c->found[i].sequence > c->found[best].sequence))
+            best = (int)i;
+    }
+    return best;
+}
+
+/* A write that was reported as done is on three copies, so that of any two copies one has it, or what came after it:
+ * the newest of two or more is no older. Two of one sequence that say different things cannot be told apart. */
+static int newest_of_enough(const struct copies *c)
+{
+    unsigned valid = 0, same_sequence = 0;
+    int best = newest_with(c, 1);
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        valid += c->valid[i];
+        same_sequence += c->valid[i] && c->found[i].sequence == c->found[best].sequence;
+    }
+    return valid >= SUPERBLOCK_COPIES_TO_READ && same_sequence == 1 ? best : -1;
+}
+
 int superblock_choose(uint8_t blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES], struct superblock *sb, unsigned *good,
                       struct err *err)
 {
-    struct superblock found[SUPERBLOCK_COPIES];
-    int result[SUPERBLOCK_COPIES];
+    struct copies c = { 0 };
     struct err first = { 0 };
     unsigned ours = 0, newer = 0;
+    uint64_t highest = 0;
     for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
         struct err e = { 0 };
-        result[i] = superblock_decode(blocks[i], i, &found[i], &e);
-        ours += result[i] != -ENOENT;
-        newer += result[i] == -ENOTSUP;
-        if (result[i] && result[i] != -ENOENT && !first.code)
+        int r = superblock_decode(blocks[i], i, &c.found[i], &e);
+        c.valid[i] = r == 0;
+        ours += r != -ENOENT;
+        newer += r == -ENOTSUP;
+        if (r == 0)
+            highest = max_u64(highest, c.found[i].sequence);
+        if (r && r != -ENOENT && !first.code)
             first = e;
     }
     if (ours == 0)
         return err_set(err, -ENOENT, "no Lockstep metadata");
-    int best = -1;
-    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
-        if (result[i])
-            continue;
-        unsigned votes = 0;
-        for (unsigned j = 0; j < SUPERBLOCK_COPIES; j++)
-            votes += !result[j] && say_the_same(blocks[i], blocks[j]);
-        bool enough = votes >= SUPERBLOCK_COPIES_TO_READ;
-        if (enough && (best < 0 || found[i].sequence > found[best].sequence))
-            best = (int)i;
-    }
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
+        for (unsigned j = 0; c.valid[i] && j < SUPERBLOCK_COPIES; j++)
+            c.votes[i] += c.valid[j] && say_the_same(blocks[i], blocks[j]);
+    int best = newest_with(&c, SUPERBLOCK_COPIES_TO_READ);
+    if (best < 0 && newest_with(&c, 1) >= 0)
+        best = newest_of_enough(&c);
     if (best < 0) {
         if (newer)
             return err_set(err, -ENOTSUP, "%s", first.text);
@@ -273,10 +301,12 @@ int superblock_choose(uint8_t blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES], struc
                        SUPERBLOCK_COPIES_TO_READ, SUPERBLOCK_COPIES, first.code ? "; " : "",
                        first.code ? first.text : "");
     }
-    *sb = found[best];
+    *sb = c.found[best];
+    /* The next write must not have the sequence of one that was cut short. */
+    sb->sequence = highest;
     *good = 0;
     for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
-        if (!result[i] && say_the_same(blocks[i], blocks[best]))
+        if (c.valid[i] && say_the_same(blocks[i], blocks[best]))
             *good |= 1u << i;
     }
     return 0;

@@ -27,8 +27,8 @@ uint64_t meta_page_offset(const struct meta_layout *layout, enum meta_area area,
 uint32_t meta_page_count(const struct meta_layout *layout, enum meta_area area);
 
 #define SUPERBLOCK_COPIES 4
-#define SUPERBLOCK_COPIES_TO_READ 2  /* that must agree */
-#define SUPERBLOCK_COPIES_TO_WRITE 3 /* more than must agree when read, so that any read sees the last write */
+#define SUPERBLOCK_COPIES_TO_READ 2  /* that must be good */
+#define SUPERBLOCK_COPIES_TO_WRITE 3 /* so many that any two copies have the last write among them */
 #define SUPERBLOCK_COPIES_AT_ONCE 2  /* that may be torn by one loss of power: enough are left that agree */
 #define SUPERBLOCK_BYTES 4096
 
@@ -40,7 +40,9 @@ void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block
 /* -ENOENT: not ours (no magic); -EBADMSG: damaged; -ENOTSUP: of another format; 0: good. `err` says which field. */
 int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, struct superblock *sb, struct err *err);
 
-/* Chooses among the copies read: the highest sequence that SUPERBLOCK_COPIES_TO_READ agree on. `good` gets a bit for
- * each copy that agreed; the others want repair. -ENOENT when no copy is ours, -EBADMSG when too many are damaged. */
+/* Chooses among the copies read: the highest sequence that SUPERBLOCK_COPIES_TO_READ agree on; when no two agree, the
+ * highest of as many good ones. `sb` gets the highest sequence of all good copies, which the next write is to exceed.
+ * `good` gets a bit for each copy that agreed; the others want repair. -ENOENT when no copy is ours, -EBADMSG when too
+ * many are damaged, or two of one sequence are left that say different things. */
 int superblock_choose(uint8_t blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES], struct superblock *sb, unsigned *good,
                       struct err *err);

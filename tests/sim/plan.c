@@ -89,9 +89,9 @@ void sim_plan_reset(struct sim *s)
     }
     p->mends = chance(s, 700000);
     bool loses_power = has(s, STRIKE_POWER) || has(s, STRIKE_POWER_BOTH);
-    /* One copy of the superblock may be spoilt, or a write of it cut, or fail: two of these are more than four copies
-     * can bear. */
-    if (loses_power || has(s, STRIKE_META_ERRORS))
+    /* One copy of the superblock may be spoilt, and a write of it fail on any; but where power cuts a write, which
+     * tears two, one more is more than four copies can bear. */
+    if (loses_power)
         p->kinds &= ~(1u << STRIKE_META_DAMAGE);
     for (unsigned i = 0; i < SIM_NODES; i++)
         s->disk[i].faults.slow_per_million = rate(s, 400000, 50000);
