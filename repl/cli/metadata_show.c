@@ -79,6 +79,7 @@ static struct json_object *superblock_json(const struct superblock *sb)
     put_bool(o, "peer_in_sync", sb->peer_in_sync);
     put_bool(o, "was_primary", sb->was_primary);
     put_bool(o, "full", sb->full);
+    put_bool(o, "reads_lie", sb->reads_lie);
     put_u64(o, "al_from", sb->al_from);
     put_u64(o, "granule_bytes", sb->granule_bytes);
     put_u64(o, "extent_bytes", sb->extent_bytes);
@@ -175,6 +176,7 @@ static void show_marks(FILE *out, const struct superblock *sb)
         { sb->peer_in_sync, "peer-in-sync" },
         { sb->was_primary, "was-primary" },
         { sb->full, "all counts as out of sync" },
+        { sb->reads_lie, "a flush failed: reads may lie" },
     };
     const char *before = "";
     fprintf(out, "  %-12s ", "marks");

@@ -42,6 +42,10 @@ void faults_handle(struct engine *e, struct mirror_faults faults, struct actions
      * disk is; a failed flush may have lost what was acknowledged before. The application was told that a change of
      * this node's own failed, and the legs may differ there. Both last until a resync, also when they are not the first
      * to fail. */
+    if (faults.leg && faults.flush && e->config.peer && !e->sb.reads_lie) {
+        e->sb.reads_lie = true;
+        want_persisted(e);
+    }
     bool lasting = faults.leg && e->config.peer && (faults.flush || faults.own);
     if (lasting && e->sb.leg == LEG_SYNCING && !e->sb.lost_power) {
         e->sb.lost_power = true; /* and inconsistent it stays */

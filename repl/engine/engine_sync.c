@@ -80,7 +80,7 @@ void sync_on_session_up(struct engine *e, uint64_t now_ns)
     if (e->peer_state != PEER_SOURCE)
         return;
     struct digest_key key = resync_key(e->peer.nonce, e->said.nonce);
-    resync_target_begin(e->target, &key, now_ns);
+    resync_target_begin(e->target, &key, !e->sb.reads_lie, now_ns);
     e->sync_begun = true;
 }
 
@@ -150,6 +150,7 @@ void sync_target_finish(struct engine *e, struct actions *out)
     e->peer_state = PEER_IN_SYNC;
     e->sb.leg = LEG_UP_TO_DATE;
     e->sb.lost_power = false;
+    e->sb.reads_lie = false;
     e->sb.peer_leg = LEG_NONE;
     e->sb.full = false;
     e->sb.consistent_epoch = 0;

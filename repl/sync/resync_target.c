@@ -29,6 +29,7 @@ struct resync_target {
     struct resync_config config;
     enum resync_state state;
     struct digest_key key;
+    bool reads_count; /* see resync_target_begin() */
     uint64_t now_ns;
     uint64_t deadline_ns;
 
@@ -231,7 +232,7 @@ static void window_was_read(struct resync_target *t, struct sync_window *w, stru
 
 static bool wants_digests(struct resync_target *t)
 {
-    if (t->fine)
+    if (t->fine || !t->reads_count)
         return false;
     return t->digests || t->without_digest >= PROBE_EVERY_WINDOWS;
 }
@@ -548,10 +549,11 @@ void resync_target_disk_done(struct resync_target *t, uint32_t op, int32_t resul
 
 /* ---- Its owner ---- */
 
-void resync_target_begin(struct resync_target *t, const struct digest_key *key, uint64_t now_ns)
+void resync_target_begin(struct resync_target *t, const struct digest_key *key, bool reads_count, uint64_t now_ns)
 {
     assert(t->state == RESYNC_IDLE || t->state == RESYNC_FAILED);
     t->key = *key;
+    t->reads_count = reads_count;
     t->now_ns = now_ns;
     t->deadline_ns = UINT64_MAX;
     t->state = RESYNC_RUNNING;

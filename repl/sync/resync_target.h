@@ -13,8 +13,9 @@ void resync_target_close(struct resync_target *t);
 
 /* A session is up in which this leg is the target; the source's bits will come. Whatever the peer sends of the
  * application's writes must be applied from now on, also where the legs differ. Bits are set by nobody else until
- * resync_target_stop(), which comes before a new beginning. */
-void resync_target_begin(struct resync_target *t, const struct digest_key *key, uint64_t now_ns);
+ * resync_target_stop(), which comes before a new beginning. `reads_count`: what this leg's disk shows is what it has,
+ * or will have after a flush; else no digest is made of it, and all that may differ is written. */
+void resync_target_begin(struct resync_target *t, const struct digest_key *key, bool reads_count, uint64_t now_ns);
 
 /* FRAME_SYNC_BITS, FRAME_SYNC_DATA; takes over the payload's reference. NULL, or what is wrong with it: a constant
  * text. */

@@ -287,9 +287,15 @@ void sim_disk_crash(struct sim *s, unsigned node)
         }
         end_request(d, slot);
     }
-    /* A daemon that dies before it could record a failed flush would not know of it. Not simulated: what was lost is
-     * found again. */
-    medium_find_dirty(&d->data);
+    /* A daemon that dies before it could record a failed flush would not know of it: not simulated, what was lost is
+     * found again. Nor is that the only leg that the other can be made from has it in a lying cache. Else it reads on,
+     * and is never written. */
+    struct superblock sb;
+    sim_node_superblock(s, node, &sb);
+    if (sb.reads_lie && !s->legs.behind[1 - node] && !sim_legs_is_target(s, 1 - node))
+        COVER(reads_lie);
+    else
+        medium_find_dirty(&d->data);
 }
 
 void sim_disk_power_loss(struct sim *s, unsigned node, unsigned survive_per_million)

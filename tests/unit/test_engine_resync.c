@@ -750,6 +750,43 @@ static void a_mended_leg_gets_what_it_lacks(void **state)
     close_both(&a, &b);
 }
 
+/* The disk's cache shows what a failed flush has lost, and the next flush says that all is well. */
+static void after_a_failed_flush_equal_reads_prove_nothing(void **state)
+{
+    for (int rebooted = 0; rebooted < 2; rebooted++) {
+        struct node a, b;
+        open_pair(&a, &b, &strict);
+        write_block(&a, 0, 1);
+        run(&a, &b);
+        request(&a, OP_FLUSH, 0);
+        deliver(&a, &b);
+        disk_done(&b, -EIO);
+        disks_done(&a);
+        run(&a, &b);
+        disconnect_nodes(&a, &b);
+        metas_done(&a);
+        metas_done(&b);
+        assert_true(b.on_disk.reads_lie);
+        assert_int_equal(b.content[0], 1);
+        if (rebooted)
+            node_lose_power(&b);
+        else
+            node_restart(&b, true);
+        connect_nodes(&a, &b);
+        assert_true(run_until_sent(&a, &b, &a, FRAME_SYNC_DATA));
+        /* Once more to the disk, although it reads the same. */
+        deliver(&a, &b);
+        assert_int_equal(b.disk_count, 1);
+        assert_int_equal(b.disk[0].disk.kind, OP_WRITE);
+        run(&a, &b);
+        assert_in_sync(&a, &b);
+        assert_int_equal(b.stable[0], 1);
+        metas_done(&b);
+        assert_false(b.on_disk.reads_lie);
+        close_both(&a, &b);
+    }
+}
+
 /* The target's disk fails while it takes: the leg has failed, and the primary goes on. */
 static void a_target_that_fails_ends_the_resync(void **state)
 {
@@ -806,6 +843,7 @@ int main(void)
         cmocka_unit_test(a_full_resync_goes_on_where_it_was),
         cmocka_unit_test(full_stays_on_record_until_the_bitmap_tells),
         cmocka_unit_test(a_mended_leg_gets_what_it_lacks),
+        cmocka_unit_test(after_a_failed_flush_equal_reads_prove_nothing),
         cmocka_unit_test(a_target_that_fails_ends_the_resync),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

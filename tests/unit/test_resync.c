@@ -520,7 +520,7 @@ static void session_begin(struct world *w)
         bitmap_set_all(w->nodes[SOURCE].bitmap);
     resync_source_begin(w->source, &key, w->now_ns, &w->out);
     carry_out(w, SOURCE);
-    resync_target_begin(w->target, &key, w->now_ns);
+    resync_target_begin(w->target, &key, !chance(w, 10), w->now_ns);
     carry_out(w, TARGET);
 }
 
@@ -1151,7 +1151,7 @@ static void a_target_asks_no_faster_than_it_may(void **state)
     t->target = resync_target_open(&config);
     bitmap_set_all(t->bitmap);
     uint64_t now_ns = 10 * NS_PER_S;
-    resync_target_begin(t->target, &solo_key, now_ns);
+    resync_target_begin(t->target, &solo_key, true, now_ns);
     struct frame end = { .kind = FRAME_SYNC_BITS };
     assert_null(resync_target_frame(t->target, &end, NULL, now_ns, &t->out));
     uint64_t begun_ns = now_ns;
@@ -1212,7 +1212,7 @@ static void a_target_believes_only_what_it_asked_for(void **state)
     struct frame data = { .kind = FRAME_SYNC_DATA, .tag = 1, .payload_bytes = SYNC_TABLE_BYTES };
     complains(tell(t, bits, NULL), "no resync");
     complains(tell(t, data, table), "no resync");
-    resync_target_begin(t->target, &solo_key, 1);
+    resync_target_begin(t->target, &solo_key, true, 1);
     struct frame bad = bits;
     bad.length_bytes = 16 * 1024;
     complains(tell(t, bad, NULL), "whole granules");
@@ -1271,7 +1271,7 @@ static void the_targets_bits_become_the_union(void **state)
             bitmap_set_all(s->bitmap);
             bitmap_set_all(wanted);
         }
-        resync_target_begin(t->target, &solo_key, 1);
+        resync_target_begin(t->target, &solo_key, true, 1);
         resync_source_begin(s->source, &solo_key, 1, &s->out);
         bool over = false;
         for (uint64_t now = 2; !over; now++) {
