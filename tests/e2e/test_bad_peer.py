@@ -79,6 +79,8 @@ def garbage(t, c):
     thrown_out(t, c, "a hello of a megabyte", wire.frame(wire.HELLO, bytes(MIB)))
     thrown_out(t, c, "a hello whose payload is damaged", wire.frame(wire.HELLO, good(c), check=1))
     thrown_out(t, c, "a hello with a window in which no write fits", wire.frame(wire.HELLO, good(c, window_frames=0)))
+    thrown_out(t, c, "a hello with a history that cannot be",
+               wire.frame(wire.HELLO, good(c, **{**WITH_HISTORY, "history_tag": 0})))
     thrown_out(t, c, "a write before any hello",
                wire.frame(wire.WRITE, b"evil" * 1024, epoch=1, lsn=1, offset=0, blocks=8))
     thrown_out(t, c, "a flush before any hello", wire.frame(wire.FLUSH, epoch=1, lsn=1))

@@ -787,6 +787,55 @@ static void after_a_failed_flush_equal_reads_prove_nothing(void **state)
     }
 }
 
+/* In sync, or the wrong way around: what belongs to no resync of ours touches no disk, and ends the session. */
+static void what_nobody_asked_for_ends_the_session(void **state)
+{
+    static const enum frame_kind kinds[] = { FRAME_SYNC_BITS, FRAME_SYNC_ASK,     FRAME_SYNC_DATA, FRAME_SYNC_STABLE,
+                                             FRAME_SYNC_DONE, FRAME_VERIFY_REPLY, FRAME_READ_DATA, FRAME_DECREE };
+    for (unsigned i = 0; i < ARRAY_LEN(kinds); i++) {
+        for (int resyncs = 0; resyncs < 2; resyncs++) {
+            struct node a, b;
+            if (resyncs)
+                open_resyncing(&a, &b);
+            else
+                open_pair(&a, &b, &strict);
+            /* To the source what a source sends, to the target what a target sends; in sync to the secondary. */
+            bool of_source = kinds[i] == FRAME_SYNC_BITS || kinds[i] == FRAME_SYNC_DATA || kinds[i] == FRAME_DECREE;
+            struct node *to = resyncs && of_source ? &a : &b;
+            unsigned disk = to->disk_count;
+            struct frame frame = { .kind = kinds[i], .tag = 1, .offset_bytes = 0, .length_bytes = VOLUME_BYTES };
+            if (kinds[i] == FRAME_DECREE)
+                frame = (struct frame) { .kind = FRAME_DECREE,
+                                         .flags = FRAME_FLAG_TAKEN,
+                                         .epoch = 99,
+                                         .lsn = 1,
+                                         .offset_bytes = 7,
+                                         .tag = UINT32_MAX };
+            bool has_payload = kinds[i] == FRAME_SYNC_ASK || kinds[i] == FRAME_SYNC_DATA ||
+                               kinds[i] == FRAME_VERIFY_REPLY || kinds[i] == FRAME_READ_DATA;
+            struct buf *payload = has_payload ? buf_get(&to->pool, CHANGE_BYTES, 0) : NULL;
+            if (payload) {
+                memset(payload->data, 0, CHANGE_BYTES);
+                frame.payload_bytes = (uint32_t)sizeof(struct sync_entry_wire);
+            }
+            uint64_t epoch = to->on_disk.epoch;
+            step(to, (struct event) { .kind = EV_FRAME, .frame = { .frame = frame, .payload = payload } });
+            if (!to->dropped)
+                fail_msg("%s was taken%s", frame_kind_name(kinds[i]), resyncs ? " in a resync" : "");
+            assert_int_equal(to->disk_count, disk);
+            metas_done(to);
+            assert_int_equal(to->on_disk.epoch, epoch);
+            disconnect_nodes(&a, &b);
+            disks_done(&a);
+            disks_done(&b);
+            connect_nodes(&a, &b);
+            run(&a, &b);
+            assert_in_sync(&a, &b);
+            close_both(&a, &b);
+        }
+    }
+}
+
 /* The target's disk fails while it takes: the leg has failed, and the primary goes on. */
 static void a_target_that_fails_ends_the_resync(void **state)
 {
@@ -844,6 +893,7 @@ int main(void)
         cmocka_unit_test(full_stays_on_record_until_the_bitmap_tells),
         cmocka_unit_test(a_mended_leg_gets_what_it_lacks),
         cmocka_unit_test(after_a_failed_flush_equal_reads_prove_nothing),
+        cmocka_unit_test(what_nobody_asked_for_ends_the_session),
         cmocka_unit_test(a_target_that_fails_ends_the_resync),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

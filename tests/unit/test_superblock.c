@@ -212,6 +212,29 @@ static void the_newest_of_enough_copies_is_chosen_when_no_two_agree(void **state
     assert_int_equal(superblock_choose(blocks, &sb, &good, &err), -EBADMSG);
 }
 
+/* Nothing is repaired, and nobody is told that it is lost. */
+static void a_newer_programs_metadata_is_no_damage(void **state)
+{
+    (void)state;
+    uint8_t blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES];
+    struct superblock sb;
+    struct err err = { 0 };
+    unsigned good;
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        fill(blocks, i, 5);
+        uint32_t version = 3;
+        memcpy(blocks[i] + 16, &version, sizeof(version));
+        memset(blocks[i] + 8, 0, 8);
+        uint64_t check = checksum64(blocks[i], SUPERBLOCK_BYTES);
+        memcpy(blocks[i] + 8, &check, sizeof(check));
+    }
+    assert_int_equal(superblock_choose(blocks, &sb, &good, &err), -ENOTSUP);
+    assert_non_null(strstr(err.text, "newer format 3"));
+    /* Two old copies left over: it could not tell all of the newer ones' write from damage, had they rotted. */
+    fill(blocks, 0, 4);
+    assert_int_equal(superblock_choose(blocks, &sb, &good, &err), -ENOTSUP);
+}
+
 /* Whatever a write was cut to, the next one is told from it. */
 static void the_next_write_has_a_sequence_of_its_own(void **state)
 {
@@ -289,6 +312,7 @@ int main(void)
         cmocka_unit_test(every_flipped_bit_is_noticed),
         cmocka_unit_test(the_newest_that_enough_copies_agree_on_is_chosen),
         cmocka_unit_test(the_newest_of_enough_copies_is_chosen_when_no_two_agree),
+        cmocka_unit_test(a_newer_programs_metadata_is_no_damage),
         cmocka_unit_test(the_next_write_has_a_sequence_of_its_own),
         cmocka_unit_test(copies_of_one_sequence_that_differ_do_not_agree),
         cmocka_unit_test(layouts_leave_room_for_metadata),
