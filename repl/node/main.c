@@ -1,6 +1,7 @@
 /* lockstepd: options, signals and limits around the node. */
 #include <errno.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -21,6 +22,7 @@
 #define DEFAULT_CONTROL CONFIG_RUN_DIR "/control.sock"
 #define FILES_PER_VOLUME 256 /* clients, paths, backing, ring */
 #define FILES_OF_THE_DAEMON 256
+#define LARGE_BYTES (64 * 1024)
 
 static const char usage[] =
     "usage: lockstepd [OPTION...]\n"
@@ -217,6 +219,10 @@ static int run(const struct arguments *args, const struct config *config, struct
 
 int main(int argc, char **argv)
 {
+    /* What is large, above all a control client's buffers, goes back to the system when it is freed: glibc would keep
+     * up to all that was ever in use at a time, and raise this limit by itself. */
+    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
+
     struct arguments args;
     parse_arguments(argc, argv, &args);
 
