@@ -202,18 +202,48 @@ static int read_bitmap(int fd, const struct meta_layout *layout, uint8_t *chunk,
 
 /* ---- All ---- */
 
-static int read_all(int fd, const struct meta_layout *layout, struct metadata *m, struct err *err)
+/* The layout that the backing had when the leg was made, or was last resized. */
+static int find_layout(int fd, const struct metadata_source *source, uint64_t backing_bytes, uint64_t holder_bytes,
+                       uint8_t *chunk, struct meta_layout *layout, struct metadata *m, struct err *err)
+{
+    struct superblock_search search;
+    struct range places[SUPERBLOCK_SEARCH_READS];
+    unsigned count = 0;
+    bool found = m->usable;
+    superblock_search_begin(&search, source->metadata ? 0 : backing_bytes);
+    while (!found && (count = superblock_search_next(&search, places)))
+        for (unsigned i = 0; i < count && !found; i++)
+            found = read_at(fd, chunk, places[i].length_bytes, places[i].offset_bytes) &&
+                    superblock_search_look(places[i], chunk, layout);
+    if (found && !m->usable)
+        read_superblocks(fd, layout, chunk, m);
+    if (!source->metadata)
+        return 0;
+    return meta_layout_external(m->usable ? m->superblock.backing_bytes : backing_bytes,
+                                holder_bytes ? holder_bytes : 1, layout, err);
+}
+
+static int read_all(int fd, const struct metadata_source *source, uint64_t backing_bytes, uint64_t holder_bytes,
+                    struct metadata *m, struct err *err)
 {
     CLEANUP_FREE void *chunk = NULL;
     if (posix_memalign(&chunk, 4096, CHUNK_BYTES))
         return err_set(err, -ENOMEM, "out of memory");
+    struct meta_layout place, *layout = &place;
+    int r = source->metadata ? meta_layout_external(backing_bytes, 0, layout, err)
+                             : meta_layout_internal(backing_bytes, layout, err);
+    if (r)
+        return err_prefix(err, "%s", m->path);
     read_superblocks(fd, layout, chunk, m);
+    r = find_layout(fd, source, backing_bytes, holder_bytes, chunk, layout, m, err);
+    if (r)
+        return err_prefix(err, "%s", m->path);
     if (!m->usable || !m->superblock.size_bytes)
         return 0;
     if (m->superblock.size_bytes > layout->data_bytes)
         return err_set(err, -ENOSPC, "%s: the volume of %llu bytes that it tells of has no room there: it has shrunk",
                        m->path, (unsigned long long)m->superblock.size_bytes);
-    int r = read_log(fd, layout, chunk, m, err);
+    r = read_log(fd, layout, chunk, m, err);
     return r ? r : read_bitmap(fd, layout, chunk, m, err);
 }
 
@@ -227,12 +257,7 @@ int metadata_read(const struct metadata_source *source, struct metadata *m, stru
     if (backing < 0 || (source->metadata && holder < 0))
         return backing < 0 ? backing : holder;
     m->in_use = is_in_use(backing);
-    struct meta_layout layout;
-    int r = source->metadata ? meta_layout_external(backing_bytes, holder_bytes ? holder_bytes : 1, &layout, err)
-                             : meta_layout_internal(backing_bytes, &layout, err);
-    if (r)
-        return err_prefix(err, "%s", m->path);
-    r = read_all(source->metadata ? holder : backing, &layout, m, err);
+    int r = read_all(source->metadata ? holder : backing, source, backing_bytes, holder_bytes, m, err);
     if (r)
         metadata_free(m);
     return r;

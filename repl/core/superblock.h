@@ -39,4 +39,9 @@ struct superblock {
     struct history_entry base; /* the bitmap is complete from this decree on; none: nothing is known */
     uint64_t consistent_epoch; /* a syncing leg: its last consistent state */
     uint64_t consistent_lsn;
+
+    /* Growing (docs/METADATA.md). */
+    uint64_t room_bytes; /* what lies between size_bytes and here reads as zeroes, on stable storage; 0: not known */
+    uint64_t moved_from_bytes; /* the backing's size when the metadata lay at its former end, where old superblocks may
+                                  still be; 0: none are */
 };

@@ -16,6 +16,7 @@
 #define BITMAP_PAGE_BITS_MIN (4000 * 8) /* what a page holds beside its header, at the least */
 #define BITMAPS 2                       /* out of sync, and dirty for snapshots */
 #define VOLUME_BYTES_MAX (64 * TIB)
+static_assert(SUPERBLOCK_COPIES * SUPERBLOCK_SPACING_BYTES == SUPERBLOCKS_BYTES, "the copies fill their area");
 static_assert(AL_RING_BLOCKS * AL_BLOCK_BYTES == ACTIVITY_LOG_BYTES, "the ring fills its area");
 static_assert(BITMAP_PAGE_GRANULES >= BITMAP_PAGE_BITS_MIN && GRANULE_BYTES_DEFAULT >= BITMAP_GRANULE_BYTES_MIN,
               "the bitmap's pages fit into its area");
@@ -68,7 +69,7 @@ int meta_layout_external(uint64_t backing_bytes, uint64_t holder_bytes, struct m
 uint64_t superblock_copy_offset(const struct meta_layout *layout, unsigned copy)
 {
     assert(copy < SUPERBLOCK_COPIES);
-    return layout->meta_offset_bytes + copy * (SUPERBLOCKS_BYTES / SUPERBLOCK_COPIES);
+    return layout->meta_offset_bytes + copy * SUPERBLOCK_SPACING_BYTES;
 }
 
 uint32_t meta_page_count(const struct meta_layout *layout, enum meta_area area)

@@ -61,7 +61,9 @@ struct superblock_disk {
     le32 history_count;
     uint8_t reserved_too[4];
     struct entry_disk history[HISTORY_MAX];
-    uint8_t zero[SUPERBLOCK_BYTES - 328 - HISTORY_MAX * 24];
+    le64 room_bytes;
+    le64 moved_from_bytes;
+    uint8_t zero[SUPERBLOCK_BYTES - 344 - HISTORY_MAX * 24];
 };
 static_assert(sizeof(struct superblock_disk) == SUPERBLOCK_BYTES, "a superblock is one block");
 static_assert(offsetof(struct superblock_disk, volume_id) == 72, "no padding");
@@ -117,6 +119,8 @@ void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block
         .consistent_lsn = to_le64(sb->consistent_lsn),
         .base = entry_encode(sb->base),
         .history_count = to_le32(sb->history.count),
+        .room_bytes = to_le64(sb->room_bytes),
+        .moved_from_bytes = to_le64(sb->moved_from_bytes),
     };
     assert(sb->history.count <= HISTORY_MAX);
     for (uint32_t i = 0; i < sb->history.count; i++)
@@ -159,6 +163,8 @@ static int check_fields(const struct superblock_disk *d, struct err *err)
         return bad(err, "leg id");
     if (from_le64(d->size_bytes) % BLOCK_BYTES)
         return bad(err, "size");
+    if (from_le64(d->room_bytes) % BLOCK_BYTES)
+        return bad(err, "room to grow");
     uint32_t granule = from_le32(d->granule_bytes), extent = from_le32(d->extent_bytes);
     if (!is_power_of_two(granule) || granule < GRANULE_BYTES_MIN || granule > GRANULE_BYTES_MAX)
         return bad(err, "granule");
@@ -218,6 +224,8 @@ int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, stru
         .consistent_epoch = from_le64(d.consistent_epoch),
         .consistent_lsn = from_le64(d.consistent_lsn),
         .history.count = from_le32(d.history_count),
+        .room_bytes = from_le64(d.room_bytes),
+        .moved_from_bytes = from_le64(d.moved_from_bytes),
     };
     memcpy(sb->volume, d.volume, sizeof(sb->volume));
     memcpy(sb->node, d.node, sizeof(sb->node));

@@ -11,6 +11,7 @@
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "repl/base/scoped.h"
@@ -108,13 +109,46 @@ static void close_target(struct target *t)
         close(t->data_fd);
 }
 
+#define SEARCH_NS (3 * NS_PER_S)
+
+static uint64_t monotonic_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
+/* A leg on a backing that has grown since does not show itself at the present end. */
+static bool find_former_end(const struct target *t, struct meta_layout *out)
+{
+    CLEANUP_FREE void *bytes = NULL;
+    if (t->meta_fd != t->data_fd || posix_memalign(&bytes, 4096, SUPERBLOCK_SEARCH_READ_BYTES))
+        return false;
+    struct superblock_search search;
+    struct range places[SUPERBLOCK_SEARCH_READS];
+    unsigned count;
+    uint64_t until_ns = monotonic_ns() + SEARCH_NS;
+    superblock_search_begin(&search, t->geometry.size_bytes);
+    while (monotonic_ns() < until_ns && (count = superblock_search_next(&search, places))) {
+        for (unsigned i = 0; i < count; i++) {
+            ssize_t n = pread(t->meta_fd, bytes, places[i].length_bytes, (off_t)places[i].offset_bytes);
+            if (n == (ssize_t)places[i].length_bytes && superblock_search_look(places[i], bytes, out))
+                return true;
+        }
+    }
+    return false;
+}
+
 static int refuse_foreign_metadata(const struct volume_config *config, const struct target *t, uint8_t *blocks,
                                    struct err *err)
 {
     const char *path = t->meta_fd == t->data_fd ? config_self(config)->backing : config_self(config)->metadata;
+    struct meta_layout former, layout = t->layout;
+    if (find_former_end(t, &former))
+        layout = former;
     for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
         ssize_t n = pread(t->meta_fd, blocks + i * SUPERBLOCK_BYTES, SUPERBLOCK_BYTES,
-                          (off_t)superblock_copy_offset(&t->layout, i));
+                          (off_t)superblock_copy_offset(&layout, i));
         if (n != SUPERBLOCK_BYTES)
             return err_set(err, n < 0 ? -errno : -EIO, "%s: cannot be read: %s", path,
                            n < 0 ? strerror(errno) : "it ends too early");

@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -95,7 +96,8 @@ int leg_open(struct leg *leg, struct ring *ring, struct buf_pool *pool, const st
         r = leg->meta ? 0 : err_prefix(err, "metadata of volume %s", config->volume);
     }
     if (!r)
-        r = leg_layout(config, leg->bare->geometry.size_bytes, leg->meta->geometry.size_bytes, &leg->layout, err);
+        /* Whether a holder has room is for the superblock to tell: the backing may have grown, and it not. */
+        r = leg_layout(config, leg->bare->geometry.size_bytes, 0, &leg->layout, err);
     if (!r)
         r = stack_filters(leg, &config->test, err);
     if (!r) {
@@ -186,35 +188,127 @@ static int check_superblock(const struct leg *leg, const struct volume_config *c
     if (strcmp(sb->node, self->name) != 0)
         return err_set(err, -EINVAL, "%s: is the leg of node %s, not %s: check --node and `backing`", self->backing,
                        sb->node, self->name);
-    if (sb->size_bytes > leg->layout.data_bytes || sb->backing_bytes > leg->bare->geometry.size_bytes)
+    if (sb->backing_bytes > leg->bare->geometry.size_bytes)
         return err_set(err, -ENOSPC, "%s: has shrunk from %llu to %llu bytes, and the volume with it: restore its size",
                        self->backing, (unsigned long long)sb->backing_bytes,
                        (unsigned long long)leg->bare->geometry.size_bytes);
-    if (config->size_bytes && sb->size_bytes && sb->size_bytes != config->size_bytes)
+    if (config->size_bytes && sb->size_bytes > config->size_bytes)
         return err_set(err, -EINVAL,
                        "%s: the volume has %llu bytes, where the configuration says %llu: set `size` back",
                        self->backing, (unsigned long long)sb->size_bytes, (unsigned long long)config->size_bytes);
     return 0;
 }
 
-int leg_read_superblock(struct leg *leg, const struct volume_config *config, struct superblock *sb, struct err *err)
+static int read_copies(struct leg *leg, struct superblock *sb, struct err *err)
 {
     store_begin(leg, OP_READ);
     store_start(leg, SUPERBLOCK_COPIES, 0, read_done);
     ring_run(leg->ring, NULL, NULL);
     unsigned good = 0;
-    int r = superblock_choose(blocks_of(leg), sb, &good, err);
+    return superblock_choose(blocks_of(leg), sb, &good, err);
+}
+
+/* A disk that was never a leg's is not read to its beginning. */
+#define SEARCH_NS (3 * NS_PER_S)
+
+struct search_read {
+    struct disk_io io;
+    struct ring *ring;
+    unsigned *pending;
+};
+
+static void search_read_done(struct disk_io *io)
+{
+    struct search_read *r = container_of(io, struct search_read, io);
+    if (--*r->pending == 0)
+        ring_stop(r->ring);
+}
+
+/* Where the metadata lies if the backing has grown since. False: it was not found. */
+static bool find_former_end(struct leg *leg, struct meta_layout *out, struct err *err)
+{
+    CLEANUP_FREE struct search_read *reads = calloc(SUPERBLOCK_SEARCH_READS, sizeof(*reads));
+    CLEANUP_FREE void *bytes = NULL;
+    if (!reads || posix_memalign(&bytes, BUF_BYTES_MIN, SUPERBLOCK_SEARCH_READS * SUPERBLOCK_SEARCH_READ_BYTES)) {
+        err_set(err, -ENOMEM, "out of memory");
+        return false;
+    }
+    struct superblock_search search;
+    struct range places[SUPERBLOCK_SEARCH_READS];
+    unsigned pending;
+    uint64_t until_ns = ring_now_ns(leg->ring) + SEARCH_NS;
+    superblock_search_begin(&search, leg->meta->geometry.size_bytes);
+    while (ring_now_ns(leg->ring) < until_ns && (pending = superblock_search_next(&search, places))) {
+        unsigned count = pending;
+        for (unsigned i = 0; i < count; i++) {
+            reads[i] = (struct search_read) { .ring = leg->ring, .pending = &pending };
+            reads[i].io.kind = OP_READ;
+            reads[i].io.offset_bytes = places[i].offset_bytes;
+            reads[i].io.length_bytes = places[i].length_bytes;
+            reads[i].io.data = (uint8_t *)bytes + i * SUPERBLOCK_SEARCH_READ_BYTES;
+            reads[i].io.done = search_read_done;
+            disk_submit(leg->meta, &reads[i].io);
+        }
+        ring_run(leg->ring, NULL, NULL);
+        for (unsigned i = 0; i < count; i++)
+            if (reads[i].io.result == 0 && superblock_search_look(places[i], reads[i].io.data, out))
+                return true;
+    }
+    return false;
+}
+
+/* The layout that the superblock tells of: the backing may have grown since. */
+static int settle_layout(struct leg *leg, const struct volume_config *config, const struct superblock *sb,
+                         struct err *err)
+{
+    struct meta_layout layout;
+    uint64_t holder_bytes = metadata_is_internal(config) ? 0 : leg->meta->geometry.size_bytes;
+    int r = leg_layout(config, sb->backing_bytes, holder_bytes, &layout, err);
+    if (r)
+        return r;
+    if (layout.meta_offset_bytes != leg->layout.meta_offset_bytes)
+        return err_set(err, -EBADMSG, "%s: holds the metadata of a backing of another size", leg->meta->path);
+    if (max_u64(sb->size_bytes, sb->room_bytes) > layout.data_bytes)
+        return err_set(err, -EBADMSG, "%s: tells of a volume of %llu bytes, for which there is no room",
+                       leg->meta->path, (unsigned long long)sb->size_bytes);
+    leg->layout = layout;
+    return 0;
+}
+
+int leg_read_superblock(struct leg *leg, const struct volume_config *config, struct superblock *sb, struct err *err)
+{
+    struct meta_layout present = leg->layout;
+    int r = read_copies(leg, sb, err);
+    /* Damaged at the present end, good at a former one: a move of the metadata was cut off before it counted. */
+    bool look_further = metadata_is_internal(config) && (r == -ENOENT || r == -EBADMSG);
+    struct err ignored = { 0 };
+    if (look_further && find_former_end(leg, &leg->layout, &ignored))
+        r = read_copies(leg, sb, r == -ENOENT ? err : &ignored);
     if (r == -ENOENT)
-        /* Nobody whose backing has grown may be led to zero it. */
+        /* Nobody whose backing has changed may be led to zero it. */
         return err_set(err, -ENOENT, "%s: holds no leg yet: run `lockstep create %s` on this node%s", leg->bare->path,
                        config->volume,
                        metadata_is_internal(config)
-                           ? ". If it did hold one and has grown since, do not: give it its former size back, as the "
-                             "metadata was at its end"
+                           ? ". If it did hold one, do not: the metadata was at its end, and was looked for there. "
+                             "Give it its former size back"
                            : "");
     if (r)
         return err_prefix(err, "%s", leg->meta->path);
-    return check_superblock(leg, config, sb, err);
+    r = check_superblock(leg, config, sb, err);
+    if (r)
+        return r;
+    r = settle_layout(leg, config, sb, err);
+    /* By its sizes alone; what a configured `size` leaves of it, `resize` tells. */
+    leg->present = present;
+    return r;
+}
+
+bool leg_can_grow(const struct leg *leg, const struct volume_config *config, uint64_t size_bytes)
+{
+    uint64_t can = leg->present.data_bytes;
+    if (config->size_bytes)
+        can = min_u64(can, config->size_bytes);
+    return size_bytes && can > size_bytes;
 }
 
 /* A loss of power may tear every copy that is being written then: never so many that no two of the others agree. */
@@ -354,10 +448,11 @@ int leg_read_area(struct leg *leg, struct buf_pool *pool, enum meta_area area, u
     return bufs > 0 ? 0 : err_set(err, -ENOMEM, "no buffers to read the metadata");
 }
 
-int leg_capacity(const struct leg *leg, const struct volume_config *config, uint64_t *out, struct err *err)
+int leg_capacity(const struct leg *leg, const struct volume_config *config, uint64_t size_bytes, uint64_t *out,
+                 struct err *err)
 {
     *out = leg->layout.data_bytes;
-    if (!config->size_bytes)
+    if (!config->size_bytes || size_bytes)
         return 0;
     if (config->size_bytes > leg->layout.data_bytes)
         return err_set(err, -ENOSPC, "%s: `size` is %llu bytes, but the backing has room for %llu beside its metadata",

@@ -14,6 +14,7 @@ struct leg {
     struct disk *meta; /* what holds the metadata; the same as `bare` where it is internal */
     struct disk *bare; /* the backing without faults and delays; with the recorder, if one is configured */
     struct meta_layout layout;
+    struct meta_layout present; /* that the backing's present size would give, where it has grown */
     struct leg_store {
         struct leg_copy {
             struct disk_io io;
@@ -52,7 +53,8 @@ int leg_open(struct leg *leg, struct ring *ring, struct buf_pool *pool, const st
 void leg_close(struct leg *leg);
 
 /* Reads the superblock, running the loop until it is there; copies that did not agree are repaired by the next write.
- * -ENOENT: the backing was never created. Other volume or node, other size: refused with what to do. */
+ * -ENOENT: the backing was never created. Other volume or node, a backing that has shrunk: refused with what to do.
+ * One that has grown keeps its layout until a resize; internal metadata is looked for at former ends, for seconds. */
 int leg_read_superblock(struct leg *leg, const struct volume_config *config, struct superblock *sb, struct err *err);
 
 /* Starts to write all copies, SUPERBLOCK_COPIES_AT_ONCE at a time, each stable when done; `done` gets 0 when
@@ -70,8 +72,13 @@ typedef void leg_page_fn(void *ctx, uint32_t index, const uint8_t *block);
 int leg_read_area(struct leg *leg, struct buf_pool *pool, enum meta_area area, uint32_t count, leg_page_fn *found,
                   void *ctx, struct err *err);
 
-/* The largest volume that fits, or the configured size; -ENOSPC when that does not fit. */
-int leg_capacity(const struct leg *leg, const struct volume_config *config, uint64_t *out, struct err *err);
+/* The largest volume that fits, or the configured size; -ENOSPC when that does not fit. `size_bytes`: of the volume, 0
+ * while it is not fixed; once it is, a larger configured size is what it may grow to. */
+int leg_capacity(const struct leg *leg, const struct volume_config *config, uint64_t size_bytes, uint64_t *out,
+                 struct err *err);
+
+/* Is there room for more than the volume's size? */
+bool leg_can_grow(const struct leg *leg, const struct volume_config *config, uint64_t size_bytes);
 
 /* The layout of a configured leg, given the sizes of its backing and of what holds its metadata (0 where that is a file
  * that is still to be made). */

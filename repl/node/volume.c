@@ -592,11 +592,20 @@ static int open_engine(struct volume *v, struct err *err)
         return err_set(err, -errno, "no random numbers from the kernel");
     v->leg.page_done = page_written;
     v->leg.page_ctx = v;
-    int r = leg_capacity(&v->leg, &v->config, &config.capacity_bytes, err);
+    int r = attach_leg(v, &config.superblock, err);
     if (!r)
-        r = attach_leg(v, &config.superblock, err);
+        r = leg_capacity(&v->leg, &v->config, config.superblock.size_bytes, &config.capacity_bytes, err);
     if (r)
         return r;
+    if (leg_can_grow(&v->leg, &v->config, config.superblock.size_bytes)) {
+        char text[STATUS_TEXT_BYTES];
+        snprintf(
+            text, sizeof(text),
+            "%s has room for a volume of %llu bytes, where this one has %llu: it can grow, once its peer's has, too",
+            v->leg.bare->path, (unsigned long long)v->leg.present.data_bytes,
+            (unsigned long long)config.superblock.size_bytes);
+        note(v, NOTE_INFO, "leg", text);
+    }
     v->tick_at_ns = UINT64_MAX;
     v->engine = engine_open(&config);
     v->ios = resident_calloc(MIRROR_OPS, sizeof(*v->ios));

@@ -30,6 +30,8 @@ static struct superblock sample(uint64_t sequence)
         .base = { .epoch = 6, .first_lsn = 1000, .tag = 60 },
         .consistent_epoch = 5,
         .consistent_lsn = 999,
+        .room_bytes = 50 * GIB,
+        .moved_from_bytes = 30 * GIB,
     };
     for (uint64_t epoch = 1; epoch <= 7; epoch++)
         history_append(&sb.history, (struct history_entry) { epoch, epoch * 100, epoch * 10 });
@@ -303,6 +305,92 @@ static void layouts_leave_room_for_metadata(void **state)
     assert_int_equal(meta_layout_external(2 * GIB, 1 * MIB, &l, &err), -ENOSPC);
 }
 
+/* A backing as far as a search reads it: zeroes, and the copies of a leg of `former` bytes. */
+struct grown {
+    uint64_t former_bytes;
+    unsigned copies; /* from the last on */
+};
+
+static bool search(const struct grown *g, uint64_t backing_bytes, struct meta_layout *found)
+{
+    static uint8_t bytes[SUPERBLOCK_SEARCH_READ_BYTES];
+    struct err err = { 0 };
+    struct meta_layout former;
+    assert_int_equal(meta_layout_internal(g->former_bytes, &former, &err), 0);
+    struct superblock sb = sample(9);
+    sb.backing_bytes = g->former_bytes;
+    struct superblock_search s;
+    struct range reads[SUPERBLOCK_SEARCH_READS];
+    uint64_t before = backing_bytes;
+    superblock_search_begin(&s, backing_bytes);
+    for (unsigned n; (n = superblock_search_next(&s, reads));) {
+        for (unsigned i = 0; i < n; i++) {
+            assert_true(range_end(reads[i]) <= before && reads[i].offset_bytes % SUPERBLOCK_BYTES == 0);
+            before = reads[i].offset_bytes;
+            memset(bytes, 0, sizeof(bytes));
+            for (unsigned copy = SUPERBLOCK_COPIES - g->copies; copy < SUPERBLOCK_COPIES; copy++) {
+                struct range at = { superblock_copy_offset(&former, copy), SUPERBLOCK_BYTES };
+                if (range_overlaps(at, reads[i]))
+                    superblock_encode(&sb, copy, bytes + at.offset_bytes - reads[i].offset_bytes);
+            }
+            if (superblock_search_look(reads[i], bytes, found))
+                return true;
+        }
+    }
+    return false;
+}
+
+static void a_leg_is_found_on_a_backing_that_has_grown(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t former_bytes, backing_bytes;
+        unsigned copies;
+        bool found;
+    } cases[] = {
+        { 64 * MIB, 128 * MIB, 4, true },
+        { 64 * MIB, 128 * MIB, 1, true },
+        { 64 * MIB + 12288, 200 * MIB, 4, true }, /* odd, and near */
+        { 100 * GIB, 200 * GIB, 4, true },
+        { 100 * GIB + 256 * KIB, 200 * GIB, 4, true },
+        { 100 * GIB + 512, 200 * GIB + 512, 4, true },
+        { 100 * GIB + 4096, 200 * GIB, 4, false }, /* odd, and far */
+        { 64 * MIB, 64 * MIB, 4, true },
+        { 64 * MIB, 128 * MIB, 0, false },
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
+        struct meta_layout former, found;
+        struct err err = { 0 };
+        assert_int_equal(meta_layout_internal(cases[i].former_bytes, &former, &err), 0);
+        struct grown g = { cases[i].former_bytes, cases[i].copies };
+        assert_int_equal(search(&g, cases[i].backing_bytes, &found), cases[i].found);
+        if (cases[i].found)
+            assert_memory_equal(&former, &found, sizeof(found));
+    }
+}
+
+/* An image of a leg in the volume, or what another leg has left on a disk. */
+static void a_copy_in_another_place_is_none(void **state)
+{
+    (void)state;
+    static uint8_t bytes[SUPERBLOCK_SEARCH_READ_BYTES];
+    struct meta_layout layout;
+    struct err err = { 0 };
+    assert_int_equal(meta_layout_internal(41 * GIB, &layout, &err), 0);
+    struct superblock sb = sample(9);
+    superblock_encode(&sb, 1, bytes);
+    struct range read = { superblock_copy_offset(&layout, 1), sizeof(bytes) };
+    struct meta_layout found;
+    assert_true(superblock_search_look(read, bytes, &found));
+    read.offset_bytes += SUPERBLOCK_BYTES;
+    assert_false(superblock_search_look(read, bytes, &found));
+    read.offset_bytes = superblock_copy_offset(&layout, 2);
+    assert_false(superblock_search_look(read, bytes, &found));
+    bytes[100] ^= 1;
+    read.offset_bytes = superblock_copy_offset(&layout, 1);
+    assert_false(superblock_search_look(read, bytes, &found));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -316,6 +404,8 @@ int main(void)
         cmocka_unit_test(the_next_write_has_a_sequence_of_its_own),
         cmocka_unit_test(copies_of_one_sequence_that_differ_do_not_agree),
         cmocka_unit_test(layouts_leave_room_for_metadata),
+        cmocka_unit_test(a_leg_is_found_on_a_backing_that_has_grown),
+        cmocka_unit_test(a_copy_in_another_place_is_none),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
