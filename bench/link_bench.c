@@ -122,6 +122,8 @@ static void on_event(void *ctx, const struct event *ev)
     case EV_META_PAGE_DONE:
     case EV_TICK:
     case EV_VERIFY:
+    case EV_RESIZE:
+    case EV_GROW_DONE:
     case EV_PROMOTE:
     case EV_DEMOTE:
     case EV_DETACH: break;

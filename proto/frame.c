@@ -56,7 +56,9 @@ static uint8_t flags_of(enum frame_kind kind)
     case FRAME_READ:
     case FRAME_READ_DATA:
     case FRAME_VERIFY_ASK:
-    case FRAME_VERIFY_REPLY: return 0;
+    case FRAME_VERIFY_REPLY:
+    case FRAME_RESIZE:
+    case FRAME_RESIZE_REPLY: return 0;
     case FRAME_ACK:
     case FRAME_VERIFY_FOUND:
     case FRAME_DECREE: return FRAME_FLAG_TAKEN;
@@ -172,6 +174,13 @@ int frame_decode(const struct frame_wire *wire, struct frame *frame, const char 
         if (frame->payload_bytes % BLOCK_BYTES || (frame->status == 0) != (frame->payload_bytes > 0))
             return wrong(why, "read answered with no data, or a failed one with some (payload_bytes, status)");
         return 0;
+    case FRAME_RESIZE:
+    case FRAME_RESIZE_REPLY:
+        if (frame->payload_bytes)
+            break;
+        if (frame->offset_bytes % BLOCK_BYTES)
+            return wrong(why, "size that is not whole blocks (offset_bytes)");
+        return 0;
     case FRAME_VERIFY_REPLY:
         if (frame->payload_bytes != (frame->status == 0 ? sizeof(struct digest_wire) : 0))
             return wrong(why, "digest of the wrong length (payload_bytes)");
@@ -203,6 +212,8 @@ const char *frame_kind_name(enum frame_kind kind)
     case FRAME_VERIFY_ASK: return "verify-ask";
     case FRAME_VERIFY_REPLY: return "verify-reply";
     case FRAME_VERIFY_FOUND: return "verify-found";
+    case FRAME_RESIZE: return "resize";
+    case FRAME_RESIZE_REPLY: return "resize-reply";
     }
     return "?";
 }

@@ -54,8 +54,13 @@ enum frame_kind {
     FRAME_VERIFY_FOUND, /* from who asks: the legs differ (first at offset, length), and the sender's counts. Answered
                            with FRAME_FLAG_TAKEN: `status` 0: that is on record; or an errno: the peer is no secondary
                          */
+
+    FRAME_RESIZE,       /* primary to peer: get your leg room for more (`offset_bytes` 0); or: the volume has
+                           `offset_bytes` from now on. `tag`: the primary's name for this resize */
+    FRAME_RESIZE_REPLY, /* its answer, with the same tag: `status` 0 and in `offset_bytes` what there is room for, or
+                           the size, which it has persisted; or an errno */
 };
-#define FRAME_KIND_LAST FRAME_VERIFY_FOUND
+#define FRAME_KIND_LAST FRAME_RESIZE_REPLY
 
 /* True for what carries a resync or verify: it never waits for application writes' windows. */
 static inline bool frame_is_sync(enum frame_kind kind) { return kind >= FRAME_SYNC_BITS && kind <= FRAME_SYNC_DONE; }

@@ -1,6 +1,7 @@
 /* What disks and filters have in common. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "blockdev/disk/disk_private.h"
 
@@ -11,6 +12,23 @@ void disk_close(struct disk *d)
         d->ops->close(d);
         d = below;
     }
+}
+
+int disk_look_again(struct disk *d, struct err *err)
+{
+    struct disk *bottom = d;
+    while (bottom->below)
+        bottom = bottom->below;
+    uint64_t size_bytes;
+    int r = bottom->ops->look_again(bottom, &size_bytes);
+    if (r < 0)
+        return err_set(err, r, "%s: its size cannot be told: %s", d->path, strerror(-r));
+    if (size_bytes < bottom->geometry.size_bytes)
+        return err_set(err, -ENOSPC, "%s: has shrunk from %llu to %llu bytes: restore its size", d->path,
+                       (unsigned long long)bottom->geometry.size_bytes, (unsigned long long)size_bytes);
+    for (; d; d = d->below)
+        d->geometry.size_bytes = size_bytes;
+    return 0;
 }
 
 static void end_now(struct ring_timer *t)

@@ -67,6 +67,7 @@ struct disk_map;
 struct disk_ops {
     void (*submit)(struct disk *d, struct disk_io *io);
     void (*map)(struct disk *d, struct disk_map *map);
+    int (*look_again)(struct disk *d, uint64_t *size_bytes); /* filters: NULL */
     void (*close)(struct disk *d);
 };
 
@@ -79,6 +80,10 @@ struct disk {
 };
 
 static inline void disk_submit(struct disk *d, struct disk_io *io) { d->ops->submit(d, io); }
+
+/* The backing may have grown: from now on all that stand on it know its present size. -ENOSPC: it has shrunk. `d`: the
+ * top of the stack. */
+int disk_look_again(struct disk *d, struct err *err);
 
 /* Closes the whole stack and lets go of the backing. No request may be in flight. */
 void disk_close(struct disk *d);

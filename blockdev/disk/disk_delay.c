@@ -33,7 +33,7 @@ static void delay_map(struct disk *d, struct disk_map *map) { disk_map(d->below,
 
 static void delay_close(struct disk *d) { free(container_of(d, struct disk_delay, disk)); }
 
-static const struct disk_ops delay_ops = { delay_submit, delay_map, delay_close };
+static const struct disk_ops delay_ops = { delay_submit, delay_map, NULL, delay_close };
 
 struct disk *disk_filter_delay(struct disk *below, const struct disk_delay_config *config, struct err *err)
 {

@@ -56,7 +56,7 @@ static void fault_map(struct disk *d, struct disk_map *map) { disk_map(d->below,
 
 static void fault_close(struct disk *d) { free(container_of(d, struct disk_fault, disk)); }
 
-static const struct disk_ops fault_ops = { fault_submit, fault_map, fault_close };
+static const struct disk_ops fault_ops = { fault_submit, fault_map, NULL, fault_close };
 
 void disk_filter_fault_set(struct disk *d, const struct disk_fault_config *config)
 {

@@ -270,7 +270,17 @@ static void file_close(struct disk *d)
     free(f);
 }
 
-static const struct disk_ops file_ops = { file_submit, file_map, file_close };
+static int file_look_again(struct disk *d, uint64_t *size_bytes)
+{
+    const struct disk_file *f = container_of(d, struct disk_file, disk);
+    off_t end = lseek(f->fd, 0, SEEK_END); /* nobody reads or writes at the file's position */
+    if (end < 0)
+        return -errno;
+    *size_bytes = align_down((uint64_t)end, d->geometry.logical_block_bytes);
+    return 0;
+}
+
+static const struct disk_ops file_ops = { file_submit, file_map, file_look_again, file_close };
 
 struct disk *disk_open(struct ring *r, const char *path, unsigned flags, struct err *err)
 {

@@ -121,7 +121,7 @@ static void record_close(struct disk *d)
     free(f);
 }
 
-static const struct disk_ops record_ops = { record_submit, record_map, record_close };
+static const struct disk_ops record_ops = { record_submit, record_map, NULL, record_close };
 
 /* Finds the end of what a predecessor has written; a last event that is not whole is cut off. */
 static int find_end(struct disk_record *f, uint64_t log_bytes, struct err *err)

@@ -113,6 +113,13 @@ static const struct command_info commands[] = {
       "\n"
       "  --repair  and resyncs what differs: the other leg gets what this one has\n",
       OPTION_REPAIR | OPTION_TIMEOUT, true, UINT64_MAX, run_order },
+    { "resize", "VOLUME", "grows the volume to its backings' new size",
+      "Makes the volume as large as both backings have room for, after both have grown, while it is used; waits for "
+      "the\n"
+      "end. Run on the primary, with both legs equal. The new part reads as zeroes. Clients that are connected keep "
+      "the\n"
+      "old size until they connect anew.\n",
+      OPTION_TIMEOUT, true, UINT64_MAX, run_order },
     { "metadata", "dump [VOLUME] [OPTION...]", "shows what a leg remembers on disk",
       "Reads the leg's metadata from its backing, without a daemon, and changes nothing. Which copies of the\n"
       "superblock are good; what it says; the history of decrees; what the activity log and the bitmap hold.\n"
@@ -278,6 +285,7 @@ struct question {
         Lockstep__Control__Promote promote;
         Lockstep__Control__Demote demote;
         Lockstep__Control__Verify verify;
+        Lockstep__Control__Resize resize;
     };
 };
 
@@ -325,6 +333,11 @@ static void compose(const struct arguments *args, struct question *q)
         q->promote.force = force;
         r->promote = &q->promote;
         r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_PROMOTE;
+    } else if (strcmp(name, "resize") == 0) {
+        lockstep__control__resize__init(&q->resize);
+        q->resize.volume = volume;
+        r->resize = &q->resize;
+        r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_RESIZE;
     } else if (strcmp(name, "verify") == 0) {
         lockstep__control__verify__init(&q->verify);
         q->verify.volume = volume;

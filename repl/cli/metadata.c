@@ -210,11 +210,12 @@ static int find_layout(int fd, const struct metadata_source *source, uint64_t ba
     struct range places[SUPERBLOCK_SEARCH_READS];
     unsigned count = 0;
     bool found = m->usable;
+    struct meta_layout present = *layout;
     superblock_search_begin(&search, source->metadata ? 0 : backing_bytes);
     while (!found && (count = superblock_search_next(&search, places)))
         for (unsigned i = 0; i < count && !found; i++)
             found = read_at(fd, chunk, places[i].length_bytes, places[i].offset_bytes) &&
-                    superblock_search_look(places[i], chunk, layout);
+                    superblock_search_look(places[i], chunk, &present, layout);
     if (found && !m->usable)
         read_superblocks(fd, layout, chunk, m);
     if (!source->metadata)

@@ -17,9 +17,11 @@ enum action_kind {
     ACT_SESSION_READY,  /* the peer's hello was accepted: tell it */
     ACT_SESSION_REFUSE, /* .text: tell it why, close, try again later */
     ACT_SESSION_DROP,   /* .text: the peer broke the rules or failed: close, connect again */
-    ACT_SERVE,          /* .serve: open or close the front. After closing no EV_REQUEST may follow */
-    ACT_ORDER_DONE,     /* .order: an operator's order has ended */
-    ACT_NOTE,           /* .note: a state change or fault that people want to know of */
+    ACT_SERVE, /* .serve: open or close the front. After closing no EV_REQUEST may follow. Open already: the size has
+                  grown */
+    ACT_GROW,  /* .grow: answered by EV_GROW_DONE. One at a time */
+    ACT_ORDER_DONE, /* .order: an operator's order has ended */
+    ACT_NOTE,       /* .note: a state change or fault that people want to know of */
 };
 
 enum note_level {
@@ -64,7 +66,11 @@ struct action {
         } complete;
         struct {
             bool on;
+            uint64_t size_bytes; /* of the volume, when on */
         } serve;
+        struct {
+            enum grow_step step;
+        } grow;
         struct {
             void *cookie;
             int32_t result;   /* 0: done; -EBUSY, -EPERM, ...: refused */

@@ -6,6 +6,7 @@
 
 #include "proto/frame.h"
 #include "repl/base/buf.h"
+#include "repl/core/grow.h"
 #include "repl/core/hello.h"
 #include "repl/core/meta_area.h"
 #include "repl/core/op.h"
@@ -35,6 +36,8 @@ enum event_kind {
     EV_DEMOTE,       /* .order */
     EV_VERIFY,       /* .order: compare both legs; force: and repair what differs. Ends with 0, -EILSEQ (they differ) or
                         another errno */
+    EV_RESIZE,       /* .order: the volume grows as far as both legs have room */
+    EV_GROW_DONE,    /* .grow: the ACT_GROW has ended */
     EV_DETACH,       /* .order: drain, mark the leg clean, be done */
 };
 
@@ -67,5 +70,11 @@ struct event {
             bool force;
             void *cookie; /* comes back in ACT_ORDER_DONE */
         } order;
+        struct {
+            enum grow_step step;
+            int32_t result;        /* 0, or a negative errno */
+            const char *reason;    /* of an error, in a sentence; valid during the step */
+            struct grow_plan plan; /* of GROW_LOOK */
+        } grow;
     };
 };

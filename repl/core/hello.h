@@ -14,7 +14,8 @@ struct hello {
     char node[NAME_BYTES_MAX]; /* who speaks */
     char peer[NAME_BYTES_MAX]; /* whom it believes to speak to */
     uint64_t size_bytes;       /* of the volume once it is fixed, else 0 */
-    uint64_t capacity_bytes;   /* the largest volume this leg can hold, or the configured size */
+    uint64_t capacity_bytes;   /* the largest volume this leg can hold, or the configured size; once the size is fixed:
+                                  what it can grow to at once, for what is between reads as zeroes */
     struct id volume_id;       /* none until the legs are paired */
     struct id leg_id;          /* of this leg, made by `create` */
     struct id peer_leg_id;     /* the leg this one is paired with; none until then */

@@ -233,7 +233,9 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
     if (e->leg_failed && e->session == SESSION_NONE && is_leading(e))
         mirror_abandon_waiting(e->mirror, -EIO, out);
     send_changes_when_possible(e, out); /* a draining primary ends over its session... */
+    grow_advance(e, out);
     orders_carry_out(e, now_ns, out);
+    order_serve_size(e, out);
     alone_advance(e, now_ns, out);
     send_changes_when_possible(e, out); /* ... and one that has just been promoted begins with it */
     mask_reads_when_possible(e, now_ns, out);
@@ -281,6 +283,10 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
             sync_on_disk_done(e, ev->disk.op, ev->disk.result, ev->now_ns, out);
             break;
         }
+        if (ev->disk.op == OP_GROW) {
+            grow_on_disk_done(e, ev->disk.result, out);
+            break;
+        }
         if (ev->disk.op != OP_OWN_FLUSH) {
             mirror_disk_done(e->mirror, ev->disk.op, ev->disk.result, out);
             if (is_steady(e))
@@ -314,6 +320,8 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
     case EV_PROMOTE: order_promote(e, ev->order.force, ev->order.cookie, out); break;
     case EV_DEMOTE: order_demote(e, ev->order.force, ev->order.cookie, out); break;
     case EV_VERIFY: verify_order(e, ev->order.force, ev->order.cookie, ev->now_ns, out); break;
+    case EV_RESIZE: resize_order(e, ev->order.cookie, out); break;
+    case EV_GROW_DONE: grow_on_done(e, ev, out); break;
     case EV_DETACH: order_detach(e, ev->order.force, ev->order.cookie, out); break;
     }
     engine_advance(e, ev->now_ns, out);
@@ -331,7 +339,7 @@ void engine_make_hello(struct engine *e, struct hello *out)
     *out = (struct hello) {
         .version = PROTOCOL_VERSION,
         .size_bytes = e->sb.size_bytes,
-        .capacity_bytes = e->config.capacity_bytes,
+        .capacity_bytes = e->sb.size_bytes ? grow_room_bytes(e) : e->config.capacity_bytes,
         .volume_id = e->sb.volume_id,
         .leg_id = e->sb.leg_id,
         .peer_leg_id = e->sb.peer_leg_id,

@@ -15,6 +15,7 @@
 
 /* The engine's own operations, beside the mirror's. */
 #define OP_OWN_FLUSH ENGINE_OP_OWN_FLUSH
+#define OP_GROW ENGINE_OP_GROW
 #define TAG_DECREE UINT32_MAX
 
 enum session_phase {
@@ -96,6 +97,41 @@ struct engine_verify {
     unsigned places;
 };
 
+/* This leg gets room: engine_grow.c. */
+struct engine_grow {
+    enum grow_phase {
+        GROW_IDLE,
+        GROW_LOOKING,   /* the shell looks, and clears the metadata's new place */
+        GROW_ZEROING,   /* what will be data reads as zeroes */
+        GROW_QUIETING,  /* no more of the log, the bitmap or the superblock is written; waits for what is under way */
+        GROW_MOVING,    /* the shell copies the log to its new place */
+        GROW_RECORDING, /* the superblock goes there: from then on it counts */
+        GROW_WIPING,    /* the former place reads as zeroes */
+        GROW_NOTING,    /* the room goes into the superblock */
+    } phase;
+    struct grow_plan plan;
+    uint64_t cursor_bytes; /* ZEROING, WIPING: done up to here */
+    bool disk_busy;
+    bool flushing;
+};
+
+/* The order to resize, and what the peer asks of this node: engine_resize.c. */
+struct engine_resize {
+    bool ordered;
+    void *cookie;
+    uint32_t number; /* of the resize, in this session */
+    bool own_ready;
+    bool peer_ready;
+    uint64_t peer_room_bytes;
+    uint64_t size_bytes; /* agreed; 0: not yet */
+    bool recording;      /* ... on this leg, and on the peer's already */
+
+    bool asked; /* by the peer, for room */
+    uint32_t asked_number;
+    bool set_owed; /* the peer waits for the size to be on disk here */
+    uint32_t set_number;
+};
+
 struct engine {
     struct engine_config config;
     struct range_locks locks;
@@ -130,14 +166,17 @@ struct engine {
     struct resync_source *source;
     struct resync_target *target;
     struct engine_verify verify;
-    bool peer_leads;         /* as far as is known: a primary does not tell when it is demoted */
-    bool sync_begun;         /* one of them, in this session */
-    bool sync_finishing;     /* source: the target is done; what this node records of it is on its way to the disk */
-    bool finish_told;        /* ... and then to the target */
-    uint64_t sync_settle_ns; /* source: when the bits that are clear by now are to be so on disk */
-    bool peer_readable;      /* the mirror was told that the peer stands in for what this leg cannot read */
-    uint64_t memory_at_ns;   /* when reads of the peer that wait for memory are tried again */
-    uint64_t request_ns;     /* when the application last asked for something */
+    struct engine_grow grow;
+    struct engine_resize resize;
+    uint64_t served_size_bytes; /* what clients are told */
+    bool peer_leads;            /* as far as is known: a primary does not tell when it is demoted */
+    bool sync_begun;            /* one of them, in this session */
+    bool sync_finishing;        /* source: the target is done; what this node records of it is on its way to the disk */
+    bool finish_told;           /* ... and then to the target */
+    uint64_t sync_settle_ns;    /* source: when the bits that are clear by now are to be so on disk */
+    bool peer_readable;         /* the mirror was told that the peer stands in for what this leg cannot read */
+    uint64_t memory_at_ns;      /* when reads of the peer that wait for memory are tried again */
+    uint64_t request_ns;        /* when the application last asked for something */
     uint64_t alone_since_ns; /* since when it has been alone, or was before a resync that did not end; 0: it was not */
     bool alone;              /* the mirror acknowledges what the peer lacks, as it does until it is told otherwise */
     enum leg_state peer_leg; /* as last known */
@@ -280,7 +319,24 @@ void order_promote(struct engine *e, bool force, void *cookie, struct actions *o
 void order_demote(struct engine *e, bool force, void *cookie, struct actions *out);
 void order_detach(struct engine *e, bool force, void *cookie, struct actions *out);
 bool engine_is_pristine(const struct engine *e);
+void order_serve_size(struct engine *e, struct actions *out);
 void orders_carry_out(struct engine *e, uint64_t now_ns, struct actions *out);
+
+/* engine_grow.c */
+void grow_begin(struct engine *e, struct actions *out); /* or joins what is under way; ends with resize_on_room() */
+bool grow_is_idle(const struct engine *e);
+bool grow_holds_log(const struct engine *e); /* nothing of log or bitmap may be begun */
+void grow_advance(struct engine *e, struct actions *out);
+void grow_on_done(struct engine *e, const struct event *ev, struct actions *out);
+void grow_on_disk_done(struct engine *e, int32_t result, struct actions *out);
+uint64_t grow_room_bytes(const struct engine *e); /* that a volume can have at once */
+
+/* engine_resize.c */
+void resize_order(struct engine *e, void *cookie, struct actions *out);
+void resize_on_room(struct engine *e, int32_t result, const char *text, struct actions *out); /* of this leg */
+void resize_on_session_down(struct engine *e, struct actions *out);
+const char *resize_on_frame(struct engine *e, const struct frame *frame, struct actions *out);
+void resize_advance(struct engine *e, struct actions *out);
 
 /* engine_leg.c */
 void leg_flush(struct engine *e, bool for_sync, struct actions *out);

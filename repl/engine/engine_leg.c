@@ -16,7 +16,7 @@ void leg_flush(struct engine *e, bool for_sync, struct actions *out)
 
 void superblock_write_if_wanted(struct engine *e, struct actions *out)
 {
-    if (persisted(e) || e->sb_busy || e->sb_broken)
+    if (persisted(e) || e->sb_busy || e->sb_broken || e->grow.phase == GROW_MOVING)
         return;
     struct mirror_view mirror;
     mirror_view(e->mirror, &mirror);

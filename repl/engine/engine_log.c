@@ -96,7 +96,7 @@ static const uint8_t never_written[META_PAGE_BYTES];
 static void wipe_if_wanted(struct engine *e, struct actions *out)
 {
     struct engine_log *l = &e->log;
-    if (!l->wipe_wanted || l->phase != LOG_IDLE || !persisted(e) || e->leg_failed)
+    if (grow_holds_log(e) || !l->wipe_wanted || l->phase != LOG_IDLE || !persisted(e) || e->leg_failed)
         return;
     l->wipe_wanted = false;
     l->phase = LOG_WIPE;
@@ -167,8 +167,8 @@ void log_advance(struct engine *e, struct actions *out)
 {
     struct engine_log *l = &e->log;
     wipe_if_wanted(e, out);
-    if (l->phase == LOG_IDLE && !l->wipe_wanted && !e->leg_failed && mirror_wants_log(e->mirror) &&
-        al_commit_begin(e->al, &l->commit)) {
+    if (l->phase == LOG_IDLE && !grow_holds_log(e) && !l->wipe_wanted && !e->leg_failed &&
+        mirror_wants_log(e->mirror) && al_commit_begin(e->al, &l->commit)) {
         l->phase = LOG_PAGES;
         l->evicted_next = 0;
         l->page_next = 0;
@@ -184,7 +184,8 @@ void log_advance(struct engine *e, struct actions *out)
         l->phase = LOG_BLOCK;
         write_log_block(l->commit.index, l->commit.block, out);
     }
-    pass_advance(e, out);
+    if (!grow_holds_log(e))
+        pass_advance(e, out);
 }
 
 bool log_is_idle(const struct engine *e)

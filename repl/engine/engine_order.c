@@ -169,7 +169,7 @@ static bool is_settled(struct engine *e, struct actions *out)
 {
     if (e->leg_failed)
         log_advance(e, out); /* ends what waits for the log: nothing else may come that would ask again */
-    if (!mirror_is_idle(e->mirror) || !verify_parts_idle(e))
+    if (!mirror_is_idle(e->mirror) || !verify_parts_idle(e) || !grow_is_idle(e))
         return false;
     /* A resync can take hours. It survives a demotion, and goes on after the next `up`: neither waits for its end. */
     if (e->role.phase == PHASE_DETACHING && !sync_is_idle(e)) {
@@ -210,6 +210,22 @@ static void record_ending(struct engine *e)
     want_persisted(e);
 }
 
+static void serve_on(struct engine *e, struct actions *out)
+{
+    struct action *a = actions_add(out, ACT_SERVE);
+    a->serve.on = true;
+    a->serve.size_bytes = e->served_size_bytes = e->sb.size_bytes;
+}
+
+/* Clients that come from now on see the size that is on disk. */
+void order_serve_size(struct engine *e, struct actions *out)
+{
+    if (!role_is_serving(&e->role) || !persisted(e) || e->served_size_bytes == e->sb.size_bytes)
+        return;
+    serve_on(e, out);
+    actions_note(out, NOTE_INFO, "serve", "the volume has %llu bytes now", (unsigned long long)e->sb.size_bytes);
+}
+
 void orders_carry_out(struct engine *e, uint64_t now_ns, struct actions *out)
 {
     bool ending = e->role.phase == PHASE_DEMOTING || e->role.phase == PHASE_DETACHING;
@@ -229,7 +245,7 @@ void orders_carry_out(struct engine *e, uint64_t now_ns, struct actions *out)
             break;
         case ROLE_NEED_SERVE:
             e->served_block_bytes = (uint32_t)max_u64(own_block_bytes(e), e->peer_block_bytes);
-            actions_add(out, ACT_SERVE)->serve.on = true;
+            serve_on(e, out);
             actions_note(out, NOTE_INFO, "role", "%s is primary at epoch %llu", e->config.node,
                          (unsigned long long)e->sb.epoch);
             orders_finish(e, 0, NULL, out);

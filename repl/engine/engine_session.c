@@ -153,6 +153,7 @@ void session_on_down(struct engine *e, uint64_t now_ns, struct actions *out)
     e->told_epoch = 0;
     sync_on_session_down(e, out);
     verify_on_session_down(e, out);
+    resize_on_session_down(e, out);
     e->peer_state = PEER_AWAY;
     e->peer_readable = false;
     role_session_lost(&e->role);
@@ -237,6 +238,8 @@ void session_on_frame(struct engine *e, const struct frame *frame, struct buf *p
         else
             wrong = mirror_peer_read(e->mirror, frame, out);
         break;
+    case FRAME_RESIZE:
+    case FRAME_RESIZE_REPLY: wrong = resize_on_frame(e, frame, out); break;
     case FRAME_READ_DATA: wrong = mirror_read_data(e->mirror, frame, payload, out); break;
     case FRAME_HELLO:
     case FRAME_READY:

@@ -693,7 +693,9 @@ static bool on_frame(struct session *s, const struct session_event *ev, struct s
     case FRAME_READ_DATA:
     case FRAME_VERIFY_ASK:
     case FRAME_VERIFY_REPLY:
-    case FRAME_VERIFY_FOUND: {
+    case FRAME_VERIFY_FOUND:
+    case FRAME_RESIZE:
+    case FRAME_RESIZE_REPLY: {
         struct session_action *a = act(out, SA_EVENT);
         a->event.kind = EV_FRAME;
         a->event.now_ns = ev->now_ns;

@@ -164,9 +164,10 @@ int bitmap_resize(struct bitmap *b, uint64_t size_bytes, struct err *err)
     if (!arrays_open(&grown, size_bytes))
         return out_of_memory(size_bytes, err);
     for (uint64_t page = 0; page < b->pages; page++) {
-        assert(!bit_get(b->writing, page));
         if (bit_get(b->stale, page))
             bit_set(grown.stale, page);
+        if (bit_get(b->writing, page))
+            bit_set(grown.writing, page);
         if (!b->set[page])
             continue; /* untouched memory stays untouched */
         memcpy(&grown.words[page * PAGE_WORDS], &b->words[page * PAGE_WORDS], PAGE_WORDS * sizeof(*b->words));

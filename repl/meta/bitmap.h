@@ -34,8 +34,7 @@ uint64_t bitmap_pages_for(uint64_t size_bytes, uint32_t granule_bytes);
 struct bitmap *bitmap_open(uint64_t size_bytes, uint32_t granule_bytes, struct id owner, struct err *err);
 void bitmap_close(struct bitmap *b);
 
-/* The volume has grown; what is new is clear. -EINVAL: it would shrink; -ENOMEM: as it was. No page may be on its way
- * to the disk. */
+/* The volume has grown; what is new is clear. -EINVAL: it would shrink; -ENOMEM: as it was. */
 int bitmap_resize(struct bitmap *b, uint64_t size_bytes, struct err *err);
 
 uint64_t bitmap_size_bytes(const struct bitmap *b);

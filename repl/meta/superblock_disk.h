@@ -55,8 +55,9 @@ void superblock_search_begin(struct superblock_search *s, uint64_t backing_bytes
 unsigned superblock_search_next(struct superblock_search *s, struct range reads[SUPERBLOCK_SEARCH_READS]);
 
 /* What was read there. True: it holds a good copy, in the place that belongs to it; `out`: the layout that it tells of.
- */
-bool superblock_search_look(struct range read, const uint8_t *bytes, struct meta_layout *out);
+ * `but`: one that was looked at before, where too few copies agree: its copies are passed over. May be NULL. */
+bool superblock_search_look(struct range read, const uint8_t *bytes, const struct meta_layout *but,
+                            struct meta_layout *out);
 
 void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block[SUPERBLOCK_BYTES]);
 

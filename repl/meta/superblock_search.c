@@ -30,7 +30,8 @@ unsigned superblock_search_next(struct superblock_search *s, struct range reads[
     return n;
 }
 
-bool superblock_search_look(struct range read, const uint8_t *bytes, struct meta_layout *out)
+bool superblock_search_look(struct range read, const uint8_t *bytes, const struct meta_layout *but,
+                            struct meta_layout *out)
 {
     assert(read.length_bytes % SUPERBLOCK_BYTES == 0);
     for (uint64_t at = read.length_bytes; at > 0; at -= SUPERBLOCK_BYTES) {
@@ -44,7 +45,8 @@ bool superblock_search_look(struct range read, const uint8_t *bytes, struct meta
                 break;
             /* In the volume's data there may be anything: also the image of a leg. */
             if (r == 0 && meta_layout_internal(sb.backing_bytes, out, &ignored) == 0 &&
-                superblock_copy_offset(out, copy) == offset)
+                superblock_copy_offset(out, copy) == offset &&
+                (!but || out->meta_offset_bytes != but->meta_offset_bytes))
                 return true;
         }
     }

@@ -26,7 +26,9 @@ static enum op_kind op_kind_of(enum frame_kind kind)
     case FRAME_READ_DATA:
     case FRAME_VERIFY_ASK:
     case FRAME_VERIFY_REPLY:
-    case FRAME_VERIFY_FOUND: break;
+    case FRAME_VERIFY_FOUND:
+    case FRAME_RESIZE:
+    case FRAME_RESIZE_REPLY: break;
     }
     assert(!"the engine passes changes and flushes only");
     return OP_FLUSH;

@@ -213,6 +213,14 @@ static void ordered_by_node(struct command *c, int result, const char *text)
     command_free(c);
 }
 
+static void finish_resized(struct command *c)
+{
+    struct volume_status s;
+    volume_status(c->nv->volume, &s);
+    finish(c, CONTROL_DONE, "volume %s has %llu bytes now; clients see it when they connect anew",
+           c->nv->config->volume, (unsigned long long)s.size_bytes);
+}
+
 void command_ordered(struct command *c, int result, const char *text)
 {
     c->node->orders--;
@@ -228,6 +236,8 @@ void command_ordered(struct command *c, int result, const char *text)
     }
     if (c->request.command == CONTROL_DOWN)
         detached(c);
+    else if (c->request.command == CONTROL_RESIZE)
+        finish_resized(c);
     else if (c->request.command == CONTROL_VERIFY)
         finish(c, CONTROL_DONE, "volume %s: both legs are equal", volume);
     else
@@ -398,6 +408,7 @@ static void begin(struct command *c)
         c->request.force = c->request.repair;
         begin_role(c, VOLUME_VERIFY);
         return;
+    case CONTROL_RESIZE: begin_role(c, VOLUME_RESIZE); return;
     case CONTROL_EVENTS:
         c->cursor = events_oldest(&c->node->events);
         c->phase = PHASE_STREAMS;
@@ -497,7 +508,10 @@ static void tell_progress(struct command *c, uint64_t now_ns)
         struct volume_status s;
         volume_status(c->nv->volume, &s);
         snprintf(text, sizeof(text), "%s, %u writes wait for the peer",
-                 c->request.command == CONTROL_PROMOTE ? "promoting" : "draining", s.writes_waiting);
+                 c->request.command == CONTROL_PROMOTE  ? "promoting"
+                 : c->request.command == CONTROL_RESIZE ? "growing"
+                                                        : "draining",
+                 s.writes_waiting);
     } else {
         snprintf(text, sizeof(text), "%s", volume_state_name(c->nv->state));
     }

@@ -19,6 +19,7 @@ const char *control_command_name(enum control_command c)
     case CONTROL_PROMOTE: return "promote";
     case CONTROL_DEMOTE: return "demote";
     case CONTROL_VERIFY: return "verify";
+    case CONTROL_RESIZE: return "resize";
     }
     return "?";
 }
@@ -68,6 +69,9 @@ static int take(const Lockstep__Control__Request *r, struct control_request *out
         out->command = CONTROL_VERIFY;
         out->repair = r->verify->repair;
         return take_volume(r->verify->volume, true, out, err);
+    case LOCKSTEP__CONTROL__REQUEST__COMMAND_RESIZE:
+        out->command = CONTROL_RESIZE;
+        return take_volume(r->resize->volume, true, out, err);
     case LOCKSTEP__CONTROL__REQUEST__COMMAND__NOT_SET:
     case _LOCKSTEP__CONTROL__REQUEST__COMMAND__CASE_IS_INT_SIZE: break;
     }

@@ -21,6 +21,7 @@ enum control_command {
     CONTROL_PROMOTE,
     CONTROL_DEMOTE,
     CONTROL_VERIFY,
+    CONTROL_RESIZE,
 };
 
 /* "create", "up", ... */

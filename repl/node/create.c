@@ -132,7 +132,7 @@ static bool find_former_end(const struct target *t, struct meta_layout *out)
     while (monotonic_ns() < until_ns && (count = superblock_search_next(&search, places))) {
         for (unsigned i = 0; i < count; i++) {
             ssize_t n = pread(t->meta_fd, bytes, places[i].length_bytes, (off_t)places[i].offset_bytes);
-            if (n == (ssize_t)places[i].length_bytes && superblock_search_look(places[i], bytes, out))
+            if (n == (ssize_t)places[i].length_bytes && superblock_search_look(places[i], bytes, NULL, out))
                 return true;
         }
     }

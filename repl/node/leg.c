@@ -225,7 +225,8 @@ static void search_read_done(struct disk_io *io)
 }
 
 /* Where the metadata lies if the backing has grown since. False: it was not found. */
-static bool find_former_end(struct leg *leg, struct meta_layout *out, struct err *err)
+static bool find_former_end(struct leg *leg, const struct meta_layout *present, struct meta_layout *out,
+                            struct err *err)
 {
     CLEANUP_FREE struct search_read *reads = calloc(SUPERBLOCK_SEARCH_READS, sizeof(*reads));
     CLEANUP_FREE void *bytes = NULL;
@@ -251,7 +252,7 @@ static bool find_former_end(struct leg *leg, struct meta_layout *out, struct err
         }
         ring_run(leg->ring, NULL, NULL);
         for (unsigned i = 0; i < count; i++)
-            if (reads[i].io.result == 0 && superblock_search_look(places[i], reads[i].io.data, out))
+            if (reads[i].io.result == 0 && superblock_search_look(places[i], reads[i].io.data, present, out))
                 return true;
     }
     return false;
@@ -282,7 +283,7 @@ int leg_read_superblock(struct leg *leg, const struct volume_config *config, str
     /* Damaged at the present end, good at a former one: a move of the metadata was cut off before it counted. */
     bool look_further = metadata_is_internal(config) && (r == -ENOENT || r == -EBADMSG);
     struct err ignored = { 0 };
-    if (look_further && find_former_end(leg, &leg->layout, &ignored))
+    if (look_further && find_former_end(leg, &present, &leg->layout, &ignored))
         r = read_copies(leg, sb, r == -ENOENT ? err : &ignored);
     if (r == -ENOENT)
         /* Nobody whose backing has changed may be led to zero it. */
@@ -300,6 +301,34 @@ int leg_read_superblock(struct leg *leg, const struct volume_config *config, str
     r = settle_layout(leg, config, sb, err);
     /* By its sizes alone; what a configured `size` leaves of it, `resize` tells. */
     leg->present = present;
+    return r;
+}
+
+struct wipe {
+    struct disk_io io;
+    struct ring *ring;
+};
+
+static void wiped(struct disk_io *io) { ring_stop(container_of(io, struct wipe, io)->ring); }
+
+int leg_wipe_former(struct leg *leg, uint64_t former_backing_bytes, struct err *err)
+{
+    struct meta_layout former;
+    struct wipe w = { .ring = leg->ring };
+    int r = meta_layout_internal(former_backing_bytes, &former, err);
+    for (unsigned i = 0; !r && i < SUPERBLOCK_COPIES; i++) {
+        w.io.kind = OP_WRITE;
+        w.io.flags = OP_FLAG_FUA;
+        w.io.offset_bytes = superblock_copy_offset(&former, i);
+        w.io.length_bytes = SUPERBLOCK_BYTES;
+        w.io.data = memset(leg->page_blocks->data, 0, SUPERBLOCK_BYTES);
+        w.io.done = wiped;
+        disk_submit(leg->meta, &w.io);
+        ring_run(leg->ring, NULL, NULL);
+        if (w.io.result)
+            r = err_set(err, w.io.result, "%s: an old superblock cannot be removed: %s", leg->meta->path,
+                        strerror(-w.io.result));
+    }
     return r;
 }
 

@@ -3,10 +3,15 @@
 
 #include "blockdev/disk/disk.h"
 #include "repl/base/buf.h"
+#include "repl/core/grow.h"
 #include "repl/core/meta_area.h"
 #include "repl/core/superblock.h"
 #include "repl/meta/superblock_disk.h"
 #include "repl/node/config.h"
+
+/* `err` and `reason` of an error; `plan` of GROW_LOOK. */
+typedef void leg_grow_done_fn(void *ctx, enum grow_step step, int32_t err, const char *reason,
+                              const struct grow_plan *plan);
 
 struct leg {
     struct ring *ring;
@@ -39,6 +44,20 @@ struct leg {
     struct buf *page_blocks; /* of the pages, one after the other */
     void (*page_done)(void *ctx, enum meta_area area, uint32_t index, int32_t result);
     void *page_ctx;
+    struct leg_grow {
+        struct disk_io io;
+        struct ring_timer timer;
+        struct leg *leg;
+        const struct volume_config *config;
+        enum grow_step step;
+        struct grow_plan plan;
+        struct meta_layout next; /* from GROW_MOVE on */
+        uint64_t at_bytes, end_bytes;
+        void *memory; /* to copy through; owned */
+        struct err err;
+        leg_grow_done_fn *done;
+        void *ctx;
+    } grow;
 };
 
 /* Before anything is opened for good: -EINVAL with one line "FILE:LINE: size: ..." when the configuration wants a
@@ -79,6 +98,14 @@ int leg_capacity(const struct leg *leg, const struct volume_config *config, uint
 
 /* Is there room for more than the volume's size? */
 bool leg_can_grow(const struct leg *leg, const struct volume_config *config, uint64_t size_bytes);
+
+/* Carries out a step, as repl/core/grow.h says; `done` is not called from within. One at a time; GROW_MOVE only after a
+ * GROW_LOOK whose plan wants it. */
+void leg_grow(struct leg *leg, const struct volume_config *config, enum grow_step step, leg_grow_done_fn *done,
+              void *ctx);
+
+/* Old superblocks at a former end are gone, on stable storage, when this returns 0. Runs the loop. */
+int leg_wipe_former(struct leg *leg, uint64_t former_backing_bytes, struct err *err);
 
 /* The layout of a configured leg, given the sizes of its backing and of what holds its metadata (0 where that is a file
  * that is still to be made). */

@@ -78,7 +78,8 @@ struct volume {
     struct actions actions;
     struct volume_io *ios;      /* MIRROR_OPS */
     struct volume_io *sync_ios; /* SYNC_OPS */
-    struct volume_io own_io;    /* of the engine's operation beside those */
+    struct volume_io own_io;    /* of the engine's operations beside those */
+    struct volume_io grow_io;
     struct list orders;
     bool stopping;
     struct volume_order_task stop_order;
@@ -126,7 +127,7 @@ static struct volume_io *io_of(struct volume *v, uint32_t op)
         return &v->ios[op];
     if (op >= SYNC_OP_FIRST && op < SYNC_OP_END)
         return &v->sync_ios[op - SYNC_OP_FIRST];
-    return &v->own_io;
+    return op == ENGINE_OP_GROW ? &v->grow_io : &v->own_io;
 }
 
 static void start_disk_io(struct volume *v, const struct action *a)
@@ -151,6 +152,15 @@ static void superblock_written(void *ctx, int32_t result)
 static void page_written(void *ctx, enum meta_area area, uint32_t index, int32_t result)
 {
     step(ctx, &(struct event) { .kind = EV_META_PAGE_DONE, .page = { area, index, result } });
+}
+
+static void grow_done(void *ctx, enum grow_step step_done, int32_t err, const char *reason,
+                      const struct grow_plan *plan)
+{
+    step(ctx, &(struct event) {
+                  .kind = EV_GROW_DONE,
+                  .grow = { .step = step_done, .result = err, .reason = reason, .plan = *plan },
+              });
 }
 
 /* ---- front ---- */
@@ -189,7 +199,7 @@ static void refuse_clients(struct volume *v)
     front_refuse(v->front, why);
 }
 
-static void set_serving(struct volume *v, bool on)
+static void set_serving(struct volume *v, bool on, uint64_t size_bytes)
 {
     if (!v->front) /* closed already: nobody is there to be served or refused */
         return;
@@ -199,7 +209,7 @@ static void set_serving(struct volume *v, bool on)
     }
     struct engine_view view;
     engine_view(v->engine, &view);
-    front_serve(v->front, view.size_bytes, view.block_bytes);
+    front_serve(v->front, size_bytes, view.block_bytes);
 }
 
 /* ---- link ---- */
@@ -261,7 +271,8 @@ static void carry_out(struct volume *v, const struct action *a)
     case ACT_SESSION_READY: link_ready(v->link); break;
     case ACT_SESSION_REFUSE: link_refuse(v->link, a->text.text); break;
     case ACT_SESSION_DROP: link_drop(v->link, a->text.text); break;
-    case ACT_SERVE: set_serving(v, a->serve.on); break;
+    case ACT_SERVE: set_serving(v, a->serve.on, a->serve.size_bytes); break;
+    case ACT_GROW: leg_grow(&v->leg, &v->config, a->grow.step, grow_done, v); break;
     case ACT_ORDER_DONE: order_done(a->order.cookie, a->order.result, a->order.text); break;
     case ACT_NOTE: note(v, a->note.level, a->note.topic, a->note.text); break;
     }
@@ -356,10 +367,8 @@ static void run_order(struct ring_task *task)
         return;
     }
     static const enum event_kind kinds[] = {
-        [VOLUME_PROMOTE] = EV_PROMOTE,
-        [VOLUME_DEMOTE] = EV_DEMOTE,
-        [VOLUME_VERIFY] = EV_VERIFY,
-        [VOLUME_DETACH] = EV_DETACH,
+        [VOLUME_PROMOTE] = EV_PROMOTE, [VOLUME_DEMOTE] = EV_DEMOTE, [VOLUME_VERIFY] = EV_VERIFY,
+        [VOLUME_RESIZE] = EV_RESIZE,   [VOLUME_DETACH] = EV_DETACH,
     };
     step(v, &(struct event) { .kind = kinds[order->order], .order = { .force = order->force, .cookie = order } });
 }
@@ -530,6 +539,12 @@ static int attach_leg(struct volume *v, struct superblock *sb, struct err *err)
         r = read_boot_id(v->config.test.boot, &boot_id, err);
     if (r)
         return r;
+    /* Before anything can be written that would make them wrong. */
+    if (sb->moved_from_bytes)
+        r = leg_wipe_former(&v->leg, sb->moved_from_bytes, err);
+    if (r)
+        return r;
+    sb->moved_from_bytes = 0;
     engine_attach(sb, boot_id, v->config.node_count > 1);
     struct attach_write w = { .ring = v->ring };
     leg_write_superblock(&v->leg, sb, attach_written, &w);
@@ -599,11 +614,11 @@ static int open_engine(struct volume *v, struct err *err)
         return r;
     if (leg_can_grow(&v->leg, &v->config, config.superblock.size_bytes)) {
         char text[STATUS_TEXT_BYTES];
-        snprintf(
-            text, sizeof(text),
-            "%s has room for a volume of %llu bytes, where this one has %llu: it can grow, once its peer's has, too",
-            v->leg.bare->path, (unsigned long long)v->leg.present.data_bytes,
-            (unsigned long long)config.superblock.size_bytes);
+        snprintf(text, sizeof(text),
+                 "%s has room for a volume of %llu bytes, where this one has %llu: `lockstep resize`, once the peer's "
+                 "has, too",
+                 v->leg.bare->path, (unsigned long long)v->leg.present.data_bytes,
+                 (unsigned long long)config.superblock.size_bytes);
         note(v, NOTE_INFO, "leg", text);
     }
     v->tick_at_ns = UINT64_MAX;

@@ -14,6 +14,7 @@ enum volume_order {
     VOLUME_PROMOTE,
     VOLUME_DEMOTE,
     VOLUME_VERIFY, /* compare both legs; `force`: and resync what differs. -EILSEQ: they differ */
+    VOLUME_RESIZE, /* grow as far as both legs have room */
     VOLUME_DETACH, /* drain, flush, mark clean; then volume_stop() */
 };
 

@@ -382,8 +382,12 @@ static bool bits_do_not_tell(const struct hello *from, const struct hello *to)
 
 static bool other_size(const struct hello *own, const struct hello *peer)
 {
-    if (own->size_bytes && peer->size_bytes)
-        return own->size_bytes != peer->size_bytes;
+    /* A resize was cut off between the two nodes' records of it: the other has room, which reads as zeroes. */
+    if (own->size_bytes && peer->size_bytes) {
+        const struct hello *smaller = own->size_bytes < peer->size_bytes ? own : peer;
+        return own->size_bytes != peer->size_bytes &&
+               smaller->capacity_bytes < max_u64(own->size_bytes, peer->size_bytes);
+    }
     return own->size_bytes > peer->capacity_bytes || peer->size_bytes > own->capacity_bytes;
 }
 

@@ -411,6 +411,8 @@ static void check_session_event(struct sim *s, struct sim_node *n, const struct 
     case EV_META_PAGE_DONE:
     case EV_TICK:
     case EV_VERIFY:
+    case EV_RESIZE:
+    case EV_GROW_DONE:
     case EV_PROMOTE:
     case EV_DEMOTE:
     case EV_DETACH: break;
@@ -495,6 +497,7 @@ static void carry_out(struct sim *s, struct sim_node *n, const struct action *a)
         step_session(s, n, (struct session_event) { .kind = SV_DROP, .text = { a->text.text } });
         return;
     case ACT_SERVE: serve(s, n, a->serve.on); return;
+    case ACT_GROW: sim_fail(s, "grow", "node %u: nobody has told it to grow", node); return;
     case ACT_ORDER_DONE: {
         struct sim_order *o = a->order.cookie;
         if (o < n->orders || o >= n->orders + SIM_ORDERS_MAX || !o->busy)

@@ -65,8 +65,8 @@ void node_open_with(struct node *n, unsigned index, const struct node_options *o
     };
     n->ring = calloc(LOG_BLOCKS, META_PAGE_BYTES);
     n->bitmap = calloc(1, META_PAGE_BYTES);
-    n->content = calloc(1, VOLUME_BYTES);
-    n->stable = calloc(1, VOLUME_BYTES);
+    n->content = calloc(1, DISK_BYTES);
+    n->stable = calloc(1, DISK_BYTES);
     attach(n);
     take_actions(n);
 }
@@ -115,6 +115,7 @@ void node_restart(struct node *n, bool has_peer)
         .page_unreadable = n->page_unreadable,
         .content = n->content,
         .stable = n->stable,
+        .plan = n->plan,
     };
     *n = fresh;
     n->options.has_peer = has_peer;
@@ -125,7 +126,7 @@ void node_restart(struct node *n, bool has_peer)
 void node_lose_power(struct node *n)
 {
     n->boot++;
-    memcpy(n->content, n->stable, VOLUME_BYTES);
+    memcpy(n->content, n->stable, DISK_BYTES);
     node_restart(n, n->options.has_peer);
 }
 
@@ -178,10 +179,18 @@ static void take_actions(struct node *n)
             n->dropped = true;
             snprintf(n->text, sizeof(n->text), "%s", a->text.text);
             break;
-        case ACT_SERVE: n->serving = a->serve.on; break;
+        case ACT_SERVE:
+            n->serving = a->serve.on;
+            n->served_bytes = a->serve.size_bytes;
+            break;
+        case ACT_GROW:
+            assert_int_equal(n->grow_pending, 0);
+            n->grow_pending = 1 + (int)a->grow.step;
+            break;
         case ACT_ORDER_DONE:
             n->orders_done++;
             n->order_result = a->order.result;
+            snprintf(n->order_text, sizeof(n->order_text), "%s", a->order.text ? a->order.text : "");
             break;
         case ACT_NOTE: {
             size_t used = strlen(n->notes);
@@ -245,14 +254,23 @@ void page_done(struct node *n, int32_t result)
                              .page = { .area = a.page.area, .index = a.page.index, .result = result } });
 }
 
+void grow_done(struct node *n, int32_t result)
+{
+    assert_true(n->grow_pending > 0);
+    enum grow_step done = (enum grow_step)(n->grow_pending - 1);
+    n->grow_pending = 0;
+    step(n, (struct event) { .kind = EV_GROW_DONE,
+                             .grow = { .step = done, .result = result, .reason = "test", .plan = n->plan } });
+}
+
 static void carry_out(struct node *n, const struct action *a)
 {
     if (a->disk.kind == OP_FLUSH) {
-        memcpy(n->stable, n->content, VOLUME_BYTES);
+        memcpy(n->stable, n->content, DISK_BYTES);
         return;
     }
     assert_true(a->disk.kind != OP_WRITE || a->disk.buf);
-    assert_true(range_fits((struct range) { a->disk.offset_bytes, a->disk.length_bytes }, VOLUME_BYTES));
+    assert_true(range_fits((struct range) { a->disk.offset_bytes, a->disk.length_bytes }, DISK_BYTES));
     uint8_t *at = n->content + a->disk.offset_bytes;
     uint8_t *data = a->disk.buf ? a->disk.buf->data + a->disk.buf_offset_bytes : NULL;
     if (a->disk.kind == OP_READ && data)
@@ -344,8 +362,23 @@ static bool run_one(struct node *n)
         meta_done(n, 0);
     else if (n->page_count)
         page_done(n, 0);
+    else if (n->grow_pending)
+        grow_done(n, 0);
     else if (n->disk_count)
         disk_done(n, 0);
+    else
+        return false;
+    return true;
+}
+
+bool run_step(struct node *a, struct node *b)
+{
+    if (run_one(a) || run_one(b))
+        return true;
+    if (a->sent_count)
+        deliver(a, b);
+    else if (b->sent_count)
+        deliver(b, a);
     else
         return false;
     return true;
@@ -356,13 +389,7 @@ bool run_until_sent(struct node *a, struct node *b, struct node *from, enum fram
     for (;;) {
         if (from && from->sent_count && from->sent[0].frame.kind == kind)
             return true;
-        if (run_one(a) || run_one(b))
-            continue;
-        if (a->sent_count)
-            deliver(a, b);
-        else if (b->sent_count)
-            deliver(b, a);
-        else
+        if (!run_step(a, b))
             return false;
     }
 }
@@ -419,5 +446,6 @@ void assert_in_sync(struct node *a, struct node *b)
 {
     assert_true(view_of(a).in_sync);
     assert_true(view_of(b).in_sync);
-    assert_memory_equal(a->content, b->content, VOLUME_BYTES);
+    assert_int_equal(view_of(a).size_bytes, view_of(b).size_bytes);
+    assert_memory_equal(a->content, b->content, view_of(a).size_bytes);
 }

@@ -6,7 +6,8 @@
 #include "repl/engine/engine.h"
 
 #define VOLUME_BYTES (1 * MIB)
-#define CHANGE_BYTES 4096 /* of request() and write_block() */
+#define DISK_BYTES (4 * VOLUME_BYTES) /* of which the volume does not know at first */
+#define CHANGE_BYTES 4096             /* of request() and write_block() */
 #define LOG_SLOTS 256
 #define LOG_BLOCKS 64
 #define NODE_QUEUE_MAX 256
@@ -42,7 +43,10 @@ struct node {
     uint8_t *stable; /* what a power cut leaves of it */
 
     bool serving;
-    bool hold_pages; /* else each is on disk at once */
+    uint64_t served_bytes;
+    struct grow_plan plan; /* what a look at the backing will give */
+    int grow_pending;      /* 1 + the step of the ACT_GROW that nobody has answered; 0: there is none */
+    bool hold_pages;       /* else each is on disk at once */
     struct action pages[META_PAGES_MAX];
     unsigned page_count;
     bool meta_pending;
@@ -55,6 +59,7 @@ struct node {
     int32_t complete_result;
     int orders_done;
     int32_t order_result;
+    char order_text[ACTION_TEXT_BYTES];
     bool ready;
     bool refused;
     bool dropped;
@@ -85,6 +90,8 @@ void page_done(struct node *n, int32_t result);
 /* Answers the oldest disk request. */
 void disk_done(struct node *n, int32_t result);
 void disks_done(struct node *n);
+/* Answers the ACT_GROW. */
+void grow_done(struct node *n, int32_t result);
 /* Carries the oldest frame over. */
 struct frame deliver(struct node *from, struct node *to);
 
@@ -95,6 +102,8 @@ void connect_judged(struct node *a, struct node *b); /* the rest of it, after he
 void disconnect_nodes(struct node *a, struct node *b);
 /* Everything that is under way comes to its end. */
 void run(struct node *a, struct node *b);
+/* The next thing that is under way comes to its end; false: nothing is. */
+bool run_step(struct node *a, struct node *b);
 /* The same, but the next frame of this kind from `from` is left in its queue, first; true: there it is. */
 bool run_until_sent(struct node *a, struct node *b, struct node *from, enum frame_kind kind);
 

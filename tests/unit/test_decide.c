@@ -152,6 +152,13 @@ static void who_belongs_to_whom(void **state)
     y.volume_id = x.volume_id;
     y.size_bytes = 2 * GIB;
     expect(&x, &y, "other-size", SYNC_REFUSE, false);
+    /* A resize was cut off between the two nodes' records of it. */
+    x.capacity_bytes = y.size_bytes;
+    expect(&x, &y, "in-sync", SYNC_CONNECT, false);
+    assert_int_equal(judge(&x, &y).size_bytes, y.size_bytes);
+    x.capacity_bytes = x.size_bytes;
+    y.capacity_bytes = 4 * GIB;
+    expect(&x, &y, "other-size", SYNC_REFUSE, false);
     y.size_bytes = x.size_bytes;
     x.served_block_bytes = 512;
     y.block_bytes = 4096;

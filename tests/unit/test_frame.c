@@ -177,6 +177,8 @@ static void test_bad_sync_frames(void **state)
         { FRAME_READ_DATA, 0, 5, 512, 0, 0, "status" },
         { FRAME_VERIFY_ASK, 0, 0, 0, 0, FRAME_PAYLOAD_BYTES_MAX + 512, "length_blocks" },
         { FRAME_VERIFY_REPLY, 0, 0, 8, 0, 0, "(payload_bytes)" },
+        { FRAME_RESIZE, 0, 0, 8, 0, 0, "(payload_bytes)" },
+        { FRAME_RESIZE_REPLY, 0, 0, 0, 100, 0, "(offset_bytes)" },
         { FRAME_READ, FRAME_FLAG_BUSY, 0, 0, 0, 512, "(flags)" },
     };
     for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)

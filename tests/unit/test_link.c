@@ -174,6 +174,8 @@ static void on_event(void *ctx, const struct event *ev)
     case EV_META_PAGE_DONE:
     case EV_TICK:
     case EV_VERIFY:
+    case EV_RESIZE:
+    case EV_GROW_DONE:
     case EV_PROMOTE:
     case EV_DEMOTE:
     case EV_DETACH: fail_msg("the link gave an event that is not its own"); break;

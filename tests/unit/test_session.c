@@ -836,6 +836,8 @@ static void engine_event(struct side *side, const struct event *ev)
     case EV_META_PAGE_DONE:
     case EV_TICK:
     case EV_VERIFY:
+    case EV_RESIZE:
+    case EV_GROW_DONE:
     case EV_PROMOTE:
     case EV_DEMOTE:
     case EV_DETACH: fail_msg("not the session's to give"); break;

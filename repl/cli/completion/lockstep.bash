@@ -30,7 +30,7 @@ _lockstep() {
         verify) options+=' --repair --timeout' ;;
         create) options+=' --adopt --force --timeout' ;;
         down | promote | demote) options+=' --force --timeout' ;;
-        up) options+=' --timeout' ;;
+        up | resize) options+=' --timeout' ;;
         status) options+=' --watch --timeout' ;;
         events) options+=' --no-follow' ;;
         metadata) options+=' --config --node --backing --metadata --verbose' ;;
@@ -39,7 +39,7 @@ _lockstep() {
     if [[ $word == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
     elif [[ -z $command ]]; then
-        mapfile -t COMPREPLY < <(compgen -W 'create up down status events promote demote verify metadata' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'create up down status events promote demote verify resize metadata' -- "$word")
     elif [[ $command == metadata && -z $volume ]]; then
         COMPREPLY=(dump)
     elif [[ -z $volume || ($command == metadata && $volume == dump) ]]; then
