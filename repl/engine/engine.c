@@ -13,8 +13,9 @@ void engine_attach(struct superblock *sb, struct id boot_id, bool has_peer)
 {
     /* A pair stays one while its configuration names one node only: what happened to it counts when they meet again. */
     bool is_pair = has_peer || !id_is_none(sb->peer_leg_id);
-    if (sb->attached && is_pair)
-        sb->lost_power |= !id_equal(sb->boot_id, boot_id) && sb->history.count > 0;
+    /* A leg without a history has been part of nothing; but one in its first resync is getting the other's changes. */
+    if (sb->attached && is_pair && (sb->history.count > 0 || sb->leg == LEG_SYNCING))
+        sb->lost_power |= !id_equal(sb->boot_id, boot_id);
     /* A flush had failed: what it was to save may be lost, as if the power had gone. */
     if (sb->leg == LEG_FAILED) {
         sb->leg = LEG_UP_TO_DATE;

@@ -642,6 +642,48 @@ static void a_replaced_disk_gets_everything(void **state)
     close_both(&a, &b);
 }
 
+/* It has no history before its first resync is over, but the application's changes since that began. */
+static void a_new_leg_that_loses_its_power_at_the_end_of_its_first_resync(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, &may_go_alone);
+    write_block(&a, 0, 1);
+    run(&a, &b);
+    disconnect_nodes(&a, &b);
+    node_close(&b);
+    node_open_with(&b, 1, &may_go_alone);
+    b.on_disk.leg_id = id_of(9);
+    node_restart(&b, true);
+    connect_nodes(&a, &b);
+    assert_true(told(&b, "everything is compared"));
+    assert_true(run_until_sent(&a, &b, &b, FRAME_SYNC_DONE));
+    assert_int_equal(hello_of(&b).dirty_bytes, 0); /* all that differed is stable there */
+    assert_int_equal(b.on_disk.history.count, 0);
+    int completed = a.completed;
+    write_block(&a, 8 * CHANGE_BYTES, 2);
+    /* All but the source's record of the end. */
+    for (bool busy = true; busy && a.completed == completed;) {
+        busy = a.disk_count + b.disk_count + a.sent_count + b.sent_count > 0;
+        disks_done(&a);
+        disks_done(&b);
+        if (a.sent_count)
+            deliver(&a, &b);
+        if (b.sent_count)
+            deliver(&b, &a);
+    }
+    assert_int_equal(a.completed, completed + 1);
+    assert_int_equal(b.on_disk.leg, LEG_SYNCING);
+    disconnect_nodes(&a, &b);
+    node_lose_power(&b);
+    assert_true(b.on_disk.lost_power);
+    assert_int_equal(b.content[8 * CHANGE_BYTES], 0);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(b.content[8 * CHANGE_BYTES], 2);
+    close_both(&a, &b);
+}
+
 /* A full resync of which the first windows are done: what is left does not grow again, whatever interrupts it. */
 static void a_full_resync_goes_on_where_it_was(void **state)
 {
@@ -889,6 +931,7 @@ int main(void)
         cmocka_unit_test(a_deposed_primary_reconciles),
         cmocka_unit_test(a_failure_that_its_own_disk_did_not_record),
         cmocka_unit_test(a_replaced_disk_gets_everything),
+        cmocka_unit_test(a_new_leg_that_loses_its_power_at_the_end_of_its_first_resync),
         cmocka_unit_test(a_full_resync_goes_on_where_it_was),
         cmocka_unit_test(full_stays_on_record_until_the_bitmap_tells),
         cmocka_unit_test(a_mended_leg_gets_what_it_lacks),
