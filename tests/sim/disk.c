@@ -37,7 +37,7 @@ void sim_disk_reset(struct sim *s, unsigned node, uint32_t block_count)
     d->faults = (struct sim_disk_faults) { 0 };
     d->stalled_until_ns = 0;
     d->zeroes_fast = sim_chance(s, CHANCE_DISK, 700000);
-    d->has_failed = false;
+    d->has_failed = d->lies = false;
 }
 
 static const uint8_t *payload_of(const struct sim_disk_request *r, uint32_t i)
@@ -288,14 +288,30 @@ void sim_disk_crash(struct sim *s, unsigned node)
         end_request(d, slot);
     }
     /* A daemon that dies before it could record a failed flush would not know of it: not simulated, what was lost is
-     * found again. Nor is that the only leg that the other can be made from has it in a lying cache. Else it reads on,
-     * and is never written. */
+     * found again. Nor is that a leg that others may be made from has it in a lying cache. Else it reads on, and is
+     * never written. */
     struct superblock sb;
     sim_node_superblock(s, node, &sb);
-    if (sb.reads_lie && !s->legs.behind[1 - node] && !sim_legs_is_target(s, 1 - node))
+    d->lies = sb.reads_lie && sim_legs_can_be_source(s, 1 - node);
+    if (d->lies)
         COVER(reads_lie);
     else
         medium_find_dirty(&d->data);
+    sim_disks_stop_lying(s);
+}
+
+void sim_disk_stop_lying(struct sim *s, unsigned node)
+{
+    if (s->disk[node].lies)
+        medium_find_dirty(&s->disk[node].data);
+    s->disk[node].lies = false;
+}
+
+void sim_disks_stop_lying(struct sim *s)
+{
+    for (unsigned i = 0; i < SIM_NODES; i++)
+        if (!sim_legs_can_be_source(s, 1 - i))
+            sim_disk_stop_lying(s, i);
 }
 
 void sim_disk_power_loss(struct sim *s, unsigned node, unsigned survive_per_million)
@@ -312,6 +328,7 @@ void sim_disk_power_loss(struct sim *s, unsigned node, unsigned survive_per_mill
     uint32_t lost = medium_power_loss(&d->data, &s->chance[CHANCE_DISK], survive_per_million);
     if (lost > 0)
         COVER(power_lost_sectors);
+    d->lies = false;
     sim_trace(s, "%c disk    loses power, and %u unflushed blocks with it", 'A' + node, lost);
 }
 

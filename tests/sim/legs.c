@@ -116,6 +116,15 @@ static bool has_been_part(struct sim *s, unsigned node)
     return relation == HISTORY_EQUAL || relation == HISTORY_DESCENDANT;
 }
 
+bool sim_legs_can_be_source(struct sim *s, unsigned node)
+{
+    struct superblock sb, theirs;
+    sim_node_superblock(s, node, &sb);
+    sim_node_superblock(s, 1 - node, &theirs);
+    return !s->legs.behind[node] && sb.leg == LEG_UP_TO_DATE && !sb.lost_power && !sb.reads_lie &&
+           theirs.peer_leg != LEG_FAILED && has_been_part(s, node);
+}
+
 /* What was acknowledged after the leg's bound is given up. */
 static void give_up(struct sim *s, unsigned node)
 {
@@ -164,6 +173,9 @@ static unsigned leader(struct sim *s)
     case HISTORY_DIVERGED:
     case HISTORY_UNRELATED: break;
     }
+    /* Diverged, and nobody will decide; but what was acknowledged is on one leg only. */
+    if (l->alone[0] != l->alone[1])
+        return l->alone[0] ? 0 : 1;
     if ((sb[0].leg == LEG_SYNCING) != (sb[1].leg == LEG_SYNCING))
         return sb[0].leg == LEG_SYNCING ? 1 : 0;
     return l->bound[0] >= l->bound[1] ? 0 : 1;
@@ -176,6 +188,13 @@ static bool has_left_it_behind(struct sim *s, unsigned node)
     sim_node_superblock(s, node, &own);
     sim_node_superblock(s, 1 - node, &theirs);
     return !own.peer_in_sync && history_relate(&own.history, &theirs.history) == HISTORY_DESCENDANT;
+}
+
+/* It is, or what it has judged is on its way to the disk. */
+static bool will_be_target(struct sim *s, unsigned node)
+{
+    struct engine_view v;
+    return sim_legs_is_target(s, node) || (sim_node_view(s, node, &v) && v.leg == LEG_SYNCING);
 }
 
 void sim_legs_power_lost(struct sim *s, const bool lost[SIM_NODES])
@@ -191,7 +210,7 @@ void sim_legs_power_lost(struct sim *s, const bool lost[SIM_NODES])
     /* One that is just being resynced cannot stand in for it, whatever it has. */
     for (unsigned i = 0; i < SIM_NODES; i++) {
         unsigned other = 1 - i;
-        if (lost[i] && !lost[other] && !l->split && !l->behind[other] && sim_legs_is_target(s, other))
+        if (lost[i] && !lost[other] && !l->split && !l->behind[other] && will_be_target(s, other))
             fall_behind(s, other, min_u64(l->flushed[i], l->flushed[other]));
     }
     /* Nor one that has left the in-sync set by what is on the disk: nobody can tell that nothing has been acknowledged

@@ -159,6 +159,7 @@ void sim_node_start(struct sim *s, unsigned node)
         sim_meta_put(s, node, SIM_META_SUPERBLOCK, i, block,
                      i < whole ? SIM_META_WHOLE : (unsigned)sim_below(s, CHANCE_NODE, SIM_META_WHOLE + 1));
     }
+    sim_disks_stop_lying(s);
     if (cut) {
         sim_plan_start_is_cut(s, node);
         return;

@@ -166,6 +166,8 @@ static bool order(struct sim *s, unsigned node, enum order what)
         s->plan.obstacle[node] = has_obstacle(s, node);
         s->plan.half[node] = v.leg == LEG_SYNCING;
     }
+    if (what == ORDER_PROMOTE_FORCE) /* the other is made from it then */
+        sim_disk_stop_lying(s, node);
     sim_node_order(s, node, what);
     return true;
 }
@@ -265,6 +267,7 @@ static void power_loss(struct sim *s, const bool cut[SIM_NODES])
         lost[i] = sb.attached; /* else everything was flushed before */
     }
     sim_legs_power_lost(s, lost);
+    sim_disks_stop_lying(s);
 }
 
 static void power_of(struct sim *s, const bool cut[SIM_NODES])
@@ -779,7 +782,9 @@ static bool ended_for_good(struct sim *s)
     struct superblock a, b;
     sim_node_superblock(s, 0, &a);
     sim_node_superblock(s, 1, &b);
-    if (!id_is_none(a.volume_id) && !id_is_none(b.volume_id) && !id_equal(a.volume_id, b.volume_id)) {
+    /* One that has been part of nothing may still join. */
+    bool both_used = a.history.count > 0 && b.history.count > 0;
+    if (both_used && !id_is_none(a.volume_id) && !id_is_none(b.volume_id) && !id_equal(a.volume_id, b.volume_id)) {
         if (!demand_told(s, "different volumes"))
             return false;
         COVER(two_volumes);
@@ -859,6 +864,9 @@ static void operate(struct sim *s)
     }
     if (s->legs.alone[0] != s->legs.alone[1])
         p->home = s->legs.alone[0] ? 0 : 1;
+    /* Who reads that a node was deposed goes to the other. */
+    if (says(&v[p->home], p->home == 0 ? "paris-a was deposed" : "paris-b was deposed"))
+        p->home = 1 - p->home;
     unsigned home = p->home;
     /* When neither can be promoted, and what the source cannot read keeps it so, only force helps. */
     bool stuck = s->now_ns + HEAL_MAX_NS * 3 / 4 > p->deadline_ns && v[home].leg == LEG_UP_TO_DATE;

@@ -104,6 +104,7 @@ struct sim_disk {
     uint64_t stalled_until_ns;
     bool zeroes_fast; /* else write-zeroes that must be fast are refused */
     bool has_failed;  /* a write, discard, zeroes or flush has failed since the run began */
+    bool lies;        /* since its daemon ended it reads what a failed flush has lost */
 };
 
 void sim_disk_open(struct sim_disk *d);
@@ -111,6 +112,10 @@ void sim_disk_reset(struct sim *s, unsigned node, uint32_t block_count);
 void sim_disk_submit(struct sim *s, unsigned node, const struct action *a);
 void sim_disk_event(struct sim *s, unsigned node, uint32_t slot);
 void sim_disk_crash(struct sim *s, unsigned node); /* the process dies: what was in flight has happened, or half */
+
+/* What a disk reads and does not have is found dirty after all, where the other leg is no source for it any more. */
+void sim_disks_stop_lying(struct sim *s);
+void sim_disk_stop_lying(struct sim *s, unsigned node);
 
 /* The machine loses power: of what was in flight any part has happened, of what was not stable any part is left. */
 void sim_disk_power_loss(struct sim *s, unsigned node, unsigned survive_per_million);
@@ -432,6 +437,9 @@ void sim_legs_acked(struct sim *s, unsigned node, const char *lacking);
 
 /* Its record says that it is being resynced: it cannot be promoted without force, whatever else it says. */
 bool sim_legs_is_target(struct sim *s, unsigned node);
+
+/* By what lies on the disks: a resync would make the other one from it, had that one lost something. */
+bool sim_legs_can_be_source(struct sim *s, unsigned node);
 
 /* A node begins to serve on a leg that lacks something: what that is, is given up; or the nodes are apart, and what is
  * read here is not the volume any more. */
