@@ -85,6 +85,8 @@ static struct json_object *superblock_json(const struct superblock *sb)
     put_u64(o, "extent_bytes", sb->extent_bytes);
     put_u64(o, "consistent_epoch", sb->consistent_epoch);
     put_u64(o, "consistent_lsn", sb->consistent_lsn);
+    put_u64(o, "verified_at_s", sb->verified_at_s);
+    put_u64(o, "verified_found_bytes", sb->verified_found_bytes);
     put(o, "base", history_entry_is_none(sb->base) ? NULL : entry_json(sb->base));
     for (uint32_t i = 0; i < sb->history.count; i++)
         json_object_array_add(history, entry_json(sb->history.entries[i]));
@@ -207,6 +209,9 @@ static void show_superblock(FILE *out, const struct superblock *sb)
     if (sb->leg == LEG_SYNCING)
         fprintf(out, "  %-12s epoch %llu, lsn %llu\n", "consistent", (unsigned long long)sb->consistent_epoch,
                 (unsigned long long)sb->consistent_lsn);
+    if (sb->verified_at_s)
+        fprintf(out, "  %-12s at %llu s since 1970, %llu bytes found\n", "verified",
+                (unsigned long long)sb->verified_at_s, (unsigned long long)sb->verified_found_bytes);
     show_id(out, "volume id", sb->volume_id);
     show_id(out, "leg id", sb->leg_id);
     show_id(out, "peer leg id", sb->peer_leg_id);

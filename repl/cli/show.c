@@ -135,6 +135,23 @@ static struct json_object *leg_json(const Lockstep__Control__VolumeStatus *v)
     return text_or_null(v->leg);
 }
 
+static struct json_object *time_or_null(uint64_t us)
+{
+    char text[40];
+    return us ? json_object_new_string(form_time(us, text)) : NULL;
+}
+
+static struct json_object *verified_json(const Lockstep__Control__Verified *v)
+{
+    struct json_object *o = json_object_new_object();
+    put(o, "last", time_or_null(v->at_us));
+    put(o, "found_bytes", number_if(v->at_us, v->found_bytes));
+    put(o, "next", time_or_null(v->next_us));
+    put(o, "done_bytes", number_if(v->total_bytes, v->done_bytes));
+    put(o, "total_bytes", number_if(v->total_bytes, v->total_bytes));
+    return o;
+}
+
 static struct json_object *volume_json(const Lockstep__Control__VolumeStatus *v)
 {
     bool up = is(v->state, "up");
@@ -155,6 +172,7 @@ static struct json_object *volume_json(const Lockstep__Control__VolumeStatus *v)
     put(o, "oldest_waiting_us", number_if(up, v->oldest_waiting_us));
     put(o, "alone", v->alone ? alone_json(v->alone) : NULL);
     put(o, "peer", v->peer ? peer_json(v->peer, up) : NULL);
+    put(o, "verify", v->verified ? verified_json(v->verified) : NULL);
     put(o, "witness", NULL);
     put(o, "offsite", NULL);
     return o;
@@ -244,6 +262,27 @@ static void say_resync(const struct show *s, const char *node, const Lockstep__C
     fputc('\n', s->out);
 }
 
+static void say_verified(const struct show *s, const Lockstep__Control__Verified *v)
+{
+    char text[40];
+    if (!v->at_us && !v->next_us && !v->total_bytes)
+        return;
+    fprintf(s->out, "  verify  ");
+    if (v->total_bytes)
+        fprintf(s->out, "under way, %llu %%; ", (unsigned long long)(v->done_bytes / (v->total_bytes / 100 + 1)));
+    if (!v->at_us)
+        fprintf(s->out, "never done here");
+    else
+        fprintf(s->out, "last %s: ", form_time(v->at_us, text));
+    if (v->at_us && v->found_bytes)
+        say(s, TONE_ODD, "%s were found to differ", form_size(v->found_bytes, text));
+    else if (v->at_us)
+        fprintf(s->out, "both legs were equal");
+    if (v->next_us)
+        fprintf(s->out, "; next %s", form_time(v->next_us, text));
+    fputc('\n', s->out);
+}
+
 static void say_volume(const struct show *s, const char *node, const Lockstep__Control__VolumeStatus *v)
 {
     char text[32];
@@ -274,6 +313,8 @@ static void say_volume(const struct show *s, const char *node, const Lockstep__C
             (unsigned long long)v->alone->epoch, form_time(v->alone->since_us, since),
             v->peer ? v->peer->name : "the peer");
     }
+    if (v->verified)
+        say_verified(s, v->verified);
     fprintf(s->out, "  writes  epoch %llu, LSN %llu", (unsigned long long)v->epoch, (unsigned long long)v->lsn);
     if (v->writes_waiting)
         say(s, TONE_ODD, ", %u wait for the peer, the oldest for %s", v->writes_waiting,

@@ -68,7 +68,8 @@ struct event {
         } frame;
         struct {
             bool force;
-            void *cookie; /* comes back in ACT_ORDER_DONE */
+            void *cookie;    /* comes back in ACT_ORDER_DONE */
+            uint64_t unix_s; /* EV_VERIFY: the calendar's time, for the record; 0: not known */
         } order;
         struct {
             enum grow_step step;

@@ -44,4 +44,8 @@ struct superblock {
     uint64_t room_bytes; /* what lies between size_bytes and here reads as zeroes, on stable storage; 0: not known */
     uint64_t moved_from_bytes; /* the backing's size when the metadata lay at its former end, where old superblocks may
                                   still be; 0: none are */
+
+    uint64_t verified_at_s; /* when the last verify that was ordered here, and came to its end, began: since 1970; 0:
+                               never */
+    uint64_t verified_found_bytes; /* that it found to differ, or could not compare */
 };

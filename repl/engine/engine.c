@@ -320,7 +320,10 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
     case EV_SESSION_DOWN: session_on_down(e, ev->now_ns, out); break;
     case EV_PROMOTE: order_promote(e, ev->order.force, ev->order.cookie, out); break;
     case EV_DEMOTE: order_demote(e, ev->order.force, ev->order.cookie, out); break;
-    case EV_VERIFY: verify_order(e, ev->order.force, ev->order.cookie, ev->now_ns, out); break;
+    case EV_VERIFY:
+        e->verify.order_s = ev->order.unix_s;
+        verify_order(e, ev->order.force, ev->order.cookie, ev->now_ns, out);
+        break;
     case EV_RESIZE: resize_order(e, ev->order.cookie, out); break;
     case EV_GROW_DONE: grow_on_done(e, ev, out); break;
     case EV_DETACH: order_detach(e, ev->order.force, ev->order.cookie, out); break;
@@ -428,6 +431,8 @@ void engine_view(struct engine *e, struct engine_view *out)
         .resync = engine_resync_view(e),
         .alone_epoch = e->alone ? alone_epoch(e) : 0,
         .alone_since_ns = e->alone ? e->alone_since_ns : 0,
+        .verified_at_s = e->sb.verified_at_s,
+        .verified_found_bytes = e->sb.verified_found_bytes,
         .why_not = engine_why_not(e),
         .writes_waiting = mirror.waiting,
         .oldest_waiting_ns = mirror.oldest_waiting_ns,

@@ -68,6 +68,8 @@ struct engine_view {
     } resync;
     uint64_t alone_epoch; /* since which changes are acknowledged without the peer; 0: they are not */
     uint64_t alone_since_ns;
+    uint64_t verified_at_s; /* when the last verify here began that came to its end; 0: there was none */
+    uint64_t verified_found_bytes;
     bool in_sync;               /* every acknowledged write is on two up-to-date legs */
     const char *why_not;        /* NULL when in_sync; else in words what is missing */
     uint32_t writes_waiting;    /* changes and flushes that wait for the peer */

@@ -74,7 +74,9 @@ struct engine_verify {
     bool answers; /* in this session */
     bool running;
     bool repair;
-    void *cookie; /* of the order */
+    void *cookie;     /* of the order */
+    uint64_t order_s; /* when the latest order came, by the calendar */
+    uint64_t begun_s; /* when that was which is under way */
     enum verify_telling {
         TELLING_NOTHING,
         TELLING_ASKED, /* the peer was told that its leg differs */

@@ -165,6 +165,7 @@ void verify_order(struct engine *e, bool repair, void *cookie, uint64_t now_ns, 
     }
     e->verify.running = true;
     e->verify.repair = repair;
+    e->verify.begun_s = e->verify.order_s;
     e->verify.cookie = cookie;
     e->verify.run_count = 0;
     e->verify.places = 0;
@@ -273,6 +274,13 @@ static void mend(struct engine *e, uint64_t now_ns, struct actions *out)
         v->mend = MEND_BEGUN;
 }
 
+static void record(struct engine *e, const struct verify_view *view)
+{
+    e->sb.verified_at_s = e->verify.begun_s;
+    e->sb.verified_found_bytes = view->differing_bytes + view->unreadable_bytes;
+    want_persisted(e);
+}
+
 void verify_advance(struct engine *e, uint64_t now_ns, struct actions *out)
 {
     if (e->verify.answers)
@@ -292,6 +300,7 @@ void verify_advance(struct engine *e, uint64_t now_ns, struct actions *out)
     if (!view.done)
         return;
     if (e->verify.places == 0) {
+        record(e, &view);
         if (view.mended_bytes)
             actions_note(out, NOTE_WARNING, "verify",
                          "%llu bytes could not be read on %s, and were mended with what the peer has; else both legs "
@@ -310,6 +319,7 @@ void verify_advance(struct engine *e, uint64_t now_ns, struct actions *out)
         tell_peer(e, e->verify.runs[0].range, out);
     if (e->verify.telling == TELLING_ASKED)
         return;
+    record(e, &view);
     tell_places(e, out);
     const char *text = summary(e, &view, out);
     actions_note(out, NOTE_ERROR, "verify", "%s", text);

@@ -63,7 +63,9 @@ struct superblock_disk {
     struct entry_disk history[HISTORY_MAX];
     le64 room_bytes;
     le64 moved_from_bytes;
-    uint8_t zero[SUPERBLOCK_BYTES - 344 - HISTORY_MAX * 24];
+    le64 verified_at_s;
+    le64 verified_found_bytes;
+    uint8_t zero[SUPERBLOCK_BYTES - 360 - HISTORY_MAX * 24];
 };
 static_assert(sizeof(struct superblock_disk) == SUPERBLOCK_BYTES, "a superblock is one block");
 static_assert(offsetof(struct superblock_disk, volume_id) == 72, "no padding");
@@ -117,6 +119,8 @@ void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block
         .extent_bytes = to_le32(sb->extent_bytes),
         .consistent_epoch = to_le64(sb->consistent_epoch),
         .consistent_lsn = to_le64(sb->consistent_lsn),
+        .verified_at_s = to_le64(sb->verified_at_s),
+        .verified_found_bytes = to_le64(sb->verified_found_bytes),
         .base = entry_encode(sb->base),
         .history_count = to_le32(sb->history.count),
         .room_bytes = to_le64(sb->room_bytes),
@@ -223,6 +227,8 @@ int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, stru
         .base = entry_decode(d.base),
         .consistent_epoch = from_le64(d.consistent_epoch),
         .consistent_lsn = from_le64(d.consistent_lsn),
+        .verified_at_s = from_le64(d.verified_at_s),
+        .verified_found_bytes = from_le64(d.verified_found_bytes),
         .history.count = from_le32(d.history_count),
         .room_bytes = from_le64(d.room_bytes),
         .moved_from_bytes = from_le64(d.moved_from_bytes),

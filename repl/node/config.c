@@ -341,7 +341,21 @@ static int read_upkeep(struct reading *r)
     int rc = read_rate(r, "resync-rate", r->raw->resync_rate, &r->out->resync_bytes_per_s);
     if (rc == 0)
         rc = read_rate(r, "verify-rate", r->raw->verify_rate, &r->out->verify_bytes_per_s);
-    return rc;
+    const struct raw_verify *verify = r->raw->verify;
+    r->out->verify_at_minute = CONFIG_ANY_TIME;
+    if (rc < 0 || !verify)
+        return rc;
+    uint64_t *every_ns = &r->out->verify_every_ns;
+    if (!quantity_time(verify->every, every_ns) || *every_ns < CONFIG_VERIFY_EVERY_NS_MIN ||
+        *every_ns > CONFIG_VERIFY_EVERY_NS_MAX)
+        return config_unexpected(&r->place, "verify.every", r->err);
+    const char *at = verify->at;
+    if (!at)
+        return 0;
+    if (!time_of_day_is_valid(at))
+        return config_unexpected(&r->place, "verify.at", r->err);
+    r->out->verify_at_minute = ((at[0] - '0') * 10 + at[1] - '0') * 60 + (at[3] - '0') * 10 + at[4] - '0';
+    return 0;
 }
 
 static bool switch_value(const char *text, bool *on)

@@ -30,6 +30,9 @@
 #define CONFIG_ACTIVITY_LOG_BYTES_STEP (4 * MIB)
 #define CONFIG_RATE_BYTES_MIN (1 * MIB) /* a second */
 #define CONFIG_RATE_BYTES_MAX (1 * TIB)
+#define CONFIG_VERIFY_EVERY_NS_MIN (UINT64_C(3600) * NS_PER_S)
+#define CONFIG_VERIFY_EVERY_NS_MAX (UINT64_C(366) * 86400 * NS_PER_S)
+#define CONFIG_ANY_TIME (-1)
 #define CONFIG_TEST_DELAY_NS_MAX (600 * NS_PER_S)
 
 #define CONFIG_RUN_DIR "/run/lockstep" /* where control.sock and the devices of `device: auto` are */
@@ -77,6 +80,8 @@ struct volume_config {
     uint64_t activity_log_bytes; /* how much of the volume may be hot at a time */
     uint64_t resync_bytes_per_s; /* 0: no limit */
     uint64_t verify_bytes_per_s; /* likewise */
+    uint64_t verify_every_ns;    /* 0: when somebody orders it */
+    int32_t verify_at_minute;    /* of the day, local time; CONFIG_ANY_TIME */
     bool tls_missing;            /* neither written out nor needed, as all paths are on loopback: worth a warning */
     struct config_test test;
 };

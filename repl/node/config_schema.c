@@ -46,6 +46,9 @@ static const struct {
     { "failover", "manual or automatic" },
     { "resync-rate", "a size per second of 1MiB to 1TiB, such as 200MiB (units KiB, MiB, GiB, TiB)" },
     { "verify-rate", "a size per second of 1MiB to 1TiB, such as 200MiB (units KiB, MiB, GiB, TiB)" },
+    { "verify", "a mapping with every and at" },
+    { "verify.every", "a time of 1h to 366d, such as 7d (units s, min, h, d)" },
+    { "verify.at", "a time of day such as \"03:00\", in quotes" },
     { "hooks", "a mapping with promote, demote, freeze and thaw" },
     { "hooks.promote", "the name of a program" },
     { "hooks.demote", "the name of a program" },
@@ -167,6 +170,12 @@ static const cyaml_schema_field_t test_link_fields[] = {
     CYAML_FIELD_END,
 };
 
+static const cyaml_schema_field_t verify_fields[] = {
+    TEXT("every", raw_verify, every),
+    TEXT_OPTIONAL("at", raw_verify, at),
+    CYAML_FIELD_END,
+};
+
 static const cyaml_schema_field_t test_fields[] = {
     TEXT_OPTIONAL("node", raw_test, node),
     TEXT_OPTIONAL("boot", raw_test, boot),
@@ -185,6 +194,7 @@ static const cyaml_schema_field_t test_fields[] = {
             TEXT_OPTIONAL("activity-log", raw_volume, activity_log),                                                   \
             TEXT_OPTIONAL("resync-rate", raw_volume, resync_rate),                                                     \
             TEXT_OPTIONAL("verify-rate", raw_volume, verify_rate),                                                     \
+            MAPPING_OPTIONAL("verify", raw_volume, verify, verify_fields),                                             \
             MAPPING_OPTIONAL("hooks", raw_volume, hooks, hooks_fields),                                                \
             MAPPING_OPTIONAL("offsite", raw_volume, offsite, offsite_fields),                                          \
             MAPPING_OPTIONAL("test", raw_volume, test, test_fields), CYAML_FIELD_END,                                  \

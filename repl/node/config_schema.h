@@ -46,6 +46,11 @@ struct raw_offsite {
     char *key;
 };
 
+struct raw_verify {
+    char *every;
+    char *at;
+};
+
 struct raw_test_disk {
     char *seed;
     char *error;
@@ -92,6 +97,7 @@ struct raw_volume {
     char *failover;
     char *resync_rate;
     char *verify_rate;
+    struct raw_verify *verify;
     struct raw_hooks *hooks;
     struct raw_offsite *offsite;
     struct raw_test *test;

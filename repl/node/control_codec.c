@@ -223,6 +223,15 @@ size_t control_encode_volume(uint8_t *out, const struct volume_config *config, c
         }
         v.peer = &peer;
     }
+    Lockstep__Control__Verified verified = LOCKSTEP__CONTROL__VERIFIED__INIT;
+    if (status && other) {
+        verified.at_us = s.verified_at_us;
+        verified.found_bytes = s.verified_found_bytes;
+        verified.next_us = s.verify_next_us;
+        verified.done_bytes = s.verify_done_bytes;
+        verified.total_bytes = s.verify_total_bytes;
+        v.verified = &verified;
+    }
     Lockstep__Control__Response r = LOCKSTEP__CONTROL__RESPONSE__INIT;
     r.message_case = LOCKSTEP__CONTROL__RESPONSE__MESSAGE_VOLUME;
     r.volume = &v;

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
+#include <time.h>
 
 #include "blockdev/front/front.h"
 #include "blockdev/ring/prompt.h"
@@ -22,6 +23,7 @@
 #include "repl/meta/activity_log.h"
 #include "repl/node/leg.h"
 #include "repl/node/rate.h"
+#include "repl/node/verify_schedule.h"
 #include "repl/sync/resync.h"
 
 #define ARENA_BYTES (32 * MIB)
@@ -86,6 +88,10 @@ struct volume {
     struct ring_timer stop_retry;
     struct ring_timer tick; /* engine_deadline_ns() */
     uint64_t tick_at_ns;
+    struct volume_order_task scheduled; /* the verify that nobody ordered */
+    bool scheduled_runs;
+    uint64_t verify_next_s;         /* since 1970 */
+    struct ring_timer verify_timer; /* when to look at the calendar */
     struct rate resync_rate;
     uint64_t resync_look_ns; /* when to look at its progress next */
 
@@ -255,7 +261,7 @@ static void order_done(struct volume_order_task *task, int result, const char *t
 {
     list_remove(&task->pending);
     task->done(task->ctx, result, text);
-    if (task != &task->volume->stop_order)
+    if (task != &task->volume->stop_order && task != &task->volume->scheduled)
         free(task);
 }
 
@@ -370,7 +376,73 @@ static void run_order(struct ring_task *task)
         [VOLUME_PROMOTE] = EV_PROMOTE, [VOLUME_DEMOTE] = EV_DEMOTE, [VOLUME_VERIFY] = EV_VERIFY,
         [VOLUME_RESIZE] = EV_RESIZE,   [VOLUME_DETACH] = EV_DETACH,
     };
-    step(v, &(struct event) { .kind = kinds[order->order], .order = { .force = order->force, .cookie = order } });
+    step(v, &(struct event) {
+                .kind = kinds[order->order],
+                .order = { .force = order->force, .cookie = order, .unix_s = (uint64_t)time(NULL) },
+            });
+}
+
+/* ---- the verify that nobody orders ---- */
+
+#define CALENDAR_LOOK_NS NS_PER_S
+#define SKIPPED_RETRY_S 3600 /* of a schedule without a time of day */
+
+static void plan_verify(struct volume *v, bool skipped)
+{
+    struct engine_view view;
+    engine_view(v->engine, &view);
+    uint64_t now_s = (uint64_t)time(NULL);
+    bool any_time = v->config.verify_at_minute == CONFIG_ANY_TIME;
+    uint64_t from_s = !skipped ? now_s : now_s + (any_time ? SKIPPED_RETRY_S : 60);
+    v->verify_next_s = verify_schedule_next_s(&v->config, view.verified_at_s, from_s);
+}
+
+static void scheduled_done(void *ctx, int result, const char *text)
+{
+    struct volume *v = ctx;
+    char said[STATUS_TEXT_BYTES];
+    v->scheduled_runs = false;
+    if (v->stopping)
+        return;
+    bool over = result == 0 || result == -EILSEQ; /* what it found is told already */
+    plan_verify(v, !over);
+    if (over)
+        return;
+    snprintf(said, sizeof(said), "the scheduled verify is skipped: %s", text ? text : strerror(-result));
+    note(v, NOTE_WARNING, "verify", said);
+}
+
+/* On the primary only: who else is to run it cannot tell what is being written. */
+static void look_at_calendar(struct ring_timer *t)
+{
+    struct volume *v = container_of(t, struct volume, verify_timer);
+    struct engine_view view;
+    if (v->stopping)
+        return;
+    ring_timer_set(v->ring, t, ring_now_ns(v->ring) + CALENDAR_LOOK_NS);
+    if (v->scheduled_runs || (uint64_t)time(NULL) < v->verify_next_s)
+        return;
+    engine_view(v->engine, &view);
+    if (view.role != ROLE_PRIMARY || !view.serving) {
+        /* At any time: as soon as it is primary. */
+        if (v->config.verify_at_minute != CONFIG_ANY_TIME)
+            plan_verify(v, true);
+        return;
+    }
+    v->scheduled_runs = true;
+    v->scheduled = (struct volume_order_task) { .volume = v, .order = VOLUME_VERIFY, .done = scheduled_done, .ctx = v };
+    list_init(&v->scheduled.pending);
+    note(v, NOTE_INFO, "verify", "the scheduled verify begins");
+    run_order(&v->scheduled.task);
+}
+
+static void begin_schedule(struct volume *v)
+{
+    if (v->config.verify_every_ns == 0)
+        return;
+    plan_verify(v, false);
+    v->verify_timer.fired = look_at_calendar;
+    ring_timer_set(v->ring, &v->verify_timer, ring_now_ns(v->ring) + CALENDAR_LOOK_NS);
 }
 
 void volume_order(struct volume *v, enum volume_order order, bool force,
@@ -436,6 +508,10 @@ static void make_status(struct volume *v, struct volume_status *s)
         .peer_leads = view.peer_leads,
         .peer_leg = view.peer_leg,
         .out_of_sync_bytes = view.out_of_sync_bytes,
+        .verified_at_us = view.verified_at_s * (NS_PER_S / NS_PER_US),
+        .verified_found_bytes = view.verified_found_bytes,
+        .verify_next_us =
+            v->config.verify_every_ns && view.role == ROLE_PRIMARY ? v->verify_next_s * (NS_PER_S / NS_PER_US) : 0,
         .resync = resync_status(v, &view.resync, now_ns),
         .alone_epoch = view.alone_epoch,
         .alone_since_us = view.alone_epoch ? calendar_us(now_ns, view.alone_since_ns) : 0,
@@ -761,6 +837,8 @@ static void link_closed(void *ctx)
 static void close_parts(struct volume *v)
 {
     v->stopping = true;
+    if (v->config.verify_every_ns && v->ring)
+        ring_timer_clear(v->ring, &v->verify_timer);
     if (v->front)
         front_close(v->front, front_closed, v);
     if (v->link)
@@ -847,6 +925,7 @@ static void *volume_thread(void *ctx)
         return NULL;
     if (v->link)
         link_start(v->link);
+    begin_schedule(v);
     ring_run(v->ring, end_of_turn, v);
     free_all(v);
     return NULL;

@@ -49,7 +49,10 @@ struct volume_status {
     enum leg_state peer_leg;
     uint64_t verify_done_bytes; /* of the verify under way; total 0: none is */
     uint64_t verify_total_bytes;
-    uint64_t out_of_sync_bytes; /* that may differ between the legs */
+    uint64_t verified_at_us;       /* when the last one that came to its end began, since 1970; 0: never */
+    uint64_t verified_found_bytes; /* that it found to differ */
+    uint64_t verify_next_us;       /* by the schedule; 0: none, or not here */
+    uint64_t out_of_sync_bytes;    /* that may differ between the legs */
     struct volume_resync {
         bool active;
         bool is_source; /* the peer gets what it lacks; else this node */

@@ -22,8 +22,20 @@ def flip(node, offset):
 
 
 def test(t):
-    c = Cluster(t, size=SIZE)
+    c = Cluster(t, size=SIZE, settings={"verify": {"every": "1h"}})
     c.ready()
+    t.step("the schedule's first one begins by itself; its result is kept over a restart, which begins none")
+    s = c.a.wait("to have compared both legs", lambda s: s["verify"]["last"])
+    t.check(s["verify"]["found_bytes"] == 0 and s["verify"]["next"] > s["verify"]["last"], "nothing was found", s["verify"])
+    c.a.wait_log("the scheduled verify begins")
+    c.a.stop()
+    since = len(c.a.log_text())
+    c.a.start()
+    c.promote(c.a)
+    again = c.a.status()["verify"]
+    t.check(again["last"] == s["verify"]["last"] and again["next"] == s["verify"]["next"], "it is remembered", again)
+    t.check("scheduled" not in c.a.log_text()[since:], "none has begun", c.a.log_tail())
+
     load = nbdio.scribblers(c.a.uri, QUIET, seed=7)
     nbdio.start(load)
 

@@ -60,8 +60,11 @@ static void everything_is_read(void **state)
                "activity-log: 1GiB\n"
                "failover: manual\n"
                "resync-rate: 200MiB\n"
-               "verify-rate: 1 GiB\n",
+               "verify-rate: 1 GiB\n"
+               "verify: {every: 7d, at: \"03:05\"}\n",
                &c);
+    assert_int_equal(c.verify_every_ns, UINT64_C(7) * 86400 * NS_PER_S);
+    assert_int_equal(c.verify_at_minute, 185);
     assert_int_equal(c.resync_bytes_per_s, 200 * MIB);
     assert_int_equal(c.verify_bytes_per_s, GIB);
     assert_string_equal(c.volume, "gold42");
@@ -100,6 +103,9 @@ static void what_is_left_out_has_defaults(void **state)
     assert_int_equal(c.activity_log_bytes, 256 * GIB);
     assert_int_equal(c.resync_bytes_per_s, 0); /* no limit */
     assert_int_equal(c.verify_bytes_per_s, 0);
+    assert_int_equal(c.verify_every_ns, 0); /* when somebody orders it */
+    understood(VOLUME "verify: {every: 12h}\n", &c);
+    assert_int_equal(c.verify_at_minute, CONFIG_ANY_TIME);
     assert_true(c.tls_missing); /* allowed on loopback only */
 }
 
@@ -194,10 +200,11 @@ static void test_faults_need_permission(void **state)
 #define EXPECTED_SIZE "expected a size of 4KiB to 64TiB in steps of 4KiB, such as 40GiB (units KiB, MiB, GiB, TiB)"
 #define EXPECTED_TIME "expected a time of 100ms to 10min, such as 2s (units ms, s, min)"
 #define EXPECTED_PATH "expected an address HOST:PORT such as 10.0.0.1:7789 or [fd00::1]:7789"
+#define EXPECTED_EVERY "expected a time of 1h to 366d, such as 7d (units s, min, h, d)"
 #define EXPECTED_RATE "expected a size per second of 1MiB to 1TiB, such as 200MiB (units KiB, MiB, GiB, TiB)"
 #define VOLUME_KEYS                                                                                                    \
-    "volume, size, nodes, link, witness, when-alone, failover, activity-log, resync-rate, verify-rate, hooks, "        \
-    "offsite, test"
+    "volume, size, nodes, link, witness, when-alone, failover, activity-log, resync-rate, verify-rate, verify, "       \
+    "hooks, offsite, test"
 
 static const struct wrong {
     const char *text;
@@ -273,6 +280,12 @@ static const struct wrong {
     { VOLUME "resync-rate: 200\n", "9: resync-rate: " EXPECTED_RATE ", found \"200\"" },
     { VOLUME "resync-rate: 1023KiB\n", "9: resync-rate: " EXPECTED_RATE ", found \"1023KiB\"" },
     { VOLUME "verify-rate: 2TiB\n", "9: verify-rate: " EXPECTED_RATE ", found \"2TiB\"" },
+    { VOLUME "verify: 7d\n", "9: verify: expected a mapping with every and at, found \"7d\"" },
+    { VOLUME "verify: {at: \"03:00\"}\n", "9: verify.every: missing, " EXPECTED_EVERY },
+    { VOLUME "verify: {every: 59min}\n", "9: verify.every: " EXPECTED_EVERY ", found \"59min\"" },
+    { VOLUME "verify: {every: 367d}\n", "9: verify.every: " EXPECTED_EVERY ", found \"367d\"" },
+    { VOLUME "verify: {every: 7d, at: \"24:00\"}\n",
+      "9: verify.at: expected a time of day such as \"03:00\", in quotes, found \"24:00\"" },
     { VOLUME "verify-rate: \n", "9: verify-rate: " EXPECTED_RATE ", found nothing" },
     { VOLUME "link: {dead-after: 2}\n", "9: link.dead-after: " EXPECTED_TIME ", found \"2\"" },
     { VOLUME "link: {dead-after: 2 parsecs}\n", "9: link.dead-after: " EXPECTED_TIME ", found \"2 parsecs\"" },

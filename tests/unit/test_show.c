@@ -66,7 +66,7 @@ static void status_is_json(void **state)
            "\"leg\":\"up-to-date\",\"backing\":\"/dev/vg0/gold42\",\"writes_waiting\":0,\"oldest_waiting_us\":0,"
            "\"alone\":null,\"peer\":{\"name\":\"paris-b\",\"link\":\"connected\",\"reason\":null,\"transport\":\"tcp\","
            "\"path\":\"10.0.0.2:7789\",\"tls\":false,\"rtt_us\":412,\"leg\":\"up-to-date\","
-           "\"out_of_sync_bytes\":0,\"resync\":null},\"witness\":null,\"offsite\":null}]}\n");
+           "\"out_of_sync_bytes\":0,\"resync\":null},\"verify\":null,\"witness\":null,\"offsite\":null}]}\n");
 }
 
 static void what_is_not_known_is_null(void **state)
@@ -92,7 +92,7 @@ static void what_is_not_known_is_null(void **state)
            "\"leg\":null,\"backing\":\"x\",\"writes_waiting\":null,\"oldest_waiting_us\":null,\"alone\":null,"
            "\"peer\":{\"name\":\"b\",\"link\":\"down\",\"reason\":null,\"transport\":null,\"path\":null,\"tls\":false,"
            "\"rtt_us\":null,\"leg\":null,\"out_of_sync_bytes\":null,\"resync\":null},"
-           "\"witness\":null,\"offsite\":null}]}\n");
+           "\"verify\":null,\"witness\":null,\"offsite\":null}]}\n");
 
     /* No leg: that is known. One that is up with its peer away: zeroes are zeroes, but the size is not fixed yet. */
     v.state = (char *)"not-created";

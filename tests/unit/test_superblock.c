@@ -32,6 +32,8 @@ static struct superblock sample(uint64_t sequence)
         .consistent_lsn = 999,
         .room_bytes = 50 * GIB,
         .moved_from_bytes = 30 * GIB,
+        .verified_at_s = 1795000000,
+        .verified_found_bytes = 8192,
     };
     for (uint64_t epoch = 1; epoch <= 7; epoch++)
         history_append(&sb.history, (struct history_entry) { epoch, epoch * 100, epoch * 10 });
