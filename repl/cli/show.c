@@ -106,6 +106,15 @@ static struct json_object *alone_json(const Lockstep__Control__Alone *a)
     return o;
 }
 
+static struct json_object *diskless_json(const Lockstep__Control__Diskless *d)
+{
+    char since[40];
+    struct json_object *o = json_object_new_object();
+    put(o, "epoch", json_object_new_uint64(d->epoch));
+    put(o, "since", json_object_new_string(form_time(d->since_us, since)));
+    return o;
+}
+
 /* Of a volume that is not up nothing has been read and nobody was asked: a zero would be a claim. */
 static struct json_object *number_if(bool known, uint64_t value)
 {
@@ -171,6 +180,7 @@ static struct json_object *volume_json(const Lockstep__Control__VolumeStatus *v)
     put(o, "writes_waiting", number_if(up, v->writes_waiting));
     put(o, "oldest_waiting_us", number_if(up, v->oldest_waiting_us));
     put(o, "alone", v->alone ? alone_json(v->alone) : NULL);
+    put(o, "diskless", v->diskless ? diskless_json(v->diskless) : NULL);
     put(o, "peer", v->peer ? peer_json(v->peer, up) : NULL);
     put(o, "verify", v->verified ? verified_json(v->verified) : NULL);
     put(o, "witness", NULL);
@@ -311,6 +321,12 @@ static void say_volume(const struct show *s, const char *node, const Lockstep__C
         char since[40];
         say(s, TONE_ODD, "  alone   since epoch %llu, %s: %s lacks what was written since\n",
             (unsigned long long)v->alone->epoch, form_time(v->alone->since_us, since),
+            v->peer ? v->peer->name : "the peer");
+    }
+    if (v->diskless) {
+        char since[40];
+        say(s, TONE_PERSON, "  diskless since epoch %llu, %s: reads and writes go through %s\n",
+            (unsigned long long)v->diskless->epoch, form_time(v->diskless->since_us, since),
             v->peer ? v->peer->name : "the peer");
     }
     if (v->verified)

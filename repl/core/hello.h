@@ -35,6 +35,8 @@ struct hello {
     bool was_primary;       /* this node was the primary of the last decree that it knows of */
     bool peer_in_sync;      /* the peer is in the in-sync set by that decree */
     struct history history;
+    bool diskless; /* a primary whose leg has failed, and leaves the in-sync set by the last entry of `history`: it is
+                      to serve through the peer's leg, once that has recorded the entry */
     struct history_entry base; /* this leg's bitmap is complete from this decree on; none: it cannot be relied on */
     uint8_t nonce[HELLO_NONCE_BYTES]; /* random for each hello: both together key the digests of a session */
     uint32_t served_block_bytes;      /* what the primary's clients were told, likewise; 0: it does not serve */

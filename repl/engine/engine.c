@@ -123,6 +123,8 @@ const char *engine_why_not(struct engine *e)
         return NULL;
     if (!e->config.peer)
         return "the volume has a single node";
+    if (diskless_is(e))
+        return diskless_why_not(e);
     if (own_leg(e) == LEG_SYNCING) {
         snprintf(e->why_not, sizeof(e->why_not),
                  e->session == SESSION_UP ? "the leg of %s is being resynced from %s"
@@ -146,6 +148,12 @@ const char *engine_why_not(struct engine *e)
                  (unsigned long long)bitmap_dirty_bytes(e->bitmap));
         return e->why_not;
     }
+    if (e->session == SESSION_UP && e->peer_state == PEER_THROUGH) {
+        snprintf(e->why_not, sizeof(e->why_not),
+                 "the leg of %s has failed, and it serves through this one, the only one. Demote it, and promote %s",
+                 e->config.peer, e->config.node);
+        return e->why_not;
+    }
     if (e->session == SESSION_UP) {
         snprintf(e->why_not, sizeof(e->why_not), "the leg of %s is being resynced",
                  e->peer_state == PEER_TARGET ? e->config.peer : e->config.node);
@@ -167,7 +175,9 @@ const char *engine_why_not(struct engine *e)
 /* Changes go to the peer when it has our epoch on disk. */
 static void send_changes_when_possible(struct engine *e, struct actions *out)
 {
-    if (e->session != SESSION_UP || !is_leading(e) || !persisted(e) || e->peer_epoch < e->sb.epoch)
+    /* Diskless, what counts is what the peer has on record. */
+    bool recorded = persisted(e) || e->leg_is_out;
+    if (e->session != SESSION_UP || !is_leading(e) || !recorded || e->peer_epoch < e->sb.epoch)
         return;
     if (e->peer_ready)
         return;
@@ -182,7 +192,7 @@ static void mask_reads_when_possible(struct engine *e, uint64_t now_ns, struct a
         e->session == SESSION_UP && is_leading(e) && e->peer_ready && e->peer_state == PEER_IN_SYNC && !e->leg_failed;
     if (readable != e->peer_readable) {
         e->peer_readable = readable;
-        mirror_set_peer_readable(e->mirror, readable, out);
+        mirror_set_peer_readable(e->mirror, readable);
     }
     e->memory_at_ns = UINT64_MAX;
     if (mirror_wants_memory(e->mirror)) {
@@ -215,7 +225,8 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
     faults_handle(e, mirror_take_faults(e->mirror), out);
     verify_end_if_overtaken(e, out);
     superblock_write_if_wanted(e, out);
-    if (e->session == SESSION_JUDGED && persisted(e)) {
+    /* What a failed leg still records of itself, nobody waits for. */
+    if (e->session == SESSION_JUDGED && (persisted(e) || diskless_is(e))) {
         e->session = SESSION_READY;
         actions_add(out, ACT_SESSION_READY);
     }
@@ -231,7 +242,7 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
         alone_end(e, out);
     }
     /* With its leg failed this node acknowledges nothing any more: what waits for the peer ends, with an error. */
-    if (e->leg_failed && e->session == SESSION_NONE && is_leading(e))
+    if (e->leg_failed && !diskless_is(e) && e->session == SESSION_NONE && is_leading(e))
         mirror_abandon_waiting(e->mirror, -EIO, out);
     send_changes_when_possible(e, out); /* a draining primary ends over its session... */
     grow_advance(e, out);
@@ -244,6 +255,7 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
     verify_advance(e, now_ns, out);
     log_advance(e, out);
     flush_when_wanted(e, now_ns, out);
+    diskless_advance(e, out);
     superblock_write_if_wanted(e, out);
     bool in_sync = engine_is_in_sync(e);
     if (in_sync != e->was_in_sync && e->config.peer)
@@ -267,6 +279,7 @@ static bool is_of_write_path(const struct frame *f)
 
 void engine_step(struct engine *e, const struct event *ev, struct actions *out)
 {
+    e->now_ns = ev->now_ns;
     switch (ev->kind) {
     case EV_REQUEST:
         assert(role_is_serving(&e->role));
@@ -368,6 +381,7 @@ void engine_make_hello(struct engine *e, struct hello *out)
         .history = e->sb.history,
         .base = e->sb.base,
     };
+    diskless_add_to_hello(e, out);
     snprintf(out->volume, sizeof(out->volume), "%s", e->config.volume);
     snprintf(out->node, sizeof(out->node), "%s", e->config.node);
     snprintf(out->peer, sizeof(out->peer), "%s", e->config.peer ? e->config.peer : "");
@@ -433,6 +447,8 @@ void engine_view(struct engine *e, struct engine_view *out)
         .alone_since_ns = e->alone ? e->alone_since_ns : 0,
         .verified_at_s = e->sb.verified_at_s,
         .verified_found_bytes = e->sb.verified_found_bytes,
+        .diskless_epoch = diskless_is(e) ? e->diskless_entry.epoch : 0,
+        .diskless_since_ns = diskless_is(e) ? e->diskless_since_ns : 0,
         .why_not = engine_why_not(e),
         .writes_waiting = mirror.waiting,
         .oldest_waiting_ns = mirror.oldest_waiting_ns,

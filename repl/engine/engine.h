@@ -70,6 +70,8 @@ struct engine_view {
     uint64_t alone_since_ns;
     uint64_t verified_at_s; /* when the last verify here began that came to its end; 0: there was none */
     uint64_t verified_found_bytes;
+    uint64_t diskless_epoch; /* since which it serves through the peer's leg, or is to; 0: it has a leg of its own */
+    uint64_t diskless_since_ns;
     bool in_sync;               /* every acknowledged write is on two up-to-date legs */
     const char *why_not;        /* NULL when in_sync; else in words what is missing */
     uint32_t writes_waiting;    /* changes and flushes that wait for the peer */

@@ -32,6 +32,14 @@ enum peer_state {
     PEER_IN_SYNC, /* equal, but for what is in flight */
     PEER_TARGET,  /* it gets from us what it lacks */
     PEER_SOURCE,  /* we get from it what we lack */
+    PEER_THROUGH, /* one of the two has no leg, and serves through the other's */
+};
+
+/* The primary's own leg has failed: engine_diskless.c. */
+enum diskless {
+    DISKLESS_NOT,
+    DISKLESS_WANTED,  /* nothing completes before the peer has recorded it */
+    DISKLESS_DECIDED, /* the peer has */
 };
 
 #define PAGE_SLOTS (META_PAGES_MAX - 1) /* and the log's block */
@@ -193,6 +201,13 @@ struct engine {
     uint64_t flush_at_ns;   /* leading: when the next own flush of both legs is due */
     uint32_t pages_damaged; /* of the bitmap, when it was loaded */
 
+    uint64_t now_ns;  /* of the present step */
+    bool replaceable; /* the peer's leg has all that was acknowledged: a failure of the own one fails nobody */
+    enum diskless diskless;
+    bool leg_is_out;                     /* the mirror uses the peer's leg only */
+    struct history_entry diskless_entry; /* of the decree that takes the own leg out */
+    uint64_t diskless_since_ns;
+
     bool untouched;  /* the leg was zeroes when it was attached */
     bool leg_failed; /* in this attachment */
     bool own_flush_busy;
@@ -269,6 +284,17 @@ void alone_end(struct engine *e, struct actions *out); /* the mirror: changes ar
 uint64_t alone_epoch(const struct engine *e);          /* of the decree by which the peer left the in-sync set */
 void alone_advance(struct engine *e, uint64_t now_ns, struct actions *out);
 
+/* engine_diskless.c */
+bool diskless_is(const struct engine *e);                   /* decided or not */
+bool diskless_begin(struct engine *e, struct actions *out); /* false: the peer cannot stand in */
+void diskless_add_to_hello(const struct engine *e, struct hello *hello);
+void diskless_on_refused(struct engine *e, const struct hello *peer);
+void diskless_judged(struct engine *e, struct actions *out);
+void diskless_on_session_up(struct engine *e, struct actions *out);
+void diskless_give_up(struct engine *e, struct actions *out); /* what waits for the decision fails */
+void diskless_advance(struct engine *e, struct actions *out);
+const char *diskless_why_not(struct engine *e);
+
 /* engine_sync.c */
 void sync_judged_source(struct engine *e, bool full, struct actions *out);
 void sync_judged_target(struct engine *e, bool full, struct actions *out);
@@ -344,5 +370,6 @@ void resize_advance(struct engine *e, struct actions *out);
 void leg_flush(struct engine *e, bool for_sync, struct actions *out);
 void superblock_write_if_wanted(struct engine *e, struct actions *out);
 void peer_has_failed(struct engine *e);
+void leg_failed(struct engine *e, const char *what, struct actions *out); /* in words, for the log */
 void faults_handle(struct engine *e, struct mirror_faults faults, struct actions *out);
 void superblock_on_written(struct engine *e, int32_t result, struct actions *out);

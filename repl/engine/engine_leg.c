@@ -36,6 +36,19 @@ void peer_has_failed(struct engine *e)
     want_persisted(e);
 }
 
+void leg_failed(struct engine *e, const char *what, struct actions *out)
+{
+    if (e->leg_failed)
+        return;
+    e->leg_failed = true;
+    e->peer_readable = false;
+    mirror_set_peer_readable(e->mirror, false);
+    if (!diskless_begin(e, out))
+        actions_note(out, NOTE_ERROR, "leg",
+                     "the leg on %s has failed (%s): no write is acknowledged until it is mended", e->config.backing,
+                     what);
+}
+
 void faults_handle(struct engine *e, struct mirror_faults faults, struct actions *out)
 {
     /* On the secondary a failed write was not acknowledged and will be sent again, so that the leg is good once its
@@ -55,14 +68,7 @@ void faults_handle(struct engine *e, struct mirror_faults faults, struct actions
         want_persisted(e);
     }
     if (faults.leg && !e->leg_failed) {
-        e->leg_failed = true;
-        /* Nobody waits for a decision: without a decree that leaves this leg out, nothing goes on without it. */
-        if (e->peer_readable)
-            mirror_set_peer_readable(e->mirror, false, out);
-        e->peer_readable = false;
-        actions_note(out, NOTE_ERROR, "leg",
-                     "the leg on %s has failed (%s): no write is acknowledged until it is mended", e->config.backing,
-                     faults.flush ? "a flush" : "a write");
+        leg_failed(e, faults.flush ? "a flush" : "a write", out);
         /* The peer must not go on in the belief that there are two good legs: the next hello tells it. A primary learns
          * it from the acknowledgement. */
         if (faults.own || is_leading(e))
@@ -89,11 +95,11 @@ void superblock_on_written(struct engine *e, int32_t result, struct actions *out
     }
     /* Promise 7: a failed metadata write fails the leg. What was to be persisted must not happen. */
     e->sb_broken = true;
-    e->leg_failed = true;
-    e->sb.leg = LEG_FAILED;
-    mirror_fail_leg(e->mirror, out);
     actions_note(out, NOTE_ERROR, "leg", "the superblock on %s could not be written: %s. The leg has failed",
                  e->config.backing, strerror(-result));
+    mirror_fail_leg(e->mirror, out);
+    leg_failed(e, "its superblock", out);
+    e->sb.leg = LEG_FAILED;
     session_drop(e, "the leg's metadata could not be written", out);
     /* A demotion or detach goes on to its end, which is not reached before nothing is in flight. */
     if (e->role.phase == PHASE_ASKING || e->role.phase == PHASE_PROMOTING) {

@@ -39,6 +39,8 @@ void order_promote(struct engine *e, bool force, void *cookie, struct actions *o
         return;
     }
     const char *obstacle = role_promotion_obstacle(&e->role, own_leg(e), e->sb.lost_power, force);
+    if (e->leg_is_out)
+        obstacle = "its leg has failed, and requests to the disk are not over; try again, or promote the peer";
     if (e->sb_broken)
         obstacle = "its metadata cannot be written; mend the disk";
     if (obstacle) {
@@ -90,7 +92,8 @@ static bool may_drain(struct engine *e, bool force, void *cookie, struct actions
 {
     struct mirror_view mirror;
     mirror_view(e->mirror, &mirror);
-    bool stuck = mirror.waiting > 0 && e->session != SESSION_UP;
+    uint32_t waiting = mirror.waiting + mirror.reads_waiting;
+    bool stuck = (waiting > 0 || mirror.undecided) && e->session != SESSION_UP;
     if (!stuck)
         return true;
     if (e->session == SESSION_ENDING) {
@@ -99,15 +102,16 @@ static bool may_drain(struct engine *e, bool force, void *cookie, struct actions
     }
     if (!force) {
         order_answer(cookie, -EBUSY,
-                     actions_text(out, "%u writes wait for %s. Bring it back, or let them fail with --force",
-                                  mirror.waiting, e->config.peer),
+                     actions_text(out, "%u requests wait for %s. Bring it back, or let them fail with --force", waiting,
+                                  e->config.peer),
                      out);
         return false;
     }
     /* A session that is just being made was agreed to by a peer who does not know of this. */
     session_drop(e, "writes that waited for the peer were given up", out);
-    actions_note(out, NOTE_WARNING, "role", "%u waiting writes fail, as ordered", mirror.waiting);
+    actions_note(out, NOTE_WARNING, "role", "%u waiting requests fail, as ordered", waiting);
     mirror_abandon_waiting(e->mirror, -EIO, out);
+    diskless_give_up(e, out);
     return true;
 }
 
@@ -174,6 +178,11 @@ static bool is_settled(struct engine *e, struct actions *out)
     /* A resync can take hours. It survives a demotion, and goes on after the next `up`: neither waits for its end. */
     if (e->role.phase == PHASE_DETACHING && !sync_is_idle(e)) {
         session_drop(e, actions_text(out, "volume %s is taken down on %s", e->config.volume, e->config.node), out);
+        return false;
+    }
+    if (e->leg_is_out && e->peer_ready && e->session == SESSION_UP && !e->ending_flushed) {
+        e->ending_flushed = true;
+        mirror_flush(e->mirror, 0, out);
         return false;
     }
     /* What is with the disk still is in memory that goes with the volume. */

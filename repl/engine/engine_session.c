@@ -29,8 +29,8 @@ static bool is_still_as_said(struct engine *e)
     engine_make_hello(e, &now);
     const struct hello *s = &e->said;
     return now.epoch == s->epoch && now.role == s->role && now.leg == s->leg && now.full == s->full &&
-           now.lost_power == s->lost_power && now.peer_failed == s->peer_failed && now.was_primary == s->was_primary &&
-           now.pristine == s->pristine && now.size_bytes == s->size_bytes &&
+           now.diskless == s->diskless && now.lost_power == s->lost_power && now.peer_failed == s->peer_failed &&
+           now.was_primary == s->was_primary && now.pristine == s->pristine && now.size_bytes == s->size_bytes &&
            (now.dirty_bytes == 0) == (s->dirty_bytes == 0) && id_equal(now.peer_leg_id, s->peer_leg_id) &&
            history_relate(&now.history, &s->history) == HISTORY_EQUAL && history_entry_equal(now.base, s->base);
 }
@@ -61,10 +61,10 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
         peer_has_failed(e);
     if (j.verdict == SYNC_REFUSE) {
         /* Who drains serves no more and gives way: two that wait for each other's acknowledgement would wait for ever.
-         * Alone it needs nobody's. */
+         * Alone it needs nobody's. Who has no leg can do nothing without a peer that serves by itself now. */
         if (j.own_deposed)
             decree_step_down(e, "this node was deposed: another epoch has begun", out);
-        else if (j.two_primaries && is_draining(e) && !e->alone)
+        else if (j.two_primaries && ((is_draining(e) && !e->alone) || diskless_is(e)))
             decree_step_down(e, "the peer is primary, too: what waited for it on this node was given up", out);
         /* Refused or not, the epoch is seen: this node must not take it a second time. */
         bool same_volume = !id_is_none(e->said.volume_id) && id_equal(e->said.volume_id, peer->volume_id);
@@ -72,6 +72,7 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
             e->sb.epoch = peer->epoch;
             want_persisted(e);
         }
+        diskless_on_refused(e, peer);
         refuse(e, j.text, out);
         return;
     }
@@ -119,6 +120,7 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
         break;
     case SYNC_SOURCE: sync_judged_source(e, j.full, out); break;
     case SYNC_TARGET: sync_judged_target(e, j.full, out); break;
+    case SYNC_THROUGH: diskless_judged(e, out); break;
     }
 }
 
@@ -134,6 +136,7 @@ void session_on_up(struct engine *e, uint64_t now_ns, struct actions *out)
     e->ending_flushed = false; /* a flush that the last session took with it counts for nothing */
     /* The peer judged our hello as we judged its: it has persisted the higher of both epochs. */
     e->peer_epoch = max_u64(e->peer.epoch, e->said.epoch);
+    diskless_on_session_up(e, out);
     /* A secondary's mirror has nothing to send; it learns that a session began. A leader's learns it when the peer has
      * agreed to the epoch. */
     if (!is_leading(e))

@@ -69,6 +69,13 @@ void sync_judged_target(struct engine *e, bool full, struct actions *out)
                  e->config.peer, full ? "everything is compared" : "the blocks that may differ are compared");
 }
 
+/* After a failed flush. The source may know of one that this leg's disk could not record: nothing on it says then that
+ * anything was lost, neither a failure nor another run of its machine. */
+static bool reads_may_lie(const struct engine *e)
+{
+    return e->sb.reads_lie || (e->peer.peer_failed && !e->sb.lost_power);
+}
+
 /* The target takes what the source sends from the very beginning; the source begins when its changes flow. */
 void sync_on_session_up(struct engine *e, uint64_t now_ns)
 {
@@ -80,7 +87,7 @@ void sync_on_session_up(struct engine *e, uint64_t now_ns)
     if (e->peer_state != PEER_SOURCE)
         return;
     struct digest_key key = resync_key(e->peer.nonce, e->said.nonce);
-    resync_target_begin(e->target, &key, !e->sb.reads_lie, now_ns);
+    resync_target_begin(e->target, &key, !reads_may_lie(e), now_ns);
     e->sync_begun = true;
 }
 
@@ -256,6 +263,7 @@ void sync_advance(struct engine *e, uint64_t now_ns, struct actions *out)
         return;
     switch (e->peer_state) {
     case PEER_AWAY:
+    case PEER_THROUGH:
     case PEER_IN_SYNC: return;
     case PEER_SOURCE:
         if (!e->sync_begun)

@@ -8,7 +8,7 @@
 #include "proto/handshake.pb-c.h"
 
 /* Three names, three ids, the nonce, the numbers at their longest, and a full history: below what a frame may carry. */
-static_assert(3 * (NAME_BYTES_MAX + 3) + 3 * (sizeof(struct id) + 3) + HELLO_NONCE_BYTES + 3 + 27 * 13 + 3 * 5 +
+static_assert(3 * (NAME_BYTES_MAX + 3) + 3 * (sizeof(struct id) + 3) + HELLO_NONCE_BYTES + 3 + 28 * 13 + 3 * 5 +
                       HISTORY_MAX * (10 + 10 + 8) <=
                   FRAME_HELLO_BYTES_MAX,
               "fits");
@@ -57,6 +57,7 @@ size_t hello_encode(const struct hello *hello, uint8_t *out)
     m.dirty_bytes = hello->dirty_bytes;
     m.was_primary = hello->was_primary;
     m.peer_in_sync = hello->peer_in_sync;
+    m.diskless = hello->diskless;
     uint64_t epochs[HISTORY_MAX], lsns[HISTORY_MAX], tags[HISTORY_MAX];
     for (uint32_t i = 0; i < hello->history.count; i++) {
         epochs[i] = hello->history.entries[i].epoch;
@@ -146,6 +147,8 @@ static int take_state(const Lockstep__Hello *m, struct hello *h, const char **wh
         return wrong(why, "impossible block size (block_bytes, served_block_bytes)");
     if (!take_history(m, &h->history))
         return wrong(why, "history that cannot be (history)");
+    if (m->diskless && ((unsigned)m->role != ROLE_PRIMARY || (unsigned)m->leg != LEG_FAILED || h->history.count == 0))
+        return wrong(why, "diskless, and no primary whose leg has failed (diskless)");
     if (m->base_tag == 0 && (m->base_epoch || m->base_first_lsn))
         return wrong(why, "start of the bitmap without a tag (base)");
     if (!is_granule(m->granule_bytes))
@@ -160,6 +163,7 @@ static int take_state(const Lockstep__Hello *m, struct hello *h, const char **wh
     h->dirty_bytes = m->dirty_bytes;
     h->was_primary = m->was_primary;
     h->peer_in_sync = m->peer_in_sync;
+    h->diskless = m->diskless;
     h->size_bytes = m->size_bytes;
     h->capacity_bytes = m->capacity_bytes;
     h->epoch = m->epoch;

@@ -48,19 +48,26 @@ void mirror_peer_lost(struct mirror *m, struct actions *out)
     m->session++;
     m->sending = false;
     changes_step(m, CHANGE_PEER_LOST, 0, out);
-    mirror_set_peer_readable(m, false, out);
+    mirror_set_peer_readable(m, false);
     reads_peer_lost(m, out);
     peer_changes_forget_unstarted(m, out);
     peer_reads_forget_unstarted(m, out);
 }
 
-void mirror_set_peer_readable(struct mirror *m, bool readable, struct actions *out)
+void mirror_set_peer_readable(struct mirror *m, bool readable)
 {
     assert(!readable || m->sending);
-    bool undecided = is_undecided(m);
     m->peer_readable = readable;
-    if (undecided && !readable) {
+}
+
+void mirror_set_replaceable(struct mirror *m, bool replaceable, struct actions *out)
+{
+    assert(!replaceable || (m->peer && !m->alone));
+    bool undecided = is_undecided(m);
+    m->replaceable = replaceable;
+    if (undecided && !replaceable) {
         changes_step(m, CHANGE_UNREPLACED, 0, out);
+        reads_unreplaced(m, out);
         admission_retry(m, out);
     }
 }

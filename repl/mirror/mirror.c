@@ -164,6 +164,8 @@ void mirror_view(const struct mirror *m, struct mirror_view *view)
         .completed_any = m->completed_any,
         .alone = m->alone,
         .diskless = !m->local,
+        .reads_waiting = m->reads_busy ? reads_waiting(m) : 0,
+        .undecided = is_undecided(m) && !list_empty(&m->changes_live),
         .unflushed = (uint32_t)(m->unflushed.head - m->unflushed.tail),
         .reads_masked = m->reads_masked,
         .repairs_failed = m->repairs_failed,

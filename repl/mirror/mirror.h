@@ -115,11 +115,14 @@ void mirror_unflushed_to_bitmap(struct mirror *m);
  * primary that comes up alone calls this before its first request. */
 void mirror_go_alone(struct mirror *m, struct actions *out);
 
-/* The peer is connected, up to date, and may stay so without the own leg. While it is so, read errors are masked: the
- * peer is asked, and what it sends is also written back. And while it is so, a failure of the own leg fails nobody:
- * changes and flushes that are concerned wait for mirror_set_local(). False fails them, and so does the end of the
- * session, which sets it to false. */
-void mirror_set_peer_readable(struct mirror *m, bool readable, struct actions *out);
+/* The peer is connected and up to date. While it is so, read errors are masked: the peer is asked, and what it sends is
+ * also written back. The end of the session sets it to false. */
+void mirror_set_peer_readable(struct mirror *m, bool readable);
+
+/* The peer's leg, connected now or not, holds every acknowledged change and may become the only one. While it is so, a
+ * failure of the own leg fails nobody: from then on nothing completes, but for reads that the own leg can still answer,
+ * before mirror_set_local(). False fails what waits for that. */
+void mirror_set_replaceable(struct mirror *m, bool replaceable, struct actions *out);
 
 /* False: it is on stable storage (the peer's) that the own leg is not in the in-sync set: changes and flushes complete
  * with the peer alone, and reads are sent to it; all of them wait when it is lost. True, only while idle: the own leg
@@ -181,6 +184,8 @@ void mirror_fail_leg(struct mirror *m, struct actions *out);
 struct mirror_view {
     uint64_t lsn;               /* the last given, or applied for the peer */
     uint32_t waiting;           /* changes and flushes that need the peer, and that it has not acknowledged */
+    uint32_t reads_waiting;     /* reads that wait for a peer that is not there */
+    bool undecided;             /* changes wait for what becomes of a failed leg: see mirror_set_replaceable() */
     uint32_t logging;           /* changes that wait for the activity log, or a flush, or a decision */
     bool unsettled;             /* a change was begun and is not on both legs yet, or not known to be */
     uint64_t oldest_waiting_ns; /* when the oldest of them came in; 0: none */

@@ -105,7 +105,8 @@ struct mirror {
     bool leg_failed;
     bool local;         /* the own leg is in the in-sync set, and in use by the primary */
     bool alone;         /* changes complete without the peer */
-    bool peer_readable; /* it is connected, up to date, and can stand in for the own leg */
+    bool peer_readable; /* it is connected and up to date, and answers what the own leg cannot read */
+    bool replaceable;   /* it has everything, and can stand in for the own leg */
     bool completed_any;
     uint64_t reads_masked;
     uint64_t repairs_failed;
@@ -161,7 +162,7 @@ static inline bool change_is_own_flush(const struct mirror *m, const struct chan
 }
 
 /* The own leg has failed, and the peer can go on for it: what the failure concerns waits for mirror_set_local(). */
-static inline bool is_undecided(const struct mirror *m) { return m->local && m->leg_failed && m->peer_readable; }
+static inline bool is_undecided(const struct mirror *m) { return m->local && m->leg_failed && m->replaceable; }
 
 /* change.c */
 enum change_event {
@@ -170,7 +171,7 @@ enum change_event {
     CHANGE_LOCAL_DONE, /* with `result` */
     CHANGE_ACKED,      /* by the peer, with `result` */
     CHANGE_PEER_LOST,
-    CHANGE_UNREPLACED, /* the peer does not stand in for the local leg any more */
+    CHANGE_UNREPLACED, /* the peer will not stand in for the local leg */
     CHANGE_ALONE,      /* its bits are set: the peer is not waited for */
     CHANGE_LEG_OUT,    /* the local leg has left the in-sync set: the peer has the only one */
     CHANGE_ABANDONED,  /* it has got its result, and will not wait for the peer any longer */
@@ -207,6 +208,8 @@ void reads_fail_waiting(struct mirror *m, int32_t result, struct actions *out);
 void reads_peer_lost(struct mirror *m, struct actions *out);
 void reads_peer_ready(struct mirror *m, struct actions *out);
 void reads_retry_repairs(struct mirror *m, struct actions *out);
+void reads_unreplaced(struct mirror *m, struct actions *out);
+uint32_t reads_waiting(const struct mirror *m);
 
 /* peer_change.c */
 void peer_change_granted(struct mirror *m, struct peer_change *p, struct actions *out);

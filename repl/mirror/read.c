@@ -153,6 +153,8 @@ static void read_local_done(struct mirror *m, struct read *r, int32_t result, st
                  (unsigned long long)r->request.length_bytes, masked ? "; the peer is asked" : "");
     if (masked)
         read_ask_peer(m, r, out);
+    else if (is_undecided(m))
+        r->state = READ_QUEUED;
     else
         read_complete(m, r, result, out);
 }
@@ -279,9 +281,29 @@ void reads_peer_lost(struct mirror *m, struct actions *out)
         if (r->state != READ_SENT)
             continue;
         r->state = READ_QUEUED;
-        if (m->local)
+        if (m->local && !is_undecided(m))
             read_complete(m, r, r->result, out);
     }
+}
+
+/* The peer will not be asked: the own disk's error is the answer. */
+void reads_unreplaced(struct mirror *m, struct actions *out)
+{
+    for (unsigned i = 0; i < MIRROR_READS_MAX; i++) {
+        struct read *r = &m->reads[i];
+        if (r->state != READ_QUEUED)
+            continue;
+        assert(r->result);
+        read_complete(m, r, r->result, out);
+    }
+}
+
+uint32_t reads_waiting(const struct mirror *m)
+{
+    uint32_t count = 0;
+    for (unsigned i = 0; i < MIRROR_READS_MAX; i++)
+        count += m->reads[i].state == READ_QUEUED;
+    return count;
 }
 
 void reads_peer_ready(struct mirror *m, struct actions *out)

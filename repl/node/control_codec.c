@@ -197,6 +197,12 @@ size_t control_encode_volume(uint8_t *out, const struct volume_config *config, c
         alone.since_us = s.alone_since_us;
         v.alone = &alone;
     }
+    Lockstep__Control__Diskless diskless = LOCKSTEP__CONTROL__DISKLESS__INIT;
+    if (s.diskless_epoch) {
+        diskless.epoch = s.diskless_epoch;
+        diskless.since_us = s.diskless_since_us;
+        v.diskless = &diskless;
+    }
     Lockstep__Control__Resync resync = LOCKSTEP__CONTROL__RESYNC__INIT;
     Lockstep__Control__Peer peer = LOCKSTEP__CONTROL__PEER__INIT;
     char reason[STATUS_TEXT_BYTES];

@@ -515,6 +515,8 @@ static void make_status(struct volume *v, struct volume_status *s)
         .resync = resync_status(v, &view.resync, now_ns),
         .alone_epoch = view.alone_epoch,
         .alone_since_us = view.alone_epoch ? calendar_us(now_ns, view.alone_since_ns) : 0,
+        .diskless_epoch = view.diskless_epoch,
+        .diskless_since_us = view.diskless_epoch ? calendar_us(now_ns, view.diskless_since_ns) : 0,
     };
     if (view.oldest_waiting_ns && now_ns > view.oldest_waiting_ns)
         s->oldest_waiting_us = (now_ns - view.oldest_waiting_ns) / NS_PER_US;

@@ -65,4 +65,6 @@ struct volume_status {
     } resync;
     uint64_t alone_epoch;    /* since which changes are acknowledged without the peer; 0: they are not */
     uint64_t alone_since_us; /* since 1970, UTC */
+    uint64_t diskless_epoch; /* since which its leg has failed, and the peer's stands in, or is to; 0: it has its own */
+    uint64_t diskless_since_us;
 };

@@ -222,7 +222,66 @@ static void explain_two_primaries(const struct hello *own, const struct hello *p
 
 static bool is_bad(const struct hello *h) { return h->leg == LEG_FAILED || h->leg == LEG_NONE; }
 
-static bool a_leg_failed(const struct hello *own, const struct hello *peer) { return is_bad(own) || is_bad(peer); }
+/* By its own word; or by that of the other, who has heard of a failed flush that its own disk may not have recorded. */
+static bool may_lack_what_was_flushed(const struct hello *a, const struct hello *b)
+{
+    return a->lost_power || b->peer_failed;
+}
+
+/* `p`, a primary, has no leg, and `other` has all that was acknowledged: it has recorded that `p`'s leg is out, or was
+ * in sync with it and is to record it. What `p` says of its history ends with that decree, which its own disk never
+ * has. */
+static bool serves_through(const struct hello *p, const struct hello *other)
+{
+    const struct history *h = &p->history;
+    if (!p->diskless || !is_primary(p) || p->leg != LEG_FAILED || h->count == 0 || is_primary(other) ||
+        other->leg != LEG_UP_TO_DATE || may_lack_what_was_flushed(other, p) || !knows(p, other) || !knows(other, p) ||
+        !id_equal(p->volume_id, other->volume_id))
+        return false;
+    if (history_relate(h, &other->history) == HISTORY_EQUAL)
+        return true;
+    /* Its bits do not matter, which may be left of a record that it began and did not end: it has what was
+     * acknowledged. But those that it set while it served by itself are of writes that failed there, and that nobody
+     * may find now. An epoch that it has seen may have been served at. */
+    bool wrote = other->was_primary && other->dirty_bytes > 0;
+    const struct history_entry *last = history_last(&other->history);
+    return last && h->count > 1 && history_entry_equal(*last, h->entries[h->count - 2]) && !other->full && !wrote &&
+           h->entries[h->count - 1].epoch > other->epoch;
+}
+
+static bool through(const struct hello *own, const struct hello *peer)
+{
+    return serves_through(own, peer) || serves_through(peer, own);
+}
+
+/* It had the only leg, and what it had not flushed is gone, though the application was told that it is written: the
+ * primary's clients must not go on as if it were there. */
+static bool lost_the_only_leg(const struct hello *p, const struct hello *other)
+{
+    return p->diskless && is_primary(p) && other->leg == LEG_UP_TO_DATE && may_lack_what_was_flushed(other, p) &&
+           knows(p, other) && knows(other, p);
+}
+
+static bool only_leg_lost_power(const struct hello *own, const struct hello *peer)
+{
+    return lost_the_only_leg(own, peer) || lost_the_only_leg(peer, own);
+}
+
+static void explain_only_leg(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    const struct hello *p = own->diskless ? own : peer;
+    const struct hello *other = p == own ? peer : own;
+    say(j,
+        "the leg of %s has failed, and %s, which has the only other one, may lack acknowledged writes: it went down "
+        "without warning, a flush failed, or a verify found that it differs. Stop what uses the volume, demote %s with "
+        "--force, and promote %s with --force",
+        p->node, other->node, p->node, other->node);
+}
+
+static bool a_leg_failed(const struct hello *own, const struct hello *peer)
+{
+    return (is_bad(own) || is_bad(peer)) && !through(own, peer);
+}
 
 static void explain_leg_failed(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
 {
@@ -299,12 +358,6 @@ static void explain_primary_is_behind(const struct hello *own, const struct hell
 static bool needs_nothing(const struct hello *h)
 {
     return !h->full && h->dirty_bytes == 0 && !h->lost_power && !h->peer_failed;
-}
-
-/* By its own word; or by that of the other, who has heard of a failed flush that its own disk may not have recorded. */
-static bool may_lack_what_was_flushed(const struct hello *a, const struct hello *b)
-{
-    return a->lost_power || b->peer_failed;
 }
 
 static bool in_sync(const struct hello *own, const struct hello *peer)
@@ -410,9 +463,11 @@ static const struct rule rules[] = {
     { "other-volume-id", other_volume_id, SYNC_REFUSE, explain_volume_id, NULL },
     { "deposed", deposed, SYNC_REFUSE, explain_deposed, NULL },
     { "two-primaries", two_primaries, SYNC_REFUSE, explain_two_primaries, NULL },
+    { "only-leg-lost-power", only_leg_lost_power, SYNC_REFUSE, explain_only_leg, NULL },
     { "leg-failed", a_leg_failed, SYNC_REFUSE, explain_leg_failed, NULL },
     { "other-size", other_size, SYNC_REFUSE, explain_size, NULL },
     { "block-too-large", block_too_large, SYNC_REFUSE, explain_block, NULL },
+    { "through-the-peer", through, SYNC_THROUGH, NULL, NULL },
     { "both-fresh", both_fresh, SYNC_PAIR, NULL, NULL },
     { "split-brain", diverged, SYNC_REFUSE, explain_diverged, NULL },
     { "unrelated", unrelated, SYNC_REFUSE, explain_unrelated, NULL },

@@ -15,6 +15,7 @@ enum sync_verdict {
     SYNC_CONNECT, /* equal but for what is in flight */
     SYNC_SOURCE,  /* the peer gets from this leg what it lacks */
     SYNC_TARGET,  /* this leg gets from the peer's what it lacks */
+    SYNC_THROUGH, /* the primary's leg has failed: it serves through the other one's */
 };
 
 #define SYNC_TEXT_BYTES 512

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
-"""A disk that fails, on either node: no write is acknowledged that is not on both legs, and the event names the device,
-the errno, the offset and the LSN. With injected faults, and with a disk that is really full."""
+"""A disk that fails, on the secondary: no write is acknowledged that is not on both legs, and the event names the device, the errno,
+the offset and the LSN. With injected faults, and with a disk that is really full. Unreadable sectors, and slow disks, on either node.
+What follows on the primary is test_diskless."""
 
 import os
 import re
@@ -50,8 +51,11 @@ def a_failed_write(t, name, victim_index, errno, settings, in_range=True):
     offset = assert_event(t, victim, victim.backing, errno, "write")
     if in_range:
         t.check(offset < BAD_OFFSET + BAD_LENGTH and offset + MIB > BAD_OFFSET, f"the offset is where the fault was put: {offset}")
-    if victim is c.b:
-        c.a.wait_log(f"failed on {c.b.name}'s disk: {ERRNO_TEXT[errno]}", 10)
+    if victim is c.a:
+        goes_on_diskless(t, c, load)
+        fs.remove(c.dir)
+        return
+    c.a.wait_log(f"failed on {c.b.name}'s disk: {ERRNO_TEXT[errno]}", 10)
     s = c.a.wait("not to be protected", lambda s: not s["protected"])
     t.check("leg" in s["why_not"] or victim.name in s["why_not"], f"status: {s['why_not']}")
 
@@ -82,6 +86,50 @@ def a_failed_write(t, name, victim_index, errno, settings, in_range=True):
     fs.remove(c.dir)
 
 
+def goes_on_diskless(t, c, load):
+    """The primary's disk has failed: its clients notice nothing. Then the service moves to the peer."""
+    s = c.a.wait("to be diskless", lambda s: s["diskless"])
+    t.check(not s["protected"] and s["leg"] == "failed" and "failed" in s["why_not"], f"status: {s['why_not']}", s)
+    line = c.a.wait_log(f"goes on without a leg of its own, through that of {c.b.name}, from epoch {s['diskless']['epoch']}", 10)
+    t.say(line.strip())
+    ops = nbdio.total_ops(load)
+    wait_until("the load to go on", lambda: nbdio.total_ops(load) > ops + 300, 20, describe=lambda: [(s.ops, s.errors) for s in load])
+    s = c.b.status()
+    t.check("failed" in s["why_not"] and c.a.name in s["why_not"] and not s["protected"], f"{c.b.name} says: {s['why_not']}", s)
+    h = nbdio.connect(c.a.uri)
+    mark = os.urandom(64 * KIB)
+    h.pwrite(mark, SHARED)
+    h.flush()
+    t.check(bytes(h.pread(64 * KIB, SHARED)) == mark, "what is written is read back, from the other leg")
+
+    t.say("the node with the only leg is killed, and comes back")
+    c.b.sigkill()
+    c.a.wait("to wait", lambda s: s["peer"]["link"] != "connected" and "waits" in s["why_not"])
+    h.aio_pread(nbd.Buffer(4096), SHARED)
+    c.b.start()
+    ops = nbdio.total_ops(load)
+    wait_until("the load to go on", lambda: nbdio.total_ops(load) > ops + 300, 20, describe=lambda: [(s.ops, s.errors) for s in load])
+    nbdio.stop(load)
+    t.check(not any(s.errors for s in load), "no client saw an error")
+    h.shutdown()
+
+    t.say("as status tells: demoted here, promoted there; the disk is mended, and its leg comes back")
+    c.a.cli("demote", c.volume)
+    c.b.cli("promote", c.volume)
+    h = nbdio.connect(c.b.uri)
+    t.check(bytes(h.pread(64 * KIB, SHARED)) == mark, "the other node has it")
+    h.shutdown()
+    c.a.stop()
+    c.a.settings, c.a.args = {}, []
+    c.write_config()
+    c.a.start()
+    c.b.wait("to be protected", lambda s: s["protected"], 60)
+    c.stop()
+    for n in c.nodes:
+        nbdio.verify_leg(t, n.backing, load, n.name)
+    c.assert_legs_equal("after a leg that had failed came back")
+
+
 def recovers(t):
     t.step("the secondary's disk fails for a while; mended, `down` and `up` there, and the waiting writes complete")
     c = Cluster(t, size=SIZE, name="mended", dead_after="1s")
@@ -110,7 +158,7 @@ def recovers(t):
 
 
 def a_failed_flush(t, victim_index):
-    t.step(f"a flush fails on the {('primary', 'secondary')[victim_index]}: it is not acknowledged, and nothing after it")
+    t.step(f"a flush fails on the {('primary', 'secondary')[victim_index]}")
     c = Cluster(t, size=SIZE, name=f"flush{victim_index}", dead_after="1s")
     victim = c.nodes[victim_index]
     fault(victim, error="EIO", **{"flush-errors-per-million": 1000000})
@@ -121,8 +169,20 @@ def a_failed_flush(t, victim_index):
     t.check(True, "a write before it is acknowledged")
     flush = Pending(h, h.aio_flush())
     t.say(victim.wait_log(f"flush{'' if victim is c.a else ' of the primary'} failed on {victim.backing}: {ERRNO_TEXT['EIO']}", 15).strip())
+    if victim is c.a:
+        # It waits for the record that the own leg is out, and counts with the peer's.
+        wait_until("the flush to be acknowledged", lambda: not flush.unacknowledged(), 10)
+        h.pwrite(b"after".ljust(4096), 8192)
+        h.flush()
+        t.check(not flush.outcome and c.a.status()["diskless"], "it is acknowledged with the peer's leg alone, and so is what follows")
+        for n in c.nodes:
+            n.sigkill()
+        with open(c.b.backing, "rb") as f:
+            data = f.read(8192 + 4096)
+        t.check(data.startswith(b"before") and data[8192:].startswith(b"after"), f"{c.b.name} has it")
+        fs.remove(c.dir)
+        return
     run.stays("the flush is not acknowledged", flush.unacknowledged, 1)
-    h = h if victim is c.b else nbdio.connect(c.a.uri)
     buffer = nbd.Buffer.from_bytearray(bytearray(4096))
     write = Pending(h, h.aio_pwrite(buffer, 8192))
     run.stays("a write after it is not acknowledged", write.unacknowledged, 1.5)
@@ -227,30 +287,43 @@ def really_full(t, victim_index):
     load = nbdio.start(nbdio.scribblers(c.a.uri, SIZE, t.seed, CONNECTIONS, zero_percent=0, trim_percent=0))
     assert_event(t, victim, victim.backing, "ENOSPC", "write")
     c.a.wait("not to be protected", lambda s: not s["protected"])
-    before = [s.writes for s in load]
-    run.stays("no write is acknowledged", lambda: [s.writes for s in load] == before, 2)
+    if victim is c.a:
+        c.a.wait("to be diskless", lambda s: s["diskless"])
+        ops = nbdio.total_ops(load)
+        wait_until("the load to go on", lambda: nbdio.total_ops(load) > ops + 300, 20)
+    else:
+        before = [s.writes for s in load]
+        run.stays("no write is acknowledged", lambda: [s.writes for s in load] == before, 2)
     t.check(c.a.running and c.b.running, "neither daemon ended")
     for n in c.nodes:
         n.sigkill()
     for s in load:
         s.stop()
     for n in c.nodes:
-        nbdio.verify_leg(t, n.backing, load, n.name)
+        if n is c.b or victim is c.b:
+            nbdio.verify_leg(t, n.backing, load, n.name)
     disk.unmount()
     for path in (*backings, image):
         path.unlink(missing_ok=True)
 
 
+IN_RANGE = {"write-errors-per-million": 1000000, "error-offset": f"{BAD_OFFSET // MIB}MiB", "error-length": f"{BAD_LENGTH // KIB}KiB"}
+
+
+def faults_of(t, victim):
+    whose = ("primary", "secondary")[victim]
+    a_failed_write(t, f"EIO on the {whose}", victim, "EIO", IN_RANGE)
+    a_failed_write(t, f"ENOSPC on the {whose}", victim, "ENOSPC", IN_RANGE)
+    a_failed_write(t, f"short writes on the {whose}", victim, "EIO",
+                   {"short-transfers-per-million": 20000, "error-after-requests": 300}, in_range=False)
+    a_failed_flush(t, victim)
+    really_full(t, victim)
+
+
 def test(t):
-    in_range = {"write-errors-per-million": 1000000, "error-offset": f"{BAD_OFFSET // MIB}MiB", "error-length": f"{BAD_LENGTH // KIB}KiB"}
-    for victim, whose in enumerate(("primary", "secondary")):
-        a_failed_write(t, f"EIO on the {whose}", victim, "EIO", in_range)
-        a_failed_write(t, f"ENOSPC on the {whose}", victim, "ENOSPC", in_range)
-        a_failed_write(t, f"short writes on the {whose}", victim, "EIO",
-                       {"short-transfers-per-million": 20000, "error-after-requests": 300}, in_range=False)
-        a_failed_flush(t, victim)
+    faults_of(t, 1)
+    for victim in range(2):
         killed_while_slow(t, victim)
-        really_full(t, victim)
     recovers(t)
     read_error(t)
 

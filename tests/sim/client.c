@@ -178,10 +178,25 @@ static const char *lacks(struct sim *s, unsigned leg, const struct sim_op *op)
     return NULL;
 }
 
+static bool is_diskless(const struct sim *s, unsigned node)
+{
+    struct engine_view v;
+    return sim_node_view(s, node, &v) && v.diskless_epoch;
+}
+
 static void check_on_legs(struct sim *s, const struct sim_op *op)
 {
     if (s->legs.split)
         return;
+    if (is_diskless(s, op->node)) {
+        unsigned other = 1 - op->node;
+        sim_legs_acked_through(s, op->node);
+        const char *lacking = lacks(s, other, op);
+        if (lacking)
+            sim_fail(s, lacking, "write %u, leg %c, through which node %u serves: %s", op->write, 'A' + other, op->node,
+                     s->model.facts);
+        return;
+    }
     const char *own = lacks(s, op->node, op);
     if (own)
         sim_fail(s, own, "write %u, leg %c, on its own node: %s", op->write, 'A' + op->node, s->model.facts);
@@ -193,7 +208,7 @@ static void check_acked(struct sim *s, const struct sim_op *op)
 {
     struct engine_view view;
     engine_view(s->node[op->node].engine, &view);
-    if (view.leg != LEG_UP_TO_DATE)
+    if (view.leg != LEG_UP_TO_DATE && !view.diskless_epoch)
         sim_fail(s, "failed-leg", "node %u acknowledges write %u with its leg %s", op->node, op->write,
                  leg_state_name(view.leg));
     check_on_legs(s, op);
@@ -201,8 +216,10 @@ static void check_acked(struct sim *s, const struct sim_op *op)
         return;
     /* That which is on record: it may just be taking the peer in with another one. */
     uint64_t epoch = s->node[op->node].epoch;
-    /* Both legs have it (above), and the other node had it before it began to serve: it was complete but for this
-     * node's disk, or this node's word. Nobody can know here that the other one was promoted since. */
+    if (view.diskless_epoch) /* its own disk may not have it any more */
+        epoch = view.epoch;
+    /* Both legs have it (above), or the only one, and the other node had it before it began to serve: it was complete
+     * but for this node's disk, or this node's word. Nobody can know here that the other one was promoted since. */
     bool is_old = s->model.writes[op->write].begin < s->served_at[1 - op->node];
     if (is_old && epoch < s->acked_epoch && s->acked_node != (int)op->node) {
         COVER(acked_late);
@@ -219,6 +236,12 @@ static void complete_change(struct sim *s, struct sim_op *op, int32_t result)
 {
     if (result) {
         COVER(changes_failed);
+        model_write_ended(&s->model, op->write);
+        return;
+    }
+    /* What the only leg had when it lost its power, and its word of it was on its way. */
+    if (is_diskless(s, op->node) && s->model.writes[op->write].begin < s->legs.cut[1 - op->node] &&
+        !(op->flags & OP_FLAG_FUA)) {
         model_write_ended(&s->model, op->write);
         return;
     }
@@ -245,7 +268,10 @@ static void complete_flush(struct sim *s, struct sim_op *op, int32_t result)
     }
     COVER(flushes_ok);
     uint64_t begun = model_span_begun(&s->model, op->span);
-    sim_legs_acked(s, op->node, NULL);
+    if (is_diskless(s, op->node))
+        sim_legs_acked_through(s, op->node);
+    else
+        sim_legs_acked(s, op->node, NULL);
     for (unsigned i = 0; i < SIM_NODES && !s->legs.split; i++) {
         /* A leg that is being resynced has it when that is done. */
         if (s->legs.behind[i] || (i != op->node && sim_legs_is_target(s, i)))
@@ -311,9 +337,13 @@ static void complete_read(struct sim *s, struct sim_op *op, int32_t result)
     check_not_dirty(s, op);
     check_not_deposed(s, op);
     /* What is read apart from the node that goes on is not the volume. */
-    if (s->legs.split || s->legs.behind[op->node] || s->node[1 - op->node].serving)
+    bool diskless = is_diskless(s, op->node);
+    if (s->legs.split || (s->legs.behind[op->node] && !diskless) || s->node[1 - op->node].serving)
         return;
-    s->model.damaged = s->disk[op->node].data.has_flaws ? s->disk[op->node].data.damaged : NULL;
+    if (diskless)
+        COVER(read_diskless);
+    const struct medium *from = &s->disk[diskless ? 1 - op->node : op->node].data;
+    s->model.damaged = from->has_flaws ? from->damaged : NULL;
     bool good = model_check_read(&s->model, op->span, op->first, op->count, op->buf->data);
     s->model.damaged = NULL;
     if (!good)

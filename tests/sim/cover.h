@@ -73,6 +73,12 @@
     X(survivor_checked, 1, "promotions whose leg was proven to hold every acknowledged write")                         \
     X(acked_alone, 1, "changes and flushes acknowledged that the other leg lacked")                                    \
     X(acked_late, 0, "changes acknowledged after the other node, who had them, served apart")                          \
+    X(acked_diskless, 1, "changes and flushes acknowledged through the peer's leg, the own one having failed")         \
+    X(read_diskless, 1, "reads answered by a primary whose leg has failed")                                            \
+    X(diskless_cut_peer, 1, "fault: the node with the only leg killed while it recorded that")                         \
+    X(diskless_cut_primary, 1, "fault: a primary killed whose leg had failed")                                         \
+    X(diskless_power, 1, "fault: the node with the only leg lost power")                                               \
+    X(diskless_swapped, 1, "operator: the node with the only leg became primary")                                      \
     X(caught_up, 1, "legs that were behind, and in sync again")                                                        \
     X(stale_served, 1, "promotions, by force or apart, of a leg that lacked something")                                \
     X(split_brain, 1, "split brains: both nodes acknowledged alone")                                                   \

@@ -99,6 +99,36 @@ void sim_legs_acked(struct sim *s, unsigned node, const char *lacking)
     l->split = true;
 }
 
+void sim_legs_acked_through(struct sim *s, unsigned node)
+{
+    struct sim_legs *l = &s->legs;
+    unsigned other = 1 - node;
+    struct superblock sb;
+    struct engine_view v;
+    if (l->split || !sim_node_view(s, node, &v))
+        return;
+    sim_node_superblock(s, other, &sb);
+    const struct history_entry *last = history_last(&sb.history);
+    if (sb.peer_in_sync || !last || last->epoch != v.diskless_epoch)
+        sim_fail(s, "diskless-early",
+                 "node %u acknowledges through the leg of node %u, whose superblock does not have the other one out of "
+                 "the in-sync set since epoch %" PRIu64,
+                 node, other, v.diskless_epoch);
+    /* An acknowledgement that was on its way may come later than that. */
+    struct engine_view theirs;
+    if (sb.lost_power && sim_node_view(s, other, &theirs) && theirs.session_up)
+        sim_fail(s, "diskless-leg", "node %u acknowledges through the leg of node %u, which has lost power", node,
+                 other);
+    if (l->behind[other] && !sim_leg_is_current(s, other, SIM_CONTENT, s->model.clock))
+        sim_fail(s, "diskless-leg", "node %u goes on through the leg of node %u: %s", node, other, s->model.facts);
+    COVER(acked_diskless);
+    l->behind[other] = false;
+    if (!l->behind[node])
+        fall_behind(s, node, s->model.clock);
+    l->alone[node] = false;
+    l->alone[other] = true;
+}
+
 bool sim_legs_is_target(struct sim *s, unsigned node)
 {
     struct superblock sb;
@@ -206,6 +236,7 @@ void sim_legs_power_lost(struct sim *s, const bool lost[SIM_NODES])
         if (!l->behind[i] && !model_check_durable(&s->model, &s->disk[i].image[SIM_CONTENT], l->flushed[i]))
             sim_fail(s, "power-loss", "leg %c lacks what was acknowledged and flushed: %s", 'A' + i, s->model.facts);
         fall_behind(s, i, l->flushed[i]);
+        l->cut[i] = l->since[i];
     }
     /* One that is just being resynced cannot stand in for it, whatever it has. */
     for (unsigned i = 0; i < SIM_NODES; i++) {
@@ -218,6 +249,17 @@ void sim_legs_power_lost(struct sim *s, const bool lost[SIM_NODES])
     for (unsigned i = 0; i < SIM_NODES; i++) {
         if (lost[i] && !lost[1 - i] && !l->split && !l->behind[1 - i] && has_left_it_behind(s, i))
             fall_behind(s, 1 - i, s->model.clock);
+    }
+    /* Nor one that has failed, whatever it has. */
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        unsigned other = 1 - i;
+        struct superblock theirs;
+        struct engine_view v;
+        sim_node_superblock(s, other, &theirs);
+        bool has_failed =
+            theirs.leg == LEG_FAILED || theirs.lost_power || (sim_node_view(s, other, &v) && v.leg == LEG_FAILED);
+        if (lost[i] && !lost[other] && has_failed && !l->split && !l->behind[other])
+            fall_behind(s, other, min_u64(l->flushed[i], l->flushed[other]));
     }
     if (!l->behind[0] || !l->behind[1] || l->split)
         return;

@@ -33,6 +33,7 @@ enum strike {
     STRIKE_RESYNC_BREAK, /* see sim_plan_sends() */
     STRIKE_RECOVERABLE,  /* those above: the volume is in sync again afterwards */
     STRIKE_DISK_ERRORS = STRIKE_RECOVERABLE,
+    STRIKE_DISKLESS, /* the primary's disk fails; then cuts and orders at the worst moments */
     STRIKE_META_ERRORS,
     STRIKE_PRIMARY_CRASH,
     STRIKE_PROMOTE_FORCE,
@@ -88,7 +89,7 @@ void sim_plan_reset(struct sim *s)
             network_faults(s);
     }
     p->mends = chance(s, 700000);
-    bool loses_power = has(s, STRIKE_POWER) || has(s, STRIKE_POWER_BOTH);
+    bool loses_power = has(s, STRIKE_POWER) || has(s, STRIKE_POWER_BOTH) || has(s, STRIKE_DISKLESS);
     /* One copy of the superblock may be spoilt, and a write of it fail on any; but where power cuts a write, which
      * tears two, one more is more than four copies can bear. */
     if (loses_power)
@@ -124,6 +125,12 @@ static bool link_is_down(const struct sim *s, unsigned node)
 {
     struct engine_view v;
     return !sim_node_view(s, node, &v) || !v.session_up;
+}
+
+static bool is_diskless(const struct sim *s, unsigned node)
+{
+    struct engine_view v;
+    return sim_node_view(s, node, &v) && v.diskless_epoch;
 }
 
 /* ---- orders ---- */
@@ -213,6 +220,9 @@ void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t 
             return;
         }
         COVER(promoted);
+        struct engine_view other;
+        if (s->legs.alone[node] && sim_node_view(s, 1 - node, &other) && other.leg == LEG_FAILED)
+            COVER(diskless_swapped);
         s->plan.detaches_primary[node] = false;
         if (node != s->plan.home) {
             COVER(role_swapped);
@@ -282,6 +292,13 @@ static void power_of(struct sim *s, const bool cut[SIM_NODES])
     }
 }
 
+static void cut_power_of(struct sim *s, unsigned node)
+{
+    COVER(diskless_power);
+    power_loss(s, (bool[SIM_NODES]) { node == 0, node == 1 });
+    sim_at(s, now_plus(s, draw(s, 1, 2 * s->dead_after_ns / NS_PER_MS) * NS_PER_MS), Q_START, node, 0);
+}
+
 static void strike_power(struct sim *s, bool both)
 {
     int serving = sim_primary(s);
@@ -310,6 +327,13 @@ void sim_plan_writes_meta(struct sim *s, unsigned node, const struct superblock 
         sim_at(s, now_plus(s, draw(s, 1, 3 * NS_PER_MS)), Q_CRASH, node, CUT_DAEMON);
     if (has(s, STRIKE_POWER) && chance(s, 300000))
         sim_at(s, now_plus(s, draw(s, 1, 3 * NS_PER_MS)), Q_CRASH, node, CUT_POWER);
+    /* The record that the primary's leg is out. */
+    if (has(s, STRIKE_DISKLESS) && is_secondary && is_diskless(s, 1 - node) && chance(s, 300000)) {
+        COVER(diskless_cut_peer);
+        unsigned cut = chance(s, 600000) ? node : 1 - node;
+        sim_at(s, now_plus(s, draw(s, 1, 3 * NS_PER_MS)), Q_CRASH, cut,
+               cut == node && chance(s, 200000) ? CUT_POWER_OF : CUT_NODE);
+    }
 }
 
 /* The moments after a flush are those in which most could be lost that must not be. */
@@ -391,6 +415,8 @@ void sim_plan_look(struct sim *s, unsigned node)
         same &= s->plan.resync.boot[i] == s->node[i].boot;
     if (!active) {
         s->plan.resync.interrupted |= same;
+        /* Its session may have outlived the target's daemon. */
+        s->plan.resync.known &= same || s->plan.resync.source != node;
         return;
     }
     if (same && s->plan.resync.interrupted && s->plan.resync.done_bytes > 0 && s->plan.resync.left_bytes > 0) {
@@ -406,11 +432,12 @@ void sim_plan_look(struct sim *s, unsigned node)
     }
     bool goes_on = same && s->plan.resync.full && s->plan.resync.left_bytes > 0;
     s->plan.resync.full = goes_on || v.resync.total_bytes == (uint64_t)s->block_count * BLOCK_BYTES;
+    bool begins = !s->plan.resync.known || s->plan.resync.interrupted || s->plan.resync.source != node;
+    for (unsigned i = 0; begins && i < SIM_NODES; i++)
+        s->plan.resync.boot[i] = s->node[i].boot;
     s->plan.resync.known = true;
     s->plan.resync.interrupted = false;
     s->plan.resync.source = node;
-    for (unsigned i = 0; i < SIM_NODES; i++)
-        s->plan.resync.boot[i] = s->node[i].boot;
     s->plan.resync.left_bytes = v.out_of_sync_bytes;
     s->plan.resync.done_bytes = v.resync.done_bytes;
     s->plan.resync.writes = s->clients.changes_in_flight > 0;
@@ -447,6 +474,15 @@ void sim_plan_cut(struct sim *s, unsigned node, enum cut how)
     if (how == CUT_POWER_THIS) {
         COVER(power_stable);
         power_of(s, (bool[SIM_NODES]) { node == 0, node == 1 });
+        return;
+    }
+    if (how == CUT_NODE || how == CUT_POWER_OF) {
+        if (s->plan.stage != STAGE_LOAD || !s->node[node].up)
+            return;
+        if (how == CUT_NODE)
+            crash(s, node);
+        else
+            cut_power_of(s, node);
         return;
     }
     if (how != CUT_DAEMON) {
@@ -506,6 +542,47 @@ static void strike_takeover(struct sim *s, unsigned p)
             sim_at(s, now_plus(s, draw(s, 1, 30) * NS_PER_MS), Q_CRASH, p, CUT_DAEMON);
         return;
     default: return;
+    }
+}
+
+static void strike_diskless(struct sim *s, unsigned p)
+{
+    unsigned other = 1 - p;
+    if (!is_diskless(s, p)) {
+        /* By a write or a flush, or by its metadata. */
+        if (chance(s, 700000)) {
+            s->disk[p].faults.error_per_million[OP_WRITE] = (unsigned)draw(s, 1, 1000000);
+            s->disk[p].faults.error_per_million[OP_FLUSH] = (unsigned)draw(s, 1, 1000000);
+        }
+        if (chance(s, 500000))
+            s->node[p].meta.error_per_million = (unsigned)draw(s, 1, 1000000);
+        return;
+    }
+    switch (draw(s, 0, 9)) {
+    case 0:
+        COVER(diskless_cut_primary);
+        crash(s, p);
+        return;
+    case 1:
+        if (s->node[other].up)
+            crash(s, other);
+        return;
+    case 2:
+        if (s->node[other].up)
+            cut_power_of(s, other);
+        return;
+    case 3:
+        if (!order(s, p, chance(s, 700000) ? ORDER_DEMOTE : ORDER_DETACH))
+            return;
+        sim_at(s, now_plus(s, draw(s, 1, 100 * NS_PER_MS)), Q_ORDER, other, ORDER_PROMOTE);
+        return;
+    case 4:
+        s->net.partitioned_until_ns = now_plus(s, draw(s, 1, 3) * s->dead_after_ns);
+        sim_at(s, now_plus(s, draw(s, 0, 2 * s->dead_after_ns)), Q_ORDER, other, ORDER_PROMOTE);
+        return;
+    case 5: order(s, p, ORDER_DEMOTE_FORCE); return;
+    case 6: s->disk[other].faults.error_per_million[OP_WRITE] = (unsigned)draw(s, 1, 10000); return;
+    default: sim_net_break(s, chance(s, 300000)); return;
     }
 }
 
@@ -617,6 +694,7 @@ static void strike_at(struct sim *s, enum strike k, unsigned p)
             s->plan.detaches_primary[p] = true;
         return;
     case STRIKE_DISK_ERRORS: disk_errors(s, p); return;
+    case STRIKE_DISKLESS: strike_diskless(s, p); return;
     case STRIKE_META_ERRORS: s->node[draw(s, 0, 1)].meta.error_per_million = (unsigned)draw(s, 1, 400000); return;
     case STRIKE_PRIMARY_CRASH:
         if (!s->node[other].serving)

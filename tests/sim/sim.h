@@ -425,6 +425,7 @@ struct sim_legs {
     uint64_t since[SIM_NODES];   /* ... which was then */
     uint64_t bound[SIM_NODES];   /* ... but has what was acknowledged before, and what was acknowledged as stable */
     bool alone[SIM_NODES];       /* this node has acknowledged what the other leg lacks, since they were in sync */
+    uint64_t cut[SIM_NODES];     /* when it last lost power */
     bool split;                  /* both have: nothing can be said of the volume's content any more */
 };
 
@@ -434,6 +435,9 @@ void sim_legs_flushed(struct sim *s, unsigned node, uint64_t begun); /* by the m
 /* `node` acknowledges a change, or a flush. `lacking`: the other leg has it not, and this is the check that fails
  * unless it is on record that the other one is not in the in-sync set. */
 void sim_legs_acked(struct sim *s, unsigned node, const char *lacking);
+
+/* `node`, whose own leg is out, acknowledges through the other one's. Fails unless that is on record there. */
+void sim_legs_acked_through(struct sim *s, unsigned node);
 
 /* Its record says that it is being resynced: it cannot be promoted without force, whatever else it says. */
 bool sim_legs_is_target(struct sim *s, unsigned node);
@@ -509,7 +513,7 @@ void sim_plan_look(struct sim *s, unsigned node); /* after each step of its engi
 bool sim_resyncs(const struct sim *s);            /* a resync is under way */
 bool sim_plan_cuts_start(struct sim *s); /* while a daemon writes its first superblock, its machine loses power... */
 void sim_plan_start_is_cut(struct sim *s, unsigned node); /* ... now */
-enum cut { CUT_DAEMON, CUT_POWER, CUT_POWER_BOTH, CUT_POWER_THIS, CUT_SESSION, CUT_SOURCE };
+enum cut { CUT_DAEMON, CUT_POWER, CUT_POWER_BOTH, CUT_POWER_THIS, CUT_SESSION, CUT_SOURCE, CUT_NODE, CUT_POWER_OF };
 void sim_plan_cut(struct sim *s, unsigned node, enum cut how);            /* when its time comes */
 void sim_plan_serves(struct sim *s, unsigned node);                       /* its engine opens the front */
 void sim_plan_late_order(struct sim *s, unsigned node, enum order order); /* given when its time comes */

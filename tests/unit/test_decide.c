@@ -265,6 +265,59 @@ static void equal_histories_reconcile_what_is_left(void **state)
     expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
 }
 
+static void a_primary_without_a_leg_serves_through_the_other(void **state)
+{
+    (void)state;
+    struct hello x = a(), y = b();
+    pair_up(&x, &y);
+    x.role = ROLE_PRIMARY;
+    x.leg = LEG_FAILED;
+    expect(&x, &y, "leg-failed", SYNC_REFUSE, false);
+    x.diskless = true;
+    part_of(&x, 3, 33);
+    expect(&x, &y, "through-the-peer", SYNC_THROUGH, false);
+    y.dirty_bytes = 4096; /* it has begun to record that */
+    expect(&x, &y, "through-the-peer", SYNC_THROUGH, false);
+    y.was_primary = true; /* or has served in between, and its writes have failed */
+    expect(&x, &y, "leg-failed", SYNC_REFUSE, false);
+    y.was_primary = false;
+    y.epoch = 3; /* it has seen that epoch, and not this entry */
+    expect(&x, &y, "leg-failed", SYNC_REFUSE, false);
+    struct hello before = y;
+    part_of(&y, 3, 33);
+    y.full = true, y.dirty_bytes = 4096; /* as it has recorded */
+    expect(&x, &y, "through-the-peer", SYNC_THROUGH, false);
+    y.lost_power = true;
+    expect(&x, &y, "only-leg-lost-power", SYNC_REFUSE, false);
+    y.lost_power = false;
+    x.peer_failed = true; /* the same, as the primary has heard: its own disk may not tell */
+    expect(&x, &y, "only-leg-lost-power", SYNC_REFUSE, false);
+    x.peer_failed = false;
+    y.peer_failed = true; /* of that leg, which is no news */
+    expect(&x, &y, "through-the-peer", SYNC_THROUGH, false);
+    y.leg = LEG_SYNCING;
+    expect(&x, &y, "leg-failed", SYNC_REFUSE, false);
+    y.leg = LEG_UP_TO_DATE;
+    y.role = ROLE_PRIMARY;
+    expect(&x, &y, "two-primaries", SYNC_REFUSE, false);
+    y.epoch = 4;
+    expect(&x, &y, "deposed", SYNC_REFUSE, false);
+    y = before;
+    part_of(&y, 3, 44); /* it went on alone */
+    expect(&x, &y, "leg-failed", SYNC_REFUSE, false);
+    y = before;
+    y.peer_leg_id = make_id(9); /* another leg's peer */
+    expect(&x, &y, "leg-failed", SYNC_REFUSE, false);
+
+    /* It comes back with what its disk had: without that decree, it is the target. */
+    x = a(), y = b();
+    pair_up(&x, &y);
+    part_of(&y, 3, 33);
+    y.full = true;
+    x.was_primary = true;
+    expect(&x, &y, "peer-is-ahead", SYNC_TARGET, true);
+}
+
 static void a_syncing_leg_only_takes(void **state)
 {
     (void)state;
@@ -302,7 +355,7 @@ static void a_syncing_leg_only_takes(void **state)
 }
 
 /* One node's states, by a number: what it was part of, and what has happened to it. */
-#define STATES (5 * 2 * 2 * 2 * 2 * 2 * 2 * 2 * 3)
+#define STATES (5 * 2 * 2 * 2 * 2 * 2 * 2 * 2 * 4)
 
 static struct hello state_of(struct hello h, unsigned n, uint64_t own_tag)
 {
@@ -331,8 +384,9 @@ static struct hello state_of(struct hello h, unsigned n, uint64_t own_tag)
     if (n % 2)
         h.base = (struct history_entry) { 0 };
     n /= 2;
-    static const enum leg_state legs[] = { LEG_UP_TO_DATE, LEG_SYNCING, LEG_FAILED };
+    static const enum leg_state legs[] = { LEG_UP_TO_DATE, LEG_SYNCING, LEG_FAILED, LEG_FAILED };
     h.leg = legs[n];
+    h.diskless = n == 3 && h.role == ROLE_PRIMARY && h.history.count > 0;
     return h;
 }
 
@@ -341,7 +395,7 @@ static void all_pairs_of_states(void **state)
     (void)state;
     struct hello x0 = a(), y0 = b();
     pair_up(&x0, &y0);
-    unsigned long verdicts[SYNC_TARGET + 1] = { 0 };
+    unsigned long verdicts[SYNC_THROUGH + 1] = { 0 };
     for (unsigned i = 0; i < STATES; i++) {
         struct hello x = state_of(x0, i, 101);
         for (unsigned k = 0; k < STATES; k++) {
@@ -353,6 +407,23 @@ static void all_pairs_of_states(void **state)
                 continue;
             /* Data never flows from the older to the newer leg, from an inconsistent one, or to a primary. */
             assert_true(r != HISTORY_DIVERGED && r != HISTORY_UNRELATED);
+            if (j.verdict == SYNC_THROUGH) {
+                /* The only leg has everything: it was part of the decree that makes it so, or of the one before. */
+                assert_true(x.diskless != y.diskless);
+                const struct hello *without = x.diskless ? &x : &y;
+                const struct hello *with = without == &x ? &y : &x;
+                assert_int_equal(with->leg, LEG_UP_TO_DATE);
+                assert_int_equal(with->role, ROLE_SECONDARY);
+                assert_false(with->lost_power || without->peer_failed);
+                assert_true(with->epoch <= without->epoch);
+                enum history_relation has = history_relate(&with->history, &without->history);
+                assert_true(has == HISTORY_EQUAL || has == HISTORY_ANCESTOR);
+                if (has == HISTORY_ANCESTOR) {
+                    assert_int_equal(without->history.count, with->history.count + 1);
+                    assert_false(with->full || (with->was_primary && with->dirty_bytes));
+                }
+                continue;
+            }
             assert_false(x.leg == LEG_FAILED || y.leg == LEG_FAILED);
             if (j.verdict == SYNC_SOURCE || j.verdict == SYNC_TARGET) {
                 const struct hello *from = j.verdict == SYNC_SOURCE ? &x : &y;
@@ -375,7 +446,7 @@ static void all_pairs_of_states(void **state)
             }
         }
     }
-    for (unsigned v = 0; v <= SYNC_TARGET; v++) {
+    for (unsigned v = 0; v <= SYNC_THROUGH; v++) {
         if (v != SYNC_PAIR)
             assert_true(verdicts[v] > 0);
     }
@@ -388,6 +459,7 @@ int main(void)
         cmocka_unit_test(who_is_primary),
         cmocka_unit_test(what_one_lacks_the_other_gives),
         cmocka_unit_test(equal_histories_reconcile_what_is_left),
+        cmocka_unit_test(a_primary_without_a_leg_serves_through_the_other),
         cmocka_unit_test(a_syncing_leg_only_takes),
         cmocka_unit_test(all_pairs_of_states),
     };

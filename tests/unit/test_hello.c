@@ -26,6 +26,7 @@ static struct hello sample(void)
         .window_frames = 1024,
         .granule_bytes = 4096,
         .full = true,
+        .diskless = true,
         .dirty_bytes = 123456,
         .lsn = 77,
         .was_primary = true,
@@ -164,6 +165,9 @@ static void test_bad_fields(void **state)
     m.nonce.len = 31;
     refused(&m, "(nonce)");
     m = valid_message();
+    m.diskless = true;
+    refused(&m, "(diskless)");
+    m.diskless = false;
     m.base_epoch = 1;
     refused(&m, "(base)");
     uint64_t rising[] = { 1, 2 }, falling[] = { 2, 1 }, tags[] = { 5, 6 }, none[] = { 0, 6 }, many[HISTORY_MAX + 1];

@@ -59,14 +59,14 @@ static void status_is_json(void **state)
     Lockstep__Control__VolumeStatus *const list[] = { &v };
     struct show s = begin(true, false);
     show_status(&s, "paris-a", list, 1);
-    expect(&s,
-           "{\"version\":1,\"node\":\"paris-a\",\"volumes\":[{\"name\":\"gold42\",\"state\":\"up\","
-           "\"role\":\"primary\",\"protected\":true,\"why_not\":null,\"epoch\":7,\"lsn\":123456,"
-           "\"size_bytes\":42949672960,\"device\":\"nbd:unix:/run/lockstep/gold42.sock\",\"serving\":true,"
-           "\"leg\":\"up-to-date\",\"backing\":\"/dev/vg0/gold42\",\"writes_waiting\":0,\"oldest_waiting_us\":0,"
-           "\"alone\":null,\"peer\":{\"name\":\"paris-b\",\"link\":\"connected\",\"reason\":null,\"transport\":\"tcp\","
-           "\"path\":\"10.0.0.2:7789\",\"tls\":false,\"rtt_us\":412,\"leg\":\"up-to-date\","
-           "\"out_of_sync_bytes\":0,\"resync\":null},\"verify\":null,\"witness\":null,\"offsite\":null}]}\n");
+    expect(&s, "{\"version\":1,\"node\":\"paris-a\",\"volumes\":[{\"name\":\"gold42\",\"state\":\"up\","
+               "\"role\":\"primary\",\"protected\":true,\"why_not\":null,\"epoch\":7,\"lsn\":123456,"
+               "\"size_bytes\":42949672960,\"device\":\"nbd:unix:/run/lockstep/gold42.sock\",\"serving\":true,"
+               "\"leg\":\"up-to-date\",\"backing\":\"/dev/vg0/gold42\",\"writes_waiting\":0,\"oldest_waiting_us\":0,"
+               "\"alone\":null,\"diskless\":null,\"peer\":{\"name\":\"paris-b\",\"link\":\"connected\",\"reason\":null,"
+               "\"transport\":\"tcp\","
+               "\"path\":\"10.0.0.2:7789\",\"tls\":false,\"rtt_us\":412,\"leg\":\"up-to-date\","
+               "\"out_of_sync_bytes\":0,\"resync\":null},\"verify\":null,\"witness\":null,\"offsite\":null}]}\n");
 }
 
 static void what_is_not_known_is_null(void **state)
@@ -90,6 +90,7 @@ static void what_is_not_known_is_null(void **state)
            "\"protected\":false,\"why_not\":\"a \\\"quoted\\\\\\\" reason\",\"epoch\":null,"
            "\"lsn\":null,\"size_bytes\":null,\"device\":\"nbd:h:1\",\"serving\":false,"
            "\"leg\":null,\"backing\":\"x\",\"writes_waiting\":null,\"oldest_waiting_us\":null,\"alone\":null,"
+           "\"diskless\":null,"
            "\"peer\":{\"name\":\"b\",\"link\":\"down\",\"reason\":null,\"transport\":null,\"path\":null,\"tls\":false,"
            "\"rtt_us\":null,\"leg\":null,\"out_of_sync_bytes\":null,\"resync\":null},"
            "\"verify\":null,\"witness\":null,\"offsite\":null}]}\n");
@@ -208,6 +209,29 @@ static void a_resync_is_told(void **state)
     free(text);
 }
 
+static void who_serves_without_a_leg_is_told(void **state)
+{
+    Lockstep__Control__Diskless diskless = LOCKSTEP__CONTROL__DISKLESS__INIT;
+    diskless.epoch = 8;
+    diskless.since_us = 1795400000123456;
+    Lockstep__Control__Peer peer = peer_b();
+    Lockstep__Control__VolumeStatus v = gold42(&peer);
+    v.diskless = &diskless;
+    v.leg = (char *)"failed";
+    Lockstep__Control__VolumeStatus *const list[] = { &v };
+    struct show s = begin(false, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(
+        strstr(text, "  diskless since epoch 8, 2026-11-23T02:13:20.123Z: reads and writes go through paris-b"));
+    free(text);
+    s = begin(true, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text, "\"diskless\":{\"epoch\":8,\"since\":\"2026-11-23T02:13:20.123Z\"},"));
+    free(text);
+}
+
 static void who_goes_on_alone_is_told(void **state)
 {
     Lockstep__Control__Alone alone = LOCKSTEP__CONTROL__ALONE__INIT;
@@ -319,6 +343,7 @@ int main(void)
         cmocka_unit_test(results_are_told),
         cmocka_unit_test(a_resync_is_told),
         cmocka_unit_test(who_goes_on_alone_is_told),
+        cmocka_unit_test(who_serves_without_a_leg_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,51 @@
+#!/usr/bin/python3
+"""The primary's disk fails: its clients notice nothing, as it goes on through its peer's leg. The peer's daemon may die meanwhile. The
+service moves to the peer, and the leg that had failed comes back as a target: mended, or made anew on another disk."""
+
+from lib import fs, nbdio, run
+from lib.cluster import Cluster
+from lib.run import wait_until
+
+from test_disk_faults import CONNECTIONS, SIZE, fault, faults_of
+
+
+def a_replaced_disk(t):
+    t.step("the primary's disk is gone for good: replaced by a fresh one, which gets everything")
+    c = Cluster(t, size=SIZE, name="replaced", dead_after="1s")
+    fault(c.a, error="EIO", **{"write-errors-per-million": 1000000, "error-after-requests": 300})
+    c.write_config()
+    c.ready()
+    load = nbdio.start(nbdio.scribblers(c.a.uri, SIZE, t.seed, CONNECTIONS, read_percent=20))
+    s = c.a.wait("to be diskless", lambda s: s["diskless"])
+    ops = nbdio.total_ops(load)
+    wait_until("the load to go on", lambda: nbdio.total_ops(load) > ops + 300, 20, describe=lambda: [(s.ops, s.errors) for s in load])
+    nbdio.stop(load)
+    t.check(not any(s.errors for s in load), "no client saw an error")
+    c.a.cli("demote", c.volume)
+    c.b.cli("promote", c.volume)
+    c.a.cli("down", c.volume, ok=(0, 1, 2, 3, 4))
+    c.a.stop()
+    with open(c.a.backing, "r+b") as f:
+        size = f.seek(0, 2)
+        f.truncate(0)
+        f.truncate(size)
+    c.a.settings, c.a.args = {}, []
+    c.write_config()
+    c.a.start()
+    c.a.cli("create", c.volume)
+    c.a.cli("up", c.volume)
+    c.b.wait("to be protected", lambda s: s["protected"], 60)
+    c.stop()
+    for n in c.nodes:
+        nbdio.verify_leg(t, n.backing, load, n.name)
+    c.assert_legs_equal("with a new disk")
+    fs.remove(c.dir)
+
+
+def test(t):
+    faults_of(t, 0)
+    a_replaced_disk(t)
+
+
+if __name__ == "__main__":
+    run.main(test, limit_s=150)
