@@ -316,12 +316,13 @@ static void check_not_deposed(struct sim *s, const struct sim_op *read)
     }
 }
 
-/* In sync, an error is the reader's business only when neither leg can give what he asked for. */
+/* In sync, an error is the reader's business only when neither leg can give what he asked for. Who was deposed while
+ * his disk hung has nobody to ask. */
 static void check_not_repairable(struct sim *s, const struct sim_op *read)
 {
     const struct sim_disk *other = &s->disk[1 - read->node];
-    if (READ_REPAIR_EXISTS && sim_legs_in_sync(s) && other->faults.error_per_million[OP_READ] == 0 &&
-        medium_is_readable(&other->data, read->first, read->count))
+    if (READ_REPAIR_EXISTS && sim_primary(s) == (int)read->node && sim_legs_in_sync(s) &&
+        other->faults.error_per_million[OP_READ] == 0 && medium_is_readable(&other->data, read->first, read->count))
         sim_fail(s, "read-error", "of blocks %u-%u on node %u, in sync, where the other leg has them", read->first,
                  read->first + read->count - 1, read->node);
 }
