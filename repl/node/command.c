@@ -367,8 +367,8 @@ void command_job_ended(struct node_volume *nv, enum job_kind kind)
         if (nv->job.err.code)
             finish(c, exit_code_of_job(kind, nv->job.err.code), "volume %s: %s", volume, nv->job.err.text);
         else if (kind == JOB_CREATE)
-            finish(c, CONTROL_DONE, "volume %s is created on %s; bring it up with `lockstep up %s`", volume,
-                   config_self(nv->config)->name, volume);
+            finish(c, CONTROL_DONE, "volume %s is created on %s; bring it up with `lockstep up %s`%s%s", volume,
+                   config_self(nv->config)->name, volume, nv->job.err.text[0] ? ". Note: " : "", nv->job.err.text);
         else
             finish(c, CONTROL_DONE, "volume %s is %s", volume, kind == JOB_START ? "up" : "down");
     }

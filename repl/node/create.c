@@ -109,7 +109,9 @@ static void close_target(struct target *t)
         close(t->data_fd);
 }
 
-#define SEARCH_NS (3 * NS_PER_S)
+/* At least as far as a daemon looks (leg.c), which keeps many reads in flight: what it would find is not taken for
+ * nothing here. */
+#define SEARCH_NS (60 * NS_PER_S)
 
 static uint64_t monotonic_ns(void)
 {
@@ -118,25 +120,70 @@ static uint64_t monotonic_ns(void)
     return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
 }
 
-/* A leg on a backing that has grown since does not show itself at the present end. */
-static bool find_former_end(const struct target *t, struct meta_layout *out)
+/* Holes of a file need not be read. Of a device this is not known. */
+static bool is_hole(int fd, uint64_t from_bytes, uint64_t end_bytes)
 {
-    CLEANUP_FREE void *bytes = NULL;
-    if (t->meta_fd != t->data_fd || posix_memalign(&bytes, 4096, SUPERBLOCK_SEARCH_READ_BYTES))
-        return false;
+    off_t data = lseek(fd, (off_t)from_bytes, SEEK_DATA);
+    return data < 0 ? errno == ENXIO : (uint64_t)data >= end_bytes;
+}
+
+/* A leg on a backing that has grown since does not show itself at the present end. */
+struct former_search {
+    const struct target *target;
     struct superblock_search search;
     struct range places[SUPERBLOCK_SEARCH_READS];
-    unsigned count;
-    uint64_t until_ns = monotonic_ns() + SEARCH_NS;
-    superblock_search_begin(&search, t->geometry.size_bytes);
-    while (monotonic_ns() < until_ns && (count = superblock_search_next(&search, places))) {
-        for (unsigned i = 0; i < count; i++) {
-            ssize_t n = pread(t->meta_fd, bytes, places[i].length_bytes, (off_t)places[i].offset_bytes);
-            if (n == (ssize_t)places[i].length_bytes && superblock_search_look(places[i], bytes, NULL, out))
-                return true;
-        }
+    unsigned count, next; /* of the places */
+    uint64_t until_ns;
+    void *bytes; /* owned */
+};
+
+static int former_search_open(struct former_search *f, const struct target *t, struct err *err)
+{
+    *f = (struct former_search) { .target = t, .until_ns = monotonic_ns() + SEARCH_NS };
+    if (posix_memalign(&f->bytes, 4096, SUPERBLOCK_SEARCH_READ_BYTES))
+        return err_set(err, -ENOMEM, "out of memory");
+    /* Metadata of its own file or device lies at the start of that. */
+    superblock_search_begin(&f->search, t->meta_fd == t->data_fd ? t->geometry.size_bytes : 0);
+    return 0;
+}
+
+static void former_search_close(struct former_search *f) { free(f->bytes); }
+
+/* The next places that may hold something; false: all was looked at. */
+static bool former_search_refill(struct former_search *f)
+{
+    do {
+        f->next = 0;
+        f->count = superblock_search_next(&f->search, f->places);
+        if (f->count == 0)
+            return false;
+    } while (is_hole(f->target->data_fd, f->places[f->count - 1].offset_bytes,
+                     f->places[0].offset_bytes + f->places[0].length_bytes));
+    return true;
+}
+
+/* True: one was found, and the same place is looked at again the next time. False: none, or none in time. */
+static bool former_search_next(struct former_search *f, struct meta_layout *out)
+{
+    while (monotonic_ns() < f->until_ns && (f->next < f->count || former_search_refill(f))) {
+        struct range at = f->places[f->next];
+        ssize_t n = pread(f->target->data_fd, f->bytes, at.length_bytes, (off_t)at.offset_bytes);
+        if (n == (ssize_t)at.length_bytes && superblock_search_look(at, f->bytes, NULL, out))
+            return true;
+        f->next++;
     }
     return false;
+}
+
+/* The caller need not fail for it, but whoever ordered it must know: a text without a code. */
+static void former_search_tell(const struct former_search *f, struct err *err)
+{
+    uint64_t left = f->next < f->count ? f->places[f->next].offset_bytes : f->search.end_bytes;
+    if (left)
+        snprintf(err->text, sizeof(err->text),
+                 "it took too long to look for a former leg everywhere: the first %llu bytes were not looked at, and "
+                 "one may have been there",
+                 (unsigned long long)left);
 }
 
 static int refuse_foreign_metadata(const struct volume_config *config, const struct target *t, uint8_t *blocks,
@@ -144,8 +191,15 @@ static int refuse_foreign_metadata(const struct volume_config *config, const str
 {
     const char *path = t->meta_fd == t->data_fd ? config_self(config)->backing : config_self(config)->metadata;
     struct meta_layout former, layout = t->layout;
-    if (find_former_end(t, &former))
+    struct former_search search;
+    int r = former_search_open(&search, t, err);
+    if (r)
+        return r;
+    if (former_search_next(&search, &former))
         layout = former;
+    else
+        former_search_tell(&search, err);
+    former_search_close(&search);
     for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
         ssize_t n = pread(t->meta_fd, blocks + i * SUPERBLOCK_BYTES, SUPERBLOCK_BYTES,
                           (off_t)superblock_copy_offset(&layout, i));
@@ -156,7 +210,7 @@ static int refuse_foreign_metadata(const struct volume_config *config, const str
     struct superblock sb;
     unsigned good;
     struct err why = { 0 };
-    int r = superblock_choose((uint8_t(*)[SUPERBLOCK_BYTES])blocks, &sb, &good, &why);
+    r = superblock_choose((uint8_t(*)[SUPERBLOCK_BYTES])blocks, &sb, &good, &why);
     if (r == -ENOENT)
         return 0;
     if (r)
@@ -312,18 +366,38 @@ static int write_first_superblock(const struct volume_config *config, const stru
     return 0;
 }
 
-/* Before anything else changes: an old leg must not vouch for data that is not its own any more, should this be cut
- * short. */
-static int wipe_superblocks(const struct target *t, uint8_t *block, struct err *err)
+static int wipe_copies(const struct target *t, const struct meta_layout *layout, uint8_t *block, struct err *err)
 {
     memset(block, 0, SUPERBLOCK_BYTES);
     for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
-        ssize_t n = pwrite(t->meta_fd, block, SUPERBLOCK_BYTES, (off_t)superblock_copy_offset(&t->layout, i));
+        ssize_t n = pwrite(t->meta_fd, block, SUPERBLOCK_BYTES, (off_t)superblock_copy_offset(layout, i));
         if (n != SUPERBLOCK_BYTES)
             return err_set(err, n < 0 ? -errno : -EIO, "the old metadata cannot be removed: %s",
                            n < 0 ? strerror(errno) : "the disk is full");
     }
-    return fsync(t->meta_fd) < 0 ? err_set(err, -errno, "the old metadata cannot be removed: %s", strerror(errno)) : 0;
+    return 0;
+}
+
+/* Before anything else changes: an old leg must not vouch for data that is not its own any more, should this be cut
+ * short. A daemon would find one at a former end, too. */
+static int wipe_superblocks(const struct target *t, bool former, uint8_t *block, struct err *err)
+{
+    struct meta_layout found;
+    struct former_search search;
+    int r = wipe_copies(t, &t->layout, block, err);
+    if (!r && former) {
+        r = former_search_open(&search, t, err);
+        if (r)
+            return r;
+        while (!r && former_search_next(&search, &found))
+            r = wipe_copies(t, &found, block, err);
+        if (!r)
+            former_search_tell(&search, err);
+        former_search_close(&search);
+    }
+    if (!r && fsync(t->meta_fd) < 0)
+        r = err_set(err, -errno, "the old metadata cannot be removed: %s", strerror(errno));
+    return r;
 }
 
 static int create_on(const struct volume_config *config, const struct target *t, bool adopt, bool force,
@@ -345,8 +419,8 @@ static int create_on(const struct volume_config *config, const struct target *t,
             "%s: its last %llu bytes would be written over by the metadata. Give `metadata:` a file of its own, or "
             "shrink what it holds to %llu bytes and use --force",
             self->backing, (unsigned long long)t->layout.meta_bytes, (unsigned long long)t->layout.data_bytes);
-    if (!r)
-        r = wipe_superblocks(t, blocks, err);
+    if (!r) /* without force none was found */
+        r = wipe_superblocks(t, force, blocks, err);
     /* An earlier life's log and bitmap would be taken for damaged ones of this one. */
     if (!r)
         r = zero(internal ? self->backing : self->metadata, t->meta_fd,

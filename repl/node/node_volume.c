@@ -108,6 +108,8 @@ static void end_create(struct node_volume *nv)
         nv->state = STATE_DOWN;
         node_note(nv->node, volume, NOTE_INFO, "volume", "created on %s%s", config_self(nv->config)->name,
                   job->adopt ? ", with the data that was there" : "");
+        if (job->err.text[0])
+            node_note(nv->node, volume, NOTE_WARNING, "volume", "created, but %s", job->err.text);
     } else if (job->err.code == -EEXIST || job->err.code == -EBUSY) { /* refused: nothing was touched */
         nv->state = nv->before;
         node_note(nv->node, volume, NOTE_WARNING, "volume", "not created: %s", job->err.text);

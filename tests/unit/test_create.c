@@ -66,6 +66,31 @@ static void an_old_leg_is_gone_before_its_data_is(void **state)
     assert_int_equal(find_leg(), 0);
 }
 
+/* The backing has grown since: a daemon looks for the old leg before what was its end. */
+static void a_leg_at_a_former_end_is_gone_before_its_data_is(void **state)
+{
+    static const uint64_t growth[] = { 4096, 16 * MIB, 1000 * MIB };
+    for (unsigned i = 0; i < ARRAY_LEN(growth); i++) {
+        for (int adopt = 0; adopt < 2; adopt++) {
+            struct err err = { 0 };
+            assert_int_equal(truncate(config.nodes[0].backing, 0), 0);
+            assert_int_equal(truncate(config.nodes[0].backing, BACKING_BYTES), 0);
+            assert_int_equal(volume_create(&config, false, false, ignore_progress, NULL, &err), 0);
+            assert_int_equal(find_leg(), 0);
+            assert_int_equal(truncate(config.nodes[0].backing, (off_t)(BACKING_BYTES + growth[i])), 0);
+            assert_int_equal(volume_create(&config, adopt, false, ignore_progress, NULL, &err), -EEXIST);
+            assert_non_null(strstr(err.text, "already holds a leg"));
+            assert_int_equal(find_leg(), 0);
+            int meanwhile = adopt ? -ENOENT : 1; /* nothing is zeroed then */
+            err = (struct err) { 0 };
+            assert_int_equal(volume_create(&config, adopt, true, note_leg, &meanwhile, &err), 0);
+            assert_int_equal(meanwhile, -ENOENT);
+            assert_int_equal(find_leg(), -ENOENT);
+            assert_string_equal(err.text, "");
+        }
+    }
+}
+
 /* A file of somebody's that `metadata:` names by mistake. */
 #define DIARY "Dear diary,\n"
 #define DIARY_BYTES (100 * MIB)
@@ -155,6 +180,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_file_that_is_there_is_not_taken_for_metadata, setup, teardown),
         cmocka_unit_test_setup_teardown(a_metadata_file_is_made_kept_and_made_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(the_backing_is_not_its_own_metadata, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_leg_at_a_former_end_is_gone_before_its_data_is, setup, teardown),
         cmocka_unit_test_setup_teardown(an_old_leg_is_gone_before_its_data_is, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
