@@ -45,8 +45,9 @@ def grown_while_down(t, name, metadata):
                 c.a.status())
         nbdio.verify_leg(t, c.a.backing, load, c.a.name)
     t.check("lockstep resize" in c.a.log_text(), "and says that it can grow", c.a.log_tail())
+    c.a.cli("down", c.volume)
     p = c.a.cli("create", c.volume, ok=None)
-    t.check(p.returncode != 0, "`create` does not take it for a blank one", p.stderr)
+    t.check(p.returncode == REFUSED and "already holds a leg" in p.stderr, f"`create` finds it: {p.stderr.strip()}", p.returncode)
     c.stop()
     if not metadata:
         p = c.a.cli("metadata", "dump", "--backing", c.a.backing, ok=None)
