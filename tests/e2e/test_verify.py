@@ -35,6 +35,13 @@ def test(t):
     again = c.a.status()["verify"]
     t.check(again["last"] == s["verify"]["last"] and again["next"] == s["verify"]["next"], "it is remembered", again)
     t.check("scheduled" not in c.a.log_text()[since:], "none has begun", c.a.log_tail())
+    # The other node has none on record, and would begin one as soon as it is primary, beside those that are ordered.
+    c.stop()
+    c.settings = {}
+    c.a.settings = {"verify-rate": "256MiB"}  # half a second, in which it can be demoted
+    c.write_config()
+    c.start()
+    c.promote(c.a)
 
     load = nbdio.scribblers(c.a.uri, QUIET, seed=7)
     nbdio.start(load)
@@ -76,9 +83,13 @@ def test(t):
 
     nbdio.stop(load)
     t.step("the primary is demoted while it compares: the verify ends, the other node takes over, nobody minds")
+    since = len(c.a.log_text())
     running = c.a.spawn_cli("verify", c.volume)
+    c.a.wait_log("comparing both legs", since=since)
     c.a.cli("demote", c.volume)
-    proc.wait(running, 30, "the verify to end")
+    status = proc.wait(running, 30, "the verify to end")
+    said = (c.a.dir / "cli.log").read_text(errors="replace")
+    t.check(status == FAILED and "roles" in said, f"it ends with that: {said.strip()}", status)
     c.b.cli("promote", c.volume)
     p = c.b.cli("verify", c.volume)
     t.check("equal" in p.stdout, p.stdout.strip(), p.stdout)
