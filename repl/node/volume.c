@@ -90,7 +90,8 @@ struct volume {
     uint64_t tick_at_ns;
     struct volume_order_task scheduled; /* the verify that nobody ordered */
     bool scheduled_runs;
-    uint64_t verify_next_s;         /* since 1970 */
+    bool scheduled_began;
+    struct verify_plan verify_plan;
     struct ring_timer verify_timer; /* when to look at the calendar */
     struct rate resync_rate;
     uint64_t resync_look_ns; /* when to look at its progress next */
@@ -385,16 +386,21 @@ static void run_order(struct ring_task *task)
 /* ---- the verify that nobody orders ---- */
 
 #define CALENDAR_LOOK_NS NS_PER_S
-#define SKIPPED_RETRY_S 3600 /* of a schedule without a time of day */
 
-static void plan_verify(struct volume *v, bool skipped)
+static struct verify_clocks verify_clocks(const struct volume *v)
 {
     struct engine_view view;
     engine_view(v->engine, &view);
-    uint64_t now_s = (uint64_t)time(NULL);
-    bool any_time = v->config.verify_at_minute == CONFIG_ANY_TIME;
-    uint64_t from_s = !skipped ? now_s : now_s + (any_time ? SKIPPED_RETRY_S : 60);
-    v->verify_next_s = verify_schedule_next_s(&v->config, view.verified_at_s, from_s);
+    return (struct verify_clocks) {
+        .now_s = (uint64_t)time(NULL),
+        .monotonic_s = ring_now_ns(v->ring) / NS_PER_S,
+        .last_s = view.verified_at_s,
+    };
+}
+
+static void plan_verify(struct volume *v, bool skipped)
+{
+    verify_plan_make(&v->verify_plan, &v->config, verify_clocks(v), skipped);
 }
 
 static void scheduled_done(void *ctx, int result, const char *text)
@@ -408,7 +414,8 @@ static void scheduled_done(void *ctx, int result, const char *text)
     plan_verify(v, !over);
     if (over)
         return;
-    snprintf(said, sizeof(said), "the scheduled verify is skipped: %s", text ? text : strerror(-result));
+    snprintf(said, sizeof(said), "the scheduled verify %s: %s",
+             v->scheduled_began ? "was cut off before its end" : "is skipped", text ? text : strerror(-result));
     note(v, NOTE_WARNING, "verify", said);
 }
 
@@ -417,10 +424,13 @@ static void look_at_calendar(struct ring_timer *t)
 {
     struct volume *v = container_of(t, struct volume, verify_timer);
     struct engine_view view;
+    struct verify_view verify;
     if (v->stopping)
         return;
     ring_timer_set(v->ring, t, ring_now_ns(v->ring) + CALENDAR_LOOK_NS);
-    if (v->scheduled_runs || (uint64_t)time(NULL) < v->verify_next_s)
+    engine_verify_view(v->engine, &verify);
+    /* One that was ordered counts as this one if it comes to its end. */
+    if (v->scheduled_runs || verify.running || !verify_plan_is_due(&v->verify_plan, &v->config, verify_clocks(v)))
         return;
     engine_view(v->engine, &view);
     if (view.role != ROLE_PRIMARY || !view.serving) {
@@ -430,10 +440,13 @@ static void look_at_calendar(struct ring_timer *t)
         return;
     }
     v->scheduled_runs = true;
+    v->scheduled_began = false;
     v->scheduled = (struct volume_order_task) { .volume = v, .order = VOLUME_VERIFY, .done = scheduled_done, .ctx = v };
     list_init(&v->scheduled.pending);
     note(v, NOTE_INFO, "verify", "the scheduled verify begins");
     run_order(&v->scheduled.task);
+    engine_verify_view(v->engine, &verify);
+    v->scheduled_began = verify.running;
 }
 
 static void begin_schedule(struct volume *v)
@@ -511,7 +524,7 @@ static void make_status(struct volume *v, struct volume_status *s)
         .verified_at_us = view.verified_at_s * (NS_PER_S / NS_PER_US),
         .verified_found_bytes = view.verified_found_bytes,
         .verify_next_us =
-            v->config.verify_every_ns && view.role == ROLE_PRIMARY ? v->verify_next_s * (NS_PER_S / NS_PER_US) : 0,
+            v->config.verify_every_ns && view.role == ROLE_PRIMARY ? v->verify_plan.next_s * (NS_PER_S / NS_PER_US) : 0,
         .resync = resync_status(v, &view.resync, now_ns),
         .alone_epoch = view.alone_epoch,
         .alone_since_us = view.alone_epoch ? calendar_us(now_ns, view.alone_since_ns) : 0,

@@ -66,6 +66,87 @@ static void clocks_are_put_forward_and_back(void **state)
     }
 }
 
+/* ---- a plan, kept up while time goes on ---- */
+
+static struct verify_plan plan;
+static struct verify_clocks clocks;
+
+static void begin_plan(const struct volume_config *config, uint64_t now_s, uint64_t last_s)
+{
+    clocks = (struct verify_clocks) { .now_s = now_s, .monotonic_s = 1000, .last_s = last_s };
+    verify_plan_make(&plan, config, clocks, false);
+}
+
+static bool is_due_after(const struct volume_config *config, uint64_t seconds)
+{
+    clocks.now_s += seconds;
+    clocks.monotonic_s += seconds;
+    return verify_plan_is_due(&plan, config, clocks);
+}
+
+static void a_verify_that_was_ordered_moves_the_next_one(void **state)
+{
+    uint64_t now = local(6, 1, 12, 0);
+    begin_plan(&two_hourly, now, now - 3600);
+    assert_false(is_due_after(&two_hourly, 3599));
+    clocks.last_s = clocks.now_s; /* by hand, a second before */
+    assert_false(is_due_after(&two_hourly, 1));
+    assert_int_equal(plan.next_s, clocks.last_s + 7200);
+    assert_false(is_due_after(&two_hourly, 7198));
+    assert_true(is_due_after(&two_hourly, 1));
+}
+
+static void a_clock_that_is_set_back_costs_no_years(void **state)
+{
+    uint64_t wrong = local(6, 1, 12, 0) + 3000 * DAY_S;
+    begin_plan(&two_hourly, wrong, wrong - 60);
+    clocks.now_s -= 3000 * DAY_S;
+    assert_false(is_due_after(&two_hourly, 1));
+    assert_int_equal(plan.next_s, clocks.now_s + 7200);
+    begin_plan(&weekly, wrong, wrong - 60);
+    clocks.now_s -= 3000 * DAY_S;
+    assert_false(is_due_after(&weekly, 1));
+    assert_in_range(plan.next_s, clocks.now_s, clocks.now_s + 8 * DAY_S);
+}
+
+static void a_clock_that_is_set_forward_begins_none_at_noon(void **state)
+{
+    begin_plan(&weekly, local(6, 1, 2, 0), 0);
+    assert_int_equal(plan.next_s, local(6, 1, 3, 0));
+    clocks.now_s += 10 * UINT64_C(3600);
+    assert_false(is_due_after(&weekly, 1));
+    assert_int_equal(plan.next_s, local(6, 2, 3, 0));
+    /* Nor one for which the daemon had no time. */
+    assert_false(is_due_after(&weekly, 18 * UINT64_C(3600)));
+    assert_int_equal(plan.next_s, local(6, 3, 3, 0));
+    assert_true(is_due_after(&weekly, plan.next_s + 30 - clocks.now_s));
+}
+
+static void a_clock_that_is_adjusted_by_little_changes_nothing(void **state)
+{
+    uint64_t now = local(6, 1, 12, 0);
+    begin_plan(&two_hourly, now, now);
+    for (int i = 0; i < 60; i++) {
+        clocks.now_s++; /* it goes too fast */
+        assert_false(is_due_after(&two_hourly, 60));
+        assert_int_equal(plan.next_s, now + 7200);
+    }
+}
+
+static void one_that_was_skipped_waits(void **state)
+{
+    uint64_t now = local(6, 1, 12, 0);
+    begin_plan(&two_hourly, now, 0);
+    assert_true(is_due_after(&two_hourly, 0));
+    verify_plan_make(&plan, &two_hourly, clocks, true);
+    assert_false(is_due_after(&two_hourly, 3599));
+    assert_true(is_due_after(&two_hourly, 1));
+    begin_plan(&weekly, local(6, 1, 3, 0), 0);
+    assert_true(is_due_after(&weekly, 0));
+    verify_plan_make(&plan, &weekly, clocks, true);
+    assert_int_equal(plan.next_s, local(6, 2, 3, 0));
+}
+
 int main(void)
 {
     setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3", 1);
@@ -75,6 +156,11 @@ int main(void)
         cmocka_unit_test(at_any_time_it_is_due_when_the_time_is_over),
         cmocka_unit_test(a_time_of_day_is_waited_for),
         cmocka_unit_test(clocks_are_put_forward_and_back),
+        cmocka_unit_test(a_verify_that_was_ordered_moves_the_next_one),
+        cmocka_unit_test(a_clock_that_is_set_back_costs_no_years),
+        cmocka_unit_test(a_clock_that_is_set_forward_begins_none_at_noon),
+        cmocka_unit_test(a_clock_that_is_adjusted_by_little_changes_nothing),
+        cmocka_unit_test(one_that_was_skipped_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
