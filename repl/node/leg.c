@@ -332,12 +332,10 @@ int leg_wipe_former(struct leg *leg, uint64_t former_backing_bytes, struct err *
     return r;
 }
 
-bool leg_can_grow(const struct leg *leg, const struct volume_config *config, uint64_t size_bytes)
+uint64_t leg_room_bytes(const struct leg *leg, const struct volume_config *config)
 {
     uint64_t can = leg->present.data_bytes;
-    if (config->size_bytes)
-        can = min_u64(can, config->size_bytes);
-    return size_bytes && can > size_bytes;
+    return config->size_bytes ? min_u64(can, config->size_bytes) : can;
 }
 
 /* A loss of power may tear every copy that is being written then: never so many that no two of the others agree. */

@@ -96,8 +96,8 @@ int leg_read_area(struct leg *leg, struct buf_pool *pool, enum meta_area area, u
 int leg_capacity(const struct leg *leg, const struct volume_config *config, uint64_t size_bytes, uint64_t *out,
                  struct err *err);
 
-/* Is there room for more than the volume's size? */
-bool leg_can_grow(const struct leg *leg, const struct volume_config *config, uint64_t size_bytes);
+/* To what a volume could grow here: what the backing's present size gives, or the configured size. */
+uint64_t leg_room_bytes(const struct leg *leg, const struct volume_config *config);
 
 /* Carries out a step, as repl/core/grow.h says; `done` is not called from within. One at a time; GROW_MOVE only after a
  * GROW_LOOK whose plan wants it. */

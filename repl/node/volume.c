@@ -703,13 +703,12 @@ static int open_engine(struct volume *v, struct err *err)
         r = leg_capacity(&v->leg, &v->config, config.superblock.size_bytes, &config.capacity_bytes, err);
     if (r)
         return r;
-    if (leg_can_grow(&v->leg, &v->config, config.superblock.size_bytes)) {
+    uint64_t room_bytes = leg_room_bytes(&v->leg, &v->config);
+    if (config.superblock.size_bytes && room_bytes > config.superblock.size_bytes) {
         char text[STATUS_TEXT_BYTES];
         snprintf(text, sizeof(text),
-                 "%s has room for a volume of %llu bytes, where this one has %llu: `lockstep resize`, once the peer's "
-                 "has, too",
-                 v->leg.bare->path, (unsigned long long)v->leg.present.data_bytes,
-                 (unsigned long long)config.superblock.size_bytes);
+                 "%s has room for %llu bytes, where the volume has %llu: `lockstep resize`, once the peer's has, too",
+                 v->leg.bare->path, (unsigned long long)room_bytes, (unsigned long long)config.superblock.size_bytes);
         note(v, NOTE_INFO, "leg", text);
     }
     v->tick_at_ns = UINT64_MAX;

@@ -206,6 +206,7 @@ def limited_by_size(t):
     c.start()
     c.promote(c.a)
     t.check(c.a.status()["size_bytes"] == before, "a larger `size` alone changes nothing")
+    c.a.wait_log(f"has room for {LARGE - 32 * MIB} bytes")
     resize(c.a)
     t.check(c.a.status()["size_bytes"] == LARGE - 32 * MIB, "it grows to `size`", c.a.status())
     c.b.stop()
