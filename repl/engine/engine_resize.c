@@ -33,7 +33,7 @@ void resize_order(struct engine *e, void *cookie, struct actions *out)
 {
     struct engine_resize *r = &e->resize;
     if (e->role.phase != PHASE_PRIMARY) {
-        order_answer(cookie, -EPERM, "this node is not primary: resize it there, or promote it first", out);
+        order_answer(cookie, -EBUSY, "this node is not primary: resize it there, or promote it first", out);
         return;
     }
     if (r->ordered) {
@@ -42,7 +42,8 @@ void resize_order(struct engine *e, void *cookie, struct actions *out)
     }
     if (!can_grow_now(e)) {
         const char *why = engine_why_not(e);
-        order_answer(cookie, -EBUSY,
+        bool unreachable = e->config.peer && e->session != SESSION_UP;
+        order_answer(cookie, unreachable ? -ENOTCONN : -EBUSY,
                      actions_text(out, "both legs must be equal to grow: %s", why ? why : "they differ"), out);
         return;
     }

@@ -112,7 +112,7 @@ void verify_on_session_down(struct engine *e, struct actions *out)
     verify_stop(e->verify.asker, out);
     tell_places(e, out);
     end_order(
-        e, -EIO,
+        e, -ENOTCONN,
         actions_text(out,
                      "the connection to %s was lost before all was compared%s: run it again when the volume is in sync",
                      e->config.peer, so_far(e)),
@@ -160,7 +160,8 @@ void verify_order(struct engine *e, bool repair, void *cookie, uint64_t now_ns, 
                           "there, or promote this node with --force first",
                           e->config.peer);
     if (no) {
-        order_answer(cookie, -EBUSY, no, out);
+        bool unreachable = e->config.peer && e->session != SESSION_UP;
+        order_answer(cookie, unreachable ? -ENOTCONN : -EBUSY, no, out);
         return;
     }
     e->verify.running = true;

@@ -19,7 +19,8 @@ enum volume_order {
 };
 
 /* Gives an operator's order, from any thread. `done` is called once, on the volume's thread: 0; -EPERM: refused, as it
- * would risk data; -EBUSY: not now; other negative errnos: failed. `text` says why, in one sentence; NULL when done. */
+ * would risk data; -EBUSY: not now; -ENOTCONN: the peer is out of reach; other negative errnos: failed. `text` says
+ * why, in one sentence; NULL when done. */
 void volume_order(struct volume *v, enum volume_order order, bool force,
                   void (*done)(void *ctx, int result, const char *text), void *ctx);
 

@@ -4,7 +4,7 @@
 import os
 
 from lib import nbdio, proc, run
-from lib.cluster import FAILED, MIB, REFUSED, Cluster
+from lib.cluster import FAILED, MIB, NO_DAEMON, REFUSED, Cluster
 
 SIZE = 128 * MIB
 QUIET = 96 * MIB  # nobody writes from here on, so that what is planted there stays
@@ -76,7 +76,7 @@ def test(t):
     t.check(c.a.name in p.stderr, p.stderr.strip(), p.stderr)
     c.b.stop()
     c.a.wait("to have lost its peer", lambda s: not s["protected"])
-    p = c.a.cli("verify", c.volume, ok=(FAILED,))
+    p = c.a.cli("verify", c.volume, ok=(NO_DAEMON,))
     t.check("in sync" in p.stderr, p.stderr.strip(), p.stderr)
     c.b.start()
     c.a.wait("to be protected again", lambda s: s["protected"])

@@ -246,7 +246,7 @@ static void what_cannot_be_is_refused(void **state)
 {
     struct node a, b;
     open_grown(&a, &b, true);
-    refused(&b, -EPERM, "not primary");
+    refused(&b, -EBUSY, "not primary");
     /* Only one has grown, or neither. */
     b.plan.data_bytes = VOLUME_BYTES;
     order(&a, EV_RESIZE, false);
@@ -270,7 +270,7 @@ static void what_cannot_be_is_refused(void **state)
     assert_true(view_of(&a).in_sync);
     /* Nobody is there, or lacks something. */
     disconnect_nodes(&a, &b);
-    refused(&a, -EBUSY, "no connection");
+    refused(&a, -ENOTCONN, "no connection");
     tick(&a, a.now_ns + PATIENCE_NS);
     metas_done(&a);
     write_block(&a, 4 * CHANGE_BYTES, 3);

@@ -210,6 +210,27 @@ static void a_demotion_ends_it_and_the_session_goes_on(void **state)
     }
 }
 
+static void without_a_peer_it_says_that_none_is_in_reach(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, true);
+    order(&a, EV_VERIFY, false);
+    assert_true(run_until_sent(&a, &b, &a, FRAME_VERIFY_ASK));
+    int before = a.orders_done;
+    disconnect_nodes(&a, &b);
+    metas_done(&a);
+    disks_done(&a);
+    assert_int_equal(a.orders_done, before + 1);
+    assert_int_equal(a.order_result, -ENOTCONN);
+    order(&a, EV_VERIFY, false);
+    assert_int_equal(a.orders_done, before + 2);
+    assert_int_equal(a.order_result, -ENOTCONN);
+    connect_nodes(&a, &b);
+    settle(&a, &b);
+    assert_int_equal(verify(&a, &b, false), 0);
+    close_both(&a, &b);
+}
+
 /* Both are secondary; the one that is not comparing becomes primary. */
 static void the_peers_promotion_ends_it(void **state)
 {
@@ -340,6 +361,7 @@ int main(void)
         cmocka_unit_test(without_a_primary_who_is_told_to_repair_is_right),
         cmocka_unit_test(who_was_found_wrong_repairs_nobody),
         cmocka_unit_test(a_demotion_ends_it_and_the_session_goes_on),
+        cmocka_unit_test(without_a_peer_it_says_that_none_is_in_reach),
         cmocka_unit_test(the_peers_promotion_ends_it),
         cmocka_unit_test(what_only_the_peer_can_read_is_mended_and_gets_no_bit),
         cmocka_unit_test(what_the_peer_cannot_read_comes_by_a_resync),
