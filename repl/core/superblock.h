@@ -24,9 +24,11 @@ struct superblock {
     bool pristine;           /* zeroes since `create` */
     bool lost_power;         /* was attached when its machine went down: may lack writes that were not flushed. Until a
                                 resync */
-    bool reads_lie; /* a flush failed: what this leg's disk shows may be in its cache only, and never be written,
-                       although later flushes succeed. Until the machine's next run, or a resync */
-    bool adopted;   /* `create --adopt`: held data before it was ours */
+    bool reads_lie;    /* a flush failed: what this leg's disk shows may be in its cache only, and never be written,
+                          although later flushes succeed. Until the machine's next run, or a resync */
+    bool first_of_run; /* not on disk: engine_attach() found the last attachment to be of an earlier run of the machine
+                        */
+    bool adopted;      /* `create --adopt`: held data before it was ours */
 
     /* What the two legs need to find each other again. */
     bool peer_in_sync;      /* the peer is in the in-sync set by the last decree known here */

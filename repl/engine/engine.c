@@ -22,7 +22,8 @@ void engine_attach(struct superblock *sb, struct id boot_id, bool has_peer)
         sb->lost_power |= is_pair;
     }
     /* A cache does not outlive its machine's run: what is read now is what is there. */
-    if (!id_equal(sb->boot_id, boot_id))
+    sb->first_of_run = !id_equal(sb->boot_id, boot_id);
+    if (sb->first_of_run)
         sb->reads_lie = false;
     sb->role = ROLE_SECONDARY;
     sb->attached = true;

@@ -185,6 +185,8 @@ const char *decree_on_taken(struct engine *e, const struct frame *frame, struct 
     struct history_entry entry = { frame->epoch, frame->lsn, frame->offset_bytes };
     if (e->role.phase != PHASE_SECONDARY || e->peer_state != PEER_SOURCE || !sync_target_is_done(e))
         return "a leg is taken in that did not ask for it (kind)";
+    if (e->leg_failed)
+        return "a leg is taken in that has just failed: it is not up to date";
     /* Equal to the source's leg now: what that has been part of, this one has. */
     e->sb.history = e->peer.history;
     const struct history_entry *last = history_last(&e->sb.history);

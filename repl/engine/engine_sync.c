@@ -69,11 +69,11 @@ void sync_judged_target(struct engine *e, bool full, struct actions *out)
                  e->config.peer, full ? "everything is compared" : "the blocks that may differ are compared");
 }
 
-/* After a failed flush. The source may know of one that this leg's disk could not record: nothing on it says then that
- * anything was lost, neither a failure nor another run of its machine. */
+/* After a failed flush. The source may know of one that this leg's disk could not record; what is on record there,
+ * power lost or a write that failed, may be of an earlier time. But no cache outlives its machine's run. */
 static bool reads_may_lie(const struct engine *e)
 {
-    return e->sb.reads_lie || (e->peer.peer_failed && !e->sb.lost_power);
+    return e->sb.reads_lie || (e->peer.peer_failed && !e->sb.first_of_run);
 }
 
 /* The target takes what the source sends from the very beginning; the source begins when its changes flow. */
@@ -89,6 +89,12 @@ void sync_on_session_up(struct engine *e, uint64_t now_ns)
     struct digest_key key = resync_key(e->peer.nonce, e->said.nonce);
     resync_target_begin(e->target, &key, !reads_may_lie(e), now_ns);
     e->sync_begun = true;
+}
+
+void sync_source_leave(struct engine *e, struct actions *out)
+{
+    if (e->sync_begun && e->peer_state == PEER_TARGET)
+        resync_source_stop(e->source, out);
 }
 
 void sync_on_session_down(struct engine *e, struct actions *out)

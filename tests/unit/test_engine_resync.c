@@ -625,6 +625,46 @@ static void a_failure_that_its_own_disk_did_not_record(void **state)
     }
 }
 
+/* The target called a granule stable, got another change into it, and fails the flush of that; meanwhile the source's
+ * flush for the former is on its way, and ends before the connection does. */
+static void a_bit_set_by_a_failed_flush_outlives_the_flush_before_it(void **state)
+{
+    struct node a, b;
+    open_resyncing(&a, &b);
+    assert_true(run_until_sent(&a, &b, &b, FRAME_SYNC_STABLE));
+    int completed = a.completed;
+    write_block(&a, 64 * CHANGE_BYTES, 9);
+    disks_done(&a);
+    while (a.sent_count)
+        deliver(&a, &b);
+    disks_done(&b);
+    while (b.sent_count)
+        deliver(&b, &a);
+    assert_int_equal(a.completed, completed + 1);
+    assert_true(a.disk_count == 1 && a.disk[0].disk.kind == OP_FLUSH); /* the source's */
+    request(&a, OP_FLUSH, 0);
+    while (a.sent_count)
+        deliver(&a, &b);
+    assert_true(b.disk_count == 1 && b.disk[0].disk.kind == OP_FLUSH);
+    disk_done(&b, -EIO);
+    while (b.sent_count)
+        deliver(&b, &a);
+    assert_true(a.dropped);
+    disks_done(&a);
+    assert_true(view_of(&a).out_of_sync_bytes >= CHANGE_BYTES);
+    metas_done(&a);
+    metas_done(&b);
+    disconnect_nodes(&a, &b);
+    /* Its next flush does not write what this one has lost. */
+    memset(b.content + 64 * CHANGE_BYTES, 0, CHANGE_BYTES);
+    node_restart(&b, true);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(b.stable[64 * CHANGE_BYTES], 9);
+    close_both(&a, &b);
+}
+
 /* A new disk in the place of the old one, and one that has failed and was mended. */
 static void a_replaced_disk_gets_everything(void **state)
 {
@@ -933,6 +973,7 @@ int main(void)
         cmocka_unit_test(what_a_forced_promotion_gave_up_is_gone_on_both_legs),
         cmocka_unit_test(a_deposed_primary_reconciles),
         cmocka_unit_test(a_failure_that_its_own_disk_did_not_record),
+        cmocka_unit_test(a_bit_set_by_a_failed_flush_outlives_the_flush_before_it),
         cmocka_unit_test(a_replaced_disk_gets_everything),
         cmocka_unit_test(a_new_leg_that_loses_its_power_at_the_end_of_its_first_resync),
         cmocka_unit_test(a_full_resync_goes_on_where_it_was),

@@ -77,6 +77,39 @@ static void a_peer_whose_leg_differs_knows_it(void **state)
     close_both(&a, &b);
 }
 
+/* What was answered holds after a crash: the bits are on this node's disk, too. */
+static void the_answer_waits_for_the_bits(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, true);
+    b.content[5 * CHANGE_BYTES] = 7;
+    a.hold_pages = true;
+    int before = a.orders_done;
+    order(&a, EV_VERIFY, false);
+    while (a.orders_done == before) {
+        disks_done(&a);
+        disks_done(&b);
+        metas_done(&b);
+        if (a.sent_count)
+            deliver(&a, &b);
+        else if (b.sent_count)
+            deliver(&b, &a);
+        else if (a.page_count) /* nothing else is left to wait for */
+            page_done(&a, 0);
+        else
+            tick(&a, a.now_ns + 10 * NS_PER_MS);
+    }
+    assert_int_equal(a.order_result, -EILSEQ);
+    assert_int_equal(a.page_count, 0);
+    disconnect_nodes(&a, &b);
+    node_restart(&a, true);
+    connect_nodes(&a, &b);
+    settle(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(b.content[5 * CHANGE_BYTES], 0);
+    close_both(&a, &b);
+}
+
 /* The order ends when the peer has it on disk, not before. */
 static void the_order_waits_for_the_peers_record(void **state)
 {
@@ -355,6 +388,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_peer_whose_leg_differs_knows_it),
+        cmocka_unit_test(the_answer_waits_for_the_bits),
         cmocka_unit_test(the_order_waits_for_the_peers_record),
         cmocka_unit_test(repairing_makes_the_peer_equal_to_the_primary),
         cmocka_unit_test(repairing_clears_what_a_write_has_mended),
