@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "repl/base/scoped.h"
@@ -16,6 +17,7 @@
 #include "repl/meta/bitmap.h"
 
 #define CHUNK_PAGES 128u
+#define SEARCH_S 60 /* for a leg at a former end, as `create` does */
 #define CHUNK_BYTES (CHUNK_PAGES * META_PAGE_BYTES)
 
 static int open_file(const char *path, uint64_t *size_bytes, struct err *err)
@@ -202,6 +204,13 @@ static int read_bitmap(int fd, const struct meta_layout *layout, uint8_t *chunk,
 
 /* ---- All ---- */
 
+static time_t time_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec;
+}
+
 /* The layout that the backing had when the leg was made, or was last resized. */
 static int find_layout(int fd, const struct metadata_source *source, uint64_t backing_bytes, uint64_t holder_bytes,
                        uint8_t *chunk, struct meta_layout *layout, struct metadata *m, struct err *err)
@@ -209,15 +218,21 @@ static int find_layout(int fd, const struct metadata_source *source, uint64_t ba
     struct superblock_search search;
     struct range places[SUPERBLOCK_SEARCH_READS];
     unsigned count = 0;
-    bool found = m->usable;
-    struct meta_layout present = *layout;
+    struct meta_layout passed = *layout;
+    time_t until_s = time_s() + SEARCH_S;
     superblock_search_begin(&search, source->metadata ? 0 : backing_bytes);
-    while (!found && (count = superblock_search_next(&search, places)))
-        for (unsigned i = 0; i < count && !found; i++)
-            found = read_at(fd, chunk, places[i].length_bytes, places[i].offset_bytes) &&
-                    superblock_search_look(places[i], chunk, &present, layout);
-    if (found && !m->usable)
-        read_superblocks(fd, layout, chunk, m);
+    while (!m->usable && time_s() < until_s && (count = superblock_search_next(&search, places)))
+        for (unsigned i = 0; i < count && !m->usable; i++)
+            if (read_at(fd, chunk, places[i].length_bytes, places[i].offset_bytes) &&
+                superblock_search_look(places[i], chunk, &passed, layout)) {
+                passed = *layout;
+                read_superblocks(fd, layout, chunk, m);
+            }
+    size_t said = strlen(m->why_not);
+    if (!m->usable && search.end_bytes > 0)
+        snprintf(m->why_not + said, sizeof(m->why_not) - said,
+                 "%sgiven up the search for a former end after %d s, with the first %llu bytes left", said ? "; " : "",
+                 SEARCH_S, (unsigned long long)search.end_bytes);
     if (!source->metadata)
         return 0;
     return meta_layout_external(m->usable ? m->superblock.backing_bytes : backing_bytes,

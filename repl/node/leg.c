@@ -224,16 +224,17 @@ static void search_read_done(struct disk_io *io)
         ring_stop(r->ring);
 }
 
-/* Where the metadata lies if the backing has grown since. False: it was not found. */
-static bool find_former_end(struct leg *leg, const struct meta_layout *present, struct meta_layout *out,
-                            struct err *err)
+/* Reads the metadata from where it lies if the backing has grown since, and leaves the layout so. -ENOENT: it was not
+ * found. A copy that is alone, as one of an earlier life that was missed, hides no leg that lies further back. */
+static int read_former_end(struct leg *leg, struct superblock *sb, struct err *err)
 {
     CLEANUP_FREE struct search_read *reads = calloc(SUPERBLOCK_SEARCH_READS, sizeof(*reads));
     CLEANUP_FREE void *bytes = NULL;
     if (!reads || posix_memalign(&bytes, BUF_BYTES_MIN, SUPERBLOCK_SEARCH_READS * SUPERBLOCK_SEARCH_READ_BYTES)) {
-        err_set(err, -ENOMEM, "out of memory");
-        return false;
+        return err_set(err, -ENOMEM, "out of memory");
     }
+    struct meta_layout passed = leg->layout, found;
+    int r = -ENOENT;
     struct superblock_search search;
     struct range places[SUPERBLOCK_SEARCH_READS];
     unsigned pending;
@@ -251,11 +252,16 @@ static bool find_former_end(struct leg *leg, const struct meta_layout *present, 
             disk_submit(leg->meta, &reads[i].io);
         }
         ring_run(leg->ring, NULL, NULL);
-        for (unsigned i = 0; i < count; i++)
-            if (reads[i].io.result == 0 && superblock_search_look(places[i], reads[i].io.data, present, out))
-                return true;
+        for (unsigned i = 0; i < count; i++) {
+            if (reads[i].io.result || !superblock_search_look(places[i], reads[i].io.data, &passed, &found))
+                continue;
+            leg->layout = passed = found;
+            r = read_copies(leg, sb, err);
+            if (r == 0)
+                return 0;
+        }
     }
-    return false;
+    return r;
 }
 
 /* The layout that the superblock tells of: the backing may have grown since. */
@@ -283,8 +289,11 @@ int leg_read_superblock(struct leg *leg, const struct volume_config *config, str
     /* Damaged at the present end, good at a former one: a move of the metadata was cut off before it counted. */
     bool look_further = metadata_is_internal(config) && (r == -ENOENT || r == -EBADMSG);
     struct err ignored = { 0 };
-    if (look_further && find_former_end(leg, &present, &leg->layout, &ignored))
-        r = read_copies(leg, sb, r == -ENOENT ? err : &ignored);
+    if (look_further) {
+        int former = read_former_end(leg, sb, r == -ENOENT ? err : &ignored);
+        /* What was found last counts, but finding none leaves what was there before. */
+        r = former == -ENOENT || former == -ENOMEM ? r : former;
+    }
     if (r == -ENOENT)
         /* Nobody whose backing has changed may be led to zero it. */
         return err_set(err, -ENOENT, "%s: holds no leg yet: run `lockstep create %s` on this node%s", leg->bare->path,

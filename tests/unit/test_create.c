@@ -9,6 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "repl/meta/activity_log.h"
+#include "repl/meta/bitmap.h"
 #include "repl/node/leg.h"
 #include "tests/unit/unit.h"
 
@@ -89,6 +91,67 @@ static void a_leg_at_a_former_end_is_gone_before_its_data_is(void **state)
             assert_string_equal(err.text, "");
         }
     }
+}
+
+static void write_lone_copy(uint64_t backing_bytes, unsigned copy)
+{
+    static uint8_t block[SUPERBLOCK_BYTES];
+    struct meta_layout layout;
+    struct err err = { 0 };
+    struct superblock sb = {
+        .volume = "g",
+        .node = "a",
+        .sequence = 9,
+        .leg = LEG_UP_TO_DATE,
+        .backing_bytes = backing_bytes,
+        .leg_id = { { 1 } },
+        .granule_bytes = GRANULE_BYTES_DEFAULT,
+        .extent_bytes = EXTENT_BYTES_DEFAULT,
+    };
+    superblock_encode(&sb, copy, block);
+    assert_int_equal(leg_layout(&config, backing_bytes, 0, &layout, &err), 0);
+    int fd = open(config.nodes[0].backing, O_WRONLY | O_CLOEXEC);
+    assert_int_equal(pwrite(fd, block, sizeof(block), (off_t)superblock_copy_offset(&layout, copy)), sizeof(block));
+    close(fd);
+}
+
+static int read_leg(struct superblock *sb, struct err *err)
+{
+    struct buf_pool pool;
+    struct leg leg = { 0 };
+    assert_int_equal(buf_pool_open(&pool, 4 * BUF_BYTES_MAX), 0);
+    struct ring *ring = ring_open(
+        &(struct ring_config) { .entries = 64, .files_max = 4, .arena = pool.arena, .arena_bytes = pool.arena_bytes },
+        err);
+    assert_non_null(ring);
+    assert_int_equal(leg_open(&leg, ring, &pool, &config, err), 0);
+    int r = leg_read_superblock(&leg, &config, sb, err);
+    leg_close(&leg);
+    ring_close(ring);
+    buf_pool_close(&pool);
+    return r;
+}
+
+/* One that was missed when an earlier life ended. */
+static void a_lone_copy_hides_no_leg_further_back(void **state)
+{
+    struct err err = { 0 };
+    struct superblock sb;
+    assert_int_equal(volume_create(&config, false, false, ignore_progress, NULL, &err), 0);
+    assert_int_equal(truncate(config.nodes[0].backing, BACKING_BYTES + 300 * MIB), 0);
+    assert_int_equal(read_leg(&sb, &err), 0);
+    write_lone_copy(BACKING_BYTES + 100 * MIB, 1);
+    write_lone_copy(BACKING_BYTES + 200 * MIB, 3);
+    assert_int_equal(read_leg(&sb, &err), 0);
+    assert_int_equal(sb.backing_bytes, BACKING_BYTES);
+    assert_int_equal(sb.sequence, 1);
+    /* Alone with each other they are no leg, and not nothing. */
+    assert_int_equal(truncate(config.nodes[0].backing, 0), 0);
+    assert_int_equal(truncate(config.nodes[0].backing, BACKING_BYTES + 300 * MIB), 0);
+    write_lone_copy(BACKING_BYTES + 100 * MIB, 1);
+    assert_int_equal(read_leg(&sb, &err), -EBADMSG);
+    assert_int_equal(volume_create(&config, false, false, ignore_progress, NULL, &err), -EEXIST);
+    assert_int_equal(volume_create(&config, false, true, ignore_progress, NULL, &err), 0);
 }
 
 /* A file of somebody's that `metadata:` names by mistake. */
@@ -181,6 +244,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_metadata_file_is_made_kept_and_made_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(the_backing_is_not_its_own_metadata, setup, teardown),
         cmocka_unit_test_setup_teardown(a_leg_at_a_former_end_is_gone_before_its_data_is, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_lone_copy_hides_no_leg_further_back, setup, teardown),
         cmocka_unit_test_setup_teardown(an_old_leg_is_gone_before_its_data_is, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
