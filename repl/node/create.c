@@ -203,9 +203,11 @@ static int refuse_foreign_metadata(const struct volume_config *config, const str
     for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
         ssize_t n = pread(t->meta_fd, blocks + i * SUPERBLOCK_BYTES, SUPERBLOCK_BYTES,
                           (off_t)superblock_copy_offset(&layout, i));
+        if (n < 0)
+            return err_set(err, -errno, "%s: cannot be read: %s", path, strerror(errno));
+        /* Of a backing that has shrunk, a copy may lie beyond the end: as good as damaged. */
         if (n != SUPERBLOCK_BYTES)
-            return err_set(err, n < 0 ? -errno : -EIO, "%s: cannot be read: %s", path,
-                           n < 0 ? strerror(errno) : "it ends too early");
+            memset(blocks + i * SUPERBLOCK_BYTES, 0, SUPERBLOCK_BYTES);
     }
     struct superblock sb;
     unsigned good;
@@ -370,6 +372,9 @@ static int wipe_copies(const struct target *t, const struct meta_layout *layout,
 {
     memset(block, 0, SUPERBLOCK_BYTES);
     for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        /* Of a backing that has shrunk. */
+        if (t->meta_fd == t->data_fd && superblock_copy_offset(layout, i) + SUPERBLOCK_BYTES > t->geometry.size_bytes)
+            continue;
         ssize_t n = pwrite(t->meta_fd, block, SUPERBLOCK_BYTES, (off_t)superblock_copy_offset(layout, i));
         if (n != SUPERBLOCK_BYTES)
             return err_set(err, n < 0 ? -errno : -EIO, "the old metadata cannot be removed: %s",

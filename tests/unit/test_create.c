@@ -93,6 +93,28 @@ static void a_leg_at_a_former_end_is_gone_before_its_data_is(void **state)
     }
 }
 
+/* The last of the copies, or all but the first, are cut off. */
+static void a_leg_on_a_backing_that_has_shrunk_is_seen(void **state)
+{
+    struct meta_layout layout;
+    struct err err = { 0 };
+    struct stat st;
+    const char *path = config.nodes[0].backing;
+    assert_int_equal(leg_layout(&config, BACKING_BYTES, 0, &layout, &err), 0);
+    for (unsigned kept = 1; kept < SUPERBLOCK_COPIES; kept++) {
+        uint64_t bytes = superblock_copy_offset(&layout, kept);
+        assert_int_equal(truncate(path, 0), 0);
+        assert_int_equal(truncate(path, BACKING_BYTES), 0);
+        assert_int_equal(volume_create(&config, false, false, ignore_progress, NULL, &err), 0);
+        assert_int_equal(truncate(path, (off_t)bytes), 0);
+        assert_int_equal(volume_create(&config, false, false, ignore_progress, NULL, &err), -EEXIST);
+        assert_non_null(strstr(err.text, kept > 1 ? "already holds a leg" : "cannot be used"));
+        assert_int_equal(volume_create(&config, false, true, ignore_progress, NULL, &err), 0);
+        assert_int_equal(stat(path, &st), 0);
+        assert_int_equal(st.st_size, bytes);
+    }
+}
+
 static void write_lone_copy(uint64_t backing_bytes, unsigned copy)
 {
     static uint8_t block[SUPERBLOCK_BYTES];
@@ -244,6 +266,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_metadata_file_is_made_kept_and_made_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(the_backing_is_not_its_own_metadata, setup, teardown),
         cmocka_unit_test_setup_teardown(a_leg_at_a_former_end_is_gone_before_its_data_is, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_leg_on_a_backing_that_has_shrunk_is_seen, setup, teardown),
         cmocka_unit_test_setup_teardown(a_lone_copy_hides_no_leg_further_back, setup, teardown),
         cmocka_unit_test_setup_teardown(an_old_leg_is_gone_before_its_data_is, setup, teardown),
     };
