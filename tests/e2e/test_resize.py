@@ -13,7 +13,7 @@ from lib.run import BUILD
 SMALL = 64 * MIB
 LARGE = 144 * MIB
 GROWTH = 16 * MIB
-KILL_WITHIN_S = 0.15
+KILL_WITHIN_S = 0.05  # after the daemon was told
 SEED = 5
 
 
@@ -152,17 +152,20 @@ def killed(t, rounds):
     chance = random.Random(SEED)
     load = nbdio.scribblers(c.a.uri, c.a.status()["size_bytes"], SEED)
     nbdio.start(load)
+    hits = 0
     for i in range(rounds):
         size += GROWTH
         for n in c.nodes:
             grow(n, size)
             fill(n.backing, size - GROWTH, GROWTH)
         before = c.a.status()["size_bytes"]
+        since = len(c.a.log_text())
         order = proc.spawn([BUILD / "lockstep", "resize", c.volume, "--control", c.a.control], log=t.dir / "order.log")
+        c.a.wait_log("told to resize", since=since)
         time.sleep(chance.random() * KILL_WITHIN_S)
         victim = chance.choice(c.nodes)
         victim.sigkill()
-        proc.wait(order, 20, "after a node was killed")
+        hits += proc.wait(order, 20, "after a node was killed") != DONE
         if victim is c.a:
             for s in load:
                 s.thread.join(20)
@@ -178,6 +181,8 @@ def killed(t, rounds):
         now = [n.status()["size_bytes"] for n in c.nodes]
         t.check(now[0] == now[1] and now[0] > before, f"{i}: then they grow to {now[0]}", now)
     nbdio.stop(load)
+    t.say(f"{hits} of {rounds} kills cut a resize off")
+    t.check(hits > 0 or not t.long, "and that is not none of so many", hits)
     verified(t, c)
     c.stop()
     assert_equal(t, c, now[0], "after all the kills")
