@@ -435,7 +435,8 @@ void sim_plan_look(struct sim *s, unsigned node)
     bool begins = !s->plan.resync.known || s->plan.resync.interrupted || s->plan.resync.source != node;
     for (unsigned i = 0; begins && i < SIM_NODES; i++)
         s->plan.resync.boot[i] = s->node[i].boot;
-    s->plan.resync.known = true;
+    /* A demotion by force that is under way gives up what waits for the peer, later: that is out of sync then. */
+    s->plan.resync.known = sim_node_orders(s, node) == 0;
     s->plan.resync.interrupted = false;
     s->plan.resync.source = node;
     s->plan.resync.left_bytes = v.out_of_sync_bytes;
