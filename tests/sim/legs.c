@@ -50,6 +50,9 @@ static void check_histories_tell(struct sim *s, unsigned node, const struct supe
     sim_node_superblock(s, 1 - node, &theirs);
     if (theirs.leg != LEG_UP_TO_DATE || theirs.lost_power || theirs.history.count == 0)
         return;
+    /* Promoted by force, of a leg that this node was making: its operator has named the loss. */
+    if (s->plan.forced[1 - node])
+        return;
     enum history_relation relation = history_relate(&own->history, &theirs.history);
     if (relation == HISTORY_EQUAL || relation == HISTORY_ANCESTOR)
         sim_fail(

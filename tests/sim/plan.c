@@ -235,6 +235,7 @@ void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t 
             return;
         }
         COVER(promoted_force);
+        s->plan.forced[node] = true;
         if (s->plan.half[node])
             COVER(promoted_half);
         s->plan.home = node;
@@ -943,8 +944,10 @@ static void operate(struct sim *s)
     }
     if (s->legs.alone[0] != s->legs.alone[1])
         p->home = s->legs.alone[0] ? 0 : 1;
-    /* Who reads that a node was deposed goes to the other. */
+    /* Who reads that a node was deposed, or is half made, goes to the other. */
     if (says(&v[p->home], p->home == 0 ? "paris-a was deposed" : "paris-b was deposed"))
+        p->home = 1 - p->home;
+    if (v[p->home].leg == LEG_SYNCING && v[1 - p->home].leg == LEG_UP_TO_DATE)
         p->home = 1 - p->home;
     unsigned home = p->home;
     /* When neither can be promoted, and what the source cannot read keeps it so, only force helps. */

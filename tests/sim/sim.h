@@ -485,6 +485,7 @@ struct sim_plan {
     bool mends;               /* failed disks are replaced by the operators, who take their nodes down and up */
     bool half[SIM_NODES];     /* the promotion under way is of a target of a resync */
     bool forces[SIM_NODES];   /* the promotion under way is by force */
+    bool forced[SIM_NODES];   /* was promoted by force, at some time */
     bool obstacle[SIM_NODES]; /* ... and nothing less would do */
     /* The last resync, as its source saw it. */
     struct {
