@@ -373,4 +373,6 @@ void superblock_write_if_wanted(struct engine *e, struct actions *out);
 void peer_has_failed(struct engine *e);
 void leg_failed(struct engine *e, const char *what, struct actions *out); /* in words, for the log */
 void faults_handle(struct engine *e, struct mirror_faults faults, struct actions *out);
+/* The disk failed in a way that only a resync mends, and the mirror does not know yet. `text`: why the session ends. */
+void leg_fail_for_good(struct engine *e, const char *text, struct actions *out);
 void superblock_on_written(struct engine *e, int32_t result, struct actions *out);

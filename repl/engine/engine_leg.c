@@ -85,6 +85,13 @@ void faults_handle(struct engine *e, struct mirror_faults faults, struct actions
     }
 }
 
+void leg_fail_for_good(struct engine *e, const char *text, struct actions *out)
+{
+    mirror_fail_leg(e->mirror, out);
+    faults_handle(e, (struct mirror_faults) { .leg = true, .flush = true, .own = is_leading(e) }, out);
+    session_drop(e, text, out);
+}
+
 void superblock_on_written(struct engine *e, int32_t result, struct actions *out)
 {
     assert(e->sb_busy);

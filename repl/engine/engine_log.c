@@ -76,9 +76,7 @@ static void fail_leg(struct engine *e, const char *what, int32_t result, struct 
 {
     actions_note(out, NOTE_ERROR, "leg", "the %s on %s could not be written: %s. The leg has failed", what,
                  e->config.backing, strerror(-result));
-    mirror_fail_leg(e->mirror, out);
-    faults_handle(e, (struct mirror_faults) { .leg = true, .flush = true, .own = is_leading(e) }, out);
-    session_drop(e, actions_text(out, "the leg of %s has failed", e->config.node), out);
+    leg_fail_for_good(e, actions_text(out, "the leg of %s has failed", e->config.node), out);
 }
 
 static void write_log_block(uint32_t index, const uint8_t *block, struct actions *out)

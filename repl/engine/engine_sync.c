@@ -99,13 +99,10 @@ void sync_source_leave(struct engine *e, struct actions *out)
 
 void sync_on_session_down(struct engine *e, struct actions *out)
 {
-    if (!e->sync_begun)
-        return;
-    e->sync_begun = false;
-    if (e->peer_state == PEER_SOURCE)
+    if (e->sync_begun && e->peer_state == PEER_SOURCE)
         resync_target_stop(e->target, out);
-    else
-        resync_source_stop(e->source, out);
+    sync_source_leave(e, out);
+    e->sync_begun = false;
 }
 
 const char *sync_on_frame(struct engine *e, const struct frame *frame, struct buf *payload, uint64_t now_ns,
@@ -257,9 +254,7 @@ static void fail_leg_if_theirs_did(struct engine *e, struct actions *out)
     /* Also when a write had failed before: that is mended by an attach, and a failed flush is not. */
     if (!failed || (e->leg_failed && (e->sb.leg == LEG_FAILED || e->sb.lost_power)))
         return;
-    mirror_fail_leg(e->mirror, out);
-    faults_handle(e, (struct mirror_faults) { .leg = true, .flush = true, .own = is_leading(e) }, out);
-    session_drop(e, "its leg failed in a resync", out);
+    leg_fail_for_good(e, "its leg failed in a resync", out);
 }
 
 void sync_advance(struct engine *e, uint64_t now_ns, struct actions *out)

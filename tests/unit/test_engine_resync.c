@@ -665,6 +665,15 @@ static void a_bit_set_by_a_failed_flush_outlives_the_flush_before_it(void **stat
     close_both(&a, &b);
 }
 
+/* A fresh leg in the place of its own. */
+static void replace_disk_of_b(struct node *b)
+{
+    node_close(b);
+    node_open_with(b, 1, &may_go_alone);
+    b->on_disk.leg_id = id_of(9);
+    node_restart(b, true);
+}
+
 /* A new disk in the place of the old one, and one that has failed and was mended. */
 static void a_replaced_disk_gets_everything(void **state)
 {
@@ -673,10 +682,7 @@ static void a_replaced_disk_gets_everything(void **state)
     write_block(&a, 0, 1);
     run(&a, &b);
     disconnect_nodes(&a, &b);
-    node_close(&b);
-    node_open_with(&b, 1, &may_go_alone);
-    b.on_disk.leg_id = id_of(9);
-    node_restart(&b, true);
+    replace_disk_of_b(&b);
     connect_nodes(&a, &b);
     assert_true(told(&b, "everything is compared"));
     run(&a, &b);
@@ -693,10 +699,7 @@ static void a_new_leg_that_loses_its_power_at_the_end_of_its_first_resync(void *
     write_block(&a, 0, 1);
     run(&a, &b);
     disconnect_nodes(&a, &b);
-    node_close(&b);
-    node_open_with(&b, 1, &may_go_alone);
-    b.on_disk.leg_id = id_of(9);
-    node_restart(&b, true);
+    replace_disk_of_b(&b);
     connect_nodes(&a, &b);
     assert_true(told(&b, "everything is compared"));
     assert_true(run_until_sent(&a, &b, &b, FRAME_SYNC_DONE));
@@ -743,10 +746,7 @@ static void a_full_resync_goes_on_where_it_was(void **state)
         request(&a, OP_FLUSH, 0);
         run(&a, &b);
         disconnect_nodes(&a, &b);
-        node_close(&b);
-        node_open_with(&b, 1, &may_go_alone);
-        b.on_disk.leg_id = id_of(9);
-        node_restart(&b, true);
+        replace_disk_of_b(&b);
         connect_nodes(&a, &b);
         assert_true(told(&a, "everything is compared"));
         assert_true(run_until_sent(&a, &b, &b, FRAME_SYNC_ASK));
@@ -784,10 +784,7 @@ static void full_stays_on_record_until_the_bitmap_tells(void **state)
         write_block(&a, 0, 1);
         run(&a, &b);
         disconnect_nodes(&a, &b);
-        node_close(&b);
-        node_open_with(&b, 1, &may_go_alone);
-        b.on_disk.leg_id = id_of(9);
-        node_restart(&b, true);
+        replace_disk_of_b(&b);
         a.hold_pages = true;
         hellos(&a, &b);
         metas_done(&a);
