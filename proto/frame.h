@@ -43,7 +43,7 @@ enum frame_kind {
     FRAME_SYNC_DATA, /* the source's answer, with the same tag. Payload: SYNC_TABLE_BYTES: an enum sync_answer for each
                         entry; then the data of those that have some, in order */
     FRAME_SYNC_STABLE, /* target to source: the windows up to `tag` are equal (but for what the source could not read),
-                          and on the target's stable storage */
+                          and on the target's stable storage. Source to target: on its own, too */
     FRAME_SYNC_DONE,   /* target to source: nothing that it knows of differs any more */
 
     FRAME_READ,      /* primary to peer: offset and length. For what the primary's own leg cannot read */
@@ -98,8 +98,8 @@ enum sync_answer {
     SYNC_ANSWER_ZEROES = 2,
     SYNC_ANSWER_UNREADABLE = 3, /* the source's disk cannot read it: it stays as it is, and marked */
 };
-#define SYNC_WINDOWS_MAX 8           /* that were asked for and are not answered */
-#define SYNC_UNSTABLE_WINDOWS_MAX 64 /* that were asked for and are not stable */
+#define SYNC_WINDOWS_MAX 8            /* that were asked for and are not answered */
+#define SYNC_UNSTABLE_WINDOWS_MAX 128 /* that were asked for and are not stable on both legs */
 #define SYNC_BITS_BYTES_MAX (4 * KIB)
 
 /* As on the wire. */

@@ -108,8 +108,9 @@ void sync_on_session_down(struct engine *e, struct actions *out)
 const char *sync_on_frame(struct engine *e, const struct frame *frame, struct buf *payload, uint64_t now_ns,
                           struct actions *out)
 {
-    bool from_source = frame->kind == FRAME_SYNC_BITS || frame->kind == FRAME_SYNC_DATA;
-    if (!e->sync_begun || from_source != (e->peer_state == PEER_SOURCE)) {
+    bool from_source = e->peer_state == PEER_SOURCE;
+    bool sources = frame->kind == FRAME_SYNC_BITS || frame->kind == FRAME_SYNC_DATA;
+    if (!e->sync_begun || (sources != from_source && frame->kind != FRAME_SYNC_STABLE)) {
         if (payload)
             buf_put(payload);
         return "no resync is under way to which it could belong (kind)";

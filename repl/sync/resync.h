@@ -1,8 +1,9 @@
 /* What both machines of a resync share with their owner: configuration, key, state, progress.
  *
  * The target asks, window by window, for all granules that either leg's bitmap has set; the source answers each with
- * "equal" (by digest), data or zeroes; the target writes, flushes, and says what is stable; both clear. The order of
- * locks and frames that keeps this right beside application writes is argued in docs/RECOVERY.md, "Resync".
+ * "equal" (by digest), data or zeroes; the target writes, flushes, and says what is stable; the source flushes, clears,
+ * and says so; the target clears. The order of locks and frames that keeps this right beside application writes is
+ * argued in docs/RECOVERY.md, "Resync".
  *
  * Pure: driven by frames, disk results, granted locks and ticks; emits ACT_DISK, ACT_SEND and ACT_NOTE; allocates at
  * open only. Each machine may be open without a session; begin and stop follow the sessions. A request that is with the

@@ -59,6 +59,9 @@ struct sync_record {
     } entries[SYNC_ENTRIES_MAX];
 };
 
+/* The windows after `*done` up to `up_to` are stable on both legs: clears what does not stay. */
+void records_clear(const struct sync_record *records, uint32_t *done, uint32_t up_to, struct bitmap *bitmap);
+
 /* Numbers wrap around. */
 static inline bool number_after(uint32_t a, uint32_t b) { return (int32_t)(a - b) > 0; }
 

@@ -33,7 +33,7 @@ struct resync_source {
     uint32_t begun;    /* all up to this one have left `waiting` */
     uint32_t answered; /* all up to this one are answered */
     uint32_t stable;   /* all up to this one are stable at the target */
-    uint32_t cleared;  /* all up to this one are stable here, too, and cleared */
+    uint32_t cleared;  /* all up to this one are stable here, too, and cleared, and the target knows */
     bool target_done;
 
     bool flushing;
@@ -205,8 +205,9 @@ static uint32_t window_take_question(struct sync_window *w, const struct buf *pa
 static bool begin_window(struct resync_source *s, struct actions *out)
 {
     struct sync_window *w = free_window(s);
-    if (s->waiting_count == 0 || !w || s->begun - s->cleared >= SYNC_UNSTABLE_WINDOWS_MAX)
+    if (s->waiting_count == 0 || !w)
         return false;
+    assert(s->begun - s->cleared < SYNC_UNSTABLE_WINDOWS_MAX); /* as no more are asked for */
     struct buf *question = s->waiting[0];
     uint32_t bytes = window_take_question(w, question, s->waiting_bytes[0]);
     w->buf = buf_get(s->config.pool, bytes, s->config.keep_free_bytes);
@@ -261,7 +262,7 @@ static void advance(struct resync_source *s, struct actions *out)
         s->deadline_ns = s->now_ns + RETRY_NS;
     while (begin_window(s, out)) {}
     flush_if_due(s, out);
-    if (s->target_done && s->cleared == s->asked)
+    if (s->target_done)
         s->state = bitmap_dirty_bytes(s->config.bitmap) ? RESYNC_AGAIN : RESYNC_DONE;
 }
 
@@ -277,8 +278,8 @@ static const char *check_question(const struct resync_source *s, const struct fr
         return "not the next window (tag)";
     if (s->open >= SYNC_WINDOWS_MAX)
         return "more windows at a time than agreed";
-    if (s->asked - s->stable >= SYNC_UNSTABLE_WINDOWS_MAX)
-        return "more windows than agreed without a word of what is stable";
+    if (s->asked - s->cleared >= SYNC_UNSTABLE_WINDOWS_MAX)
+        return "more windows than agreed that are not stable yet";
     if (frame->offset_bytes > bitmap_size_bytes(s->config.bitmap) || frame->lsn > frame->offset_bytes)
         return "impossible progress (offset_bytes, lsn)";
     const struct sync_entry_wire *wire = (const struct sync_entry_wire *)(const void *)payload->data;
@@ -327,7 +328,7 @@ static const char *on_target_done(struct resync_source *s)
 {
     if (!s->bits_over)
         return "done before all bits were sent";
-    if (s->stable != s->asked)
+    if (s->cleared != s->asked)
         return "done, with windows that are not stable";
     s->target_done = true;
     return NULL;
@@ -355,18 +356,6 @@ const char *resync_source_frame(struct resync_source *s, const struct frame *fra
 }
 
 /* ---- The disk ---- */
-
-static void clear_up_to(struct resync_source *s, uint32_t number)
-{
-    while (s->cleared != number) {
-        const struct sync_record *r = record_of(s, ++s->cleared);
-        for (uint32_t i = 0; i < r->count; i++) {
-            if (!r->entries[i].stays)
-                bitmap_clear(s->config.bitmap,
-                             (struct range) { r->entries[i].offset_bytes, r->entries[i].length_bytes });
-        }
-    }
-}
 
 static void let_go(struct resync_source *s, struct actions *out)
 {
@@ -397,7 +386,8 @@ void resync_source_disk_done(struct resync_source *s, uint32_t op, int32_t resul
             let_go(s, out);
             s->state = RESYNC_FAILED;
         } else if (s->flush_is_ours) {
-            clear_up_to(s, s->flush_to);
+            records_clear(s->records, &s->cleared, s->flush_to, s->config.bitmap);
+            actions_add(out, ACT_SEND)->send.frame = (struct frame) { .kind = FRAME_SYNC_STABLE, .tag = s->cleared };
         }
         s->flush_is_ours = false;
     }

@@ -10,7 +10,8 @@
 
 #define FLUSH_AFTER_BYTES (16 * MIB)
 #define FLUSH_AFTER_WINDOWS 32 /* where granules are few and far between */
-static_assert(FLUSH_AFTER_WINDOWS + SYNC_WINDOWS_MAX <= SYNC_UNSTABLE_WINDOWS_MAX, "asking goes on during a flush");
+static_assert(2 * FLUSH_AFTER_WINDOWS + SYNC_WINDOWS_MAX <= SYNC_UNSTABLE_WINDOWS_MAX,
+              "asking goes on while both flush");
 
 /* With a digest, a run is sent whole where one byte differs: short runs send less. Without, long ones cost less. */
 #define DIGEST_RUN_BYTES (64 * KIB)
@@ -44,9 +45,10 @@ struct resync_target {
     struct pace pace; /* of asking, equal or not: reading for digests takes the disk's time, too */
     bool paced;
 
-    uint32_t asked;  /* the last number given */
-    uint32_t over;   /* all up to this one are written */
-    uint32_t stable; /* all up to this one are on stable storage */
+    uint32_t asked;   /* the last number given */
+    uint32_t over;    /* all up to this one are written */
+    uint32_t flushed; /* all up to this one are on this leg's stable storage, and the source knows */
+    uint32_t stable;  /* all up to this one are on the source's, too, and cleared */
     uint64_t unflushed_bytes;
 
     bool flushing;      /* a flush is with the disk, of this session or an earlier one */
@@ -277,10 +279,10 @@ static bool all_asked(const struct resync_target *t) { return t->cursor_bytes >=
 
 static void flush_if_due(struct resync_target *t, struct actions *out)
 {
-    if (t->flushing || t->over == t->stable)
+    if (t->flushing || t->over == t->flushed)
         return;
     uint64_t after_bytes = t->config.window_bytes ? t->config.window_bytes : FLUSH_AFTER_BYTES;
-    bool due = t->unflushed_bytes >= after_bytes || t->over - t->stable >= FLUSH_AFTER_WINDOWS ||
+    bool due = t->unflushed_bytes >= after_bytes || t->over - t->flushed >= FLUSH_AFTER_WINDOWS ||
                (all_asked(t) && !any_in_use(t));
     if (!due)
         return;
@@ -301,7 +303,8 @@ static void start_pass(struct resync_target *t, bool fine)
     t->unreadable_bytes = 0;
 }
 
-/* All that was set when the pass began was asked for and is stable: what is set still, the source could not read. */
+/* All that was set when the pass began was asked for and is stable on both legs: what is set still, the source could
+ * not read. */
 static void end_pass(struct resync_target *t, struct actions *out)
 {
     uint64_t left = bitmap_dirty_bytes(t->config.bitmap);
@@ -465,6 +468,15 @@ static const char *on_bits(struct resync_target *t, const struct frame *frame, c
     return NULL;
 }
 
+/* What the source answered with is on its stable storage, too: only now does nobody have to remember it any more. */
+static const char *on_stable(struct resync_target *t, const struct frame *frame)
+{
+    if (!number_after(frame->tag, t->stable) || number_after(frame->tag, t->flushed))
+        return "stable what this node did not call so, or was stable before (tag)";
+    records_clear(t->records, &t->stable, frame->tag, t->config.bitmap);
+    return NULL;
+}
+
 const char *resync_target_frame(struct resync_target *t, const struct frame *frame, struct buf *payload,
                                 uint64_t now_ns, struct actions *out)
 {
@@ -480,9 +492,11 @@ const char *resync_target_frame(struct resync_target *t, const struct frame *fra
         wrong = on_bits(t, frame, payload);
         if (payload)
             buf_put(payload);
-    } else {
-        assert(frame->kind == FRAME_SYNC_DATA && payload);
+    } else if (frame->kind == FRAME_SYNC_DATA) {
         wrong = on_data(t, frame, payload, out);
+    } else {
+        assert(frame->kind == FRAME_SYNC_STABLE && !payload);
+        wrong = on_stable(t, frame);
     }
     if (!wrong)
         advance(t, out);
@@ -503,15 +517,8 @@ static void on_flushed(struct resync_target *t, int32_t result, struct actions *
     }
     if (!ours)
         return;
-    while (t->stable != t->flush_to) {
-        const struct sync_record *r = record_of(t, ++t->stable);
-        for (uint32_t i = 0; i < r->count; i++) {
-            if (!r->entries[i].stays)
-                bitmap_clear(t->config.bitmap,
-                             (struct range) { r->entries[i].offset_bytes, r->entries[i].length_bytes });
-        }
-    }
-    actions_add(out, ACT_SEND)->send.frame = (struct frame) { .kind = FRAME_SYNC_STABLE, .tag = t->stable };
+    t->flushed = t->flush_to;
+    actions_add(out, ACT_SEND)->send.frame = (struct frame) { .kind = FRAME_SYNC_STABLE, .tag = t->flushed };
 }
 
 static void on_window_done(struct resync_target *t, struct sync_window *w, uint32_t i, int32_t result,
@@ -561,7 +568,7 @@ void resync_target_begin(struct resync_target *t, const struct digest_key *key, 
     t->busy = false;
     start_pass(t, false);
     t->told = false;
-    t->asked = t->over = t->stable = 0;
+    t->asked = t->over = t->flushed = t->stable = 0;
     t->unflushed_bytes = 0;
     t->digests = true;
     t->equal_share = EQUAL_AGAIN;

@@ -17,7 +17,7 @@ void resync_target_close(struct resync_target *t);
  * or will have after a flush; else no digest is made of it, and all that may differ is written. */
 void resync_target_begin(struct resync_target *t, const struct digest_key *key, bool reads_count, uint64_t now_ns);
 
-/* FRAME_SYNC_BITS, FRAME_SYNC_DATA; takes over the payload's reference. NULL, or what is wrong with it: a constant
+/* FRAME_SYNC_BITS, _DATA, _STABLE; takes over the payload's reference. NULL, or what is wrong with it: a constant
  * text. */
 const char *resync_target_frame(struct resync_target *t, const struct frame *frame, struct buf *payload,
                                 uint64_t now_ns, struct actions *out);

@@ -128,3 +128,14 @@ void window_drain(struct sync_window *w, struct actions *out)
     if (w->busy == 0)
         window_free(w);
 }
+
+void records_clear(const struct sync_record *records, uint32_t *done, uint32_t up_to, struct bitmap *bitmap)
+{
+    while (*done != up_to) {
+        const struct sync_record *r = &records[++*done % SYNC_UNSTABLE_WINDOWS_MAX];
+        for (uint32_t i = 0; i < r->count; i++) {
+            if (!r->entries[i].stays)
+                bitmap_clear(bitmap, (struct range) { r->entries[i].offset_bytes, r->entries[i].length_bytes });
+        }
+    }
+}

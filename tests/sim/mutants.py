@@ -104,6 +104,10 @@ MUTANTS = [
       ("static void flush_if_due(struct resync_target *t, struct actions *out)\n{",
        "static void on_flushed(struct resync_target *t, int32_t result, struct actions *out);\n"
        "static void flush_if_due(struct resync_target *t, struct actions *out)\n{")]),
+    ("cleared-alone", "the target clears what is stable on its own leg, and not yet on the source's", "repl/sync/resync_target.c",
+     [("    t->flushed = t->flush_to;\n",
+       "    t->flushed = t->flush_to;\n    records_clear(t->records, &t->stable, t->flushed, t->config.bitmap);\n"),
+      ("    if (!number_after(frame->tag, t->stable) || number_after(frame->tag, t->flushed))\n", "    if (true)\n        return NULL;\n    if (!number_after(frame->tag, t->stable) || number_after(frame->tag, t->flushed))\n")]),
     ("told-before-record", "the target is taken in before the source has that on record", ENGINE,
      [("    if (persisted(e) && !e->finish_told) {", "    if (!e->finish_told) {"),
       ("    assert(last && persisted(e));", "    assert(last);")]),

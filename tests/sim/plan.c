@@ -392,9 +392,11 @@ void sim_plan_sends(struct sim *s, unsigned from, const struct frame *frame)
         cut_soon(s, from, CUT_POWER);
     if (has(s, STRIKE_POWER_BOTH) && chance(s, rare ? 200000 : 20000))
         cut_soon(s, from, CUT_POWER_BOTH);
-    /* What the target calls stable is believed at once. */
-    if (has(s, STRIKE_POWER) && frame->kind == FRAME_SYNC_STABLE && chance(s, 500000))
-        sim_at(s, now_plus(s, draw(s, 1, 200 * NS_PER_US)), Q_CRASH, from, CUT_POWER_THIS);
+    /* What either calls stable is believed at once; and what was sent may be in its sender's cache still. */
+    if (has(s, STRIKE_POWER) && frame->kind == FRAME_SYNC_STABLE && chance(s, 500000)) {
+        unsigned victim = chance(s, 500000) ? from : 1 - from;
+        sim_at(s, now_plus(s, draw(s, 1, 200 * NS_PER_US)), Q_CRASH, victim, CUT_POWER_THIS);
+    }
     if (has(s, STRIKE_PROMOTE_FORCE) && frame->kind == FRAME_SYNC_DATA && chance(s, 50000)) {
         if (chance(s, 700000))
             cut_soon(s, from, CUT_SESSION);

@@ -82,13 +82,16 @@ static void each_step_of_the_finish_waits_for_the_one_before(void **state)
     open_resyncing(&a, &b);
     assert_string_equal(view_of(&a).why_not, "the leg of paris-b is being resynced");
     assert_string_equal(view_of(&b).why_not, "the leg of paris-b is being resynced from paris-a");
-    assert_true(run_until_sent(&a, &b, &b, FRAME_SYNC_DONE));
+    assert_true(run_until_sent(&a, &b, &b, FRAME_SYNC_STABLE));
     struct superblock before = a.on_disk;
     deliver(&b, &a);
     /* The source's own leg is flushed: it may have read from a cache what the target has on stable storage. */
-    assert_false(a.meta_pending);
     assert_int_equal(a.disk[0].disk.kind, OP_FLUSH);
+    assert_int_equal(a.sent_count, 0);
     disks_done(&a);
+    assert_int_equal(deliver(&a, &b).kind, FRAME_SYNC_STABLE);
+    assert_false(a.meta_pending);
+    assert_int_equal(deliver(&b, &a).kind, FRAME_SYNC_DONE);
     /* The source's record, before the target is told. */
     assert_true(a.meta_pending);
     assert_int_equal(a.sent_count, 0);
@@ -516,6 +519,31 @@ static void a_primary_that_lost_its_power_gets_it_from_the_secondary(void **stat
     run(&a, &b);
     assert_in_sync(&a, &b);
     assert_int_equal(a.content[8 * CHANGE_BYTES], 2);
+    close_both(&a, &b);
+}
+
+/* What the secondary gave back to it was in the secondary's cache only. That the legs may differ there is known from
+ * the activity log of the former primary, and from nothing else. */
+static void a_source_that_loses_its_power_before_it_has_flushed_what_it_sent(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, &strict);
+    write_block(&a, 8 * CHANGE_BYTES, 2);
+    run(&a, &b);
+    disconnect_nodes(&a, &b);
+    node_lose_power(&a);
+    connect_nodes(&a, &b);
+    assert_true(run_until_sent(&a, &b, &a, FRAME_SYNC_STABLE));
+    assert_int_equal(a.stable[8 * CHANGE_BYTES], 2);
+    deliver(&a, &b);
+    assert_int_equal(b.disk[0].disk.kind, OP_FLUSH);
+    disconnect_nodes(&a, &b);
+    /* As if the write had reached its disk after the flush that it begins a session with. */
+    memset(b.stable + 8 * CHANGE_BYTES, 0, CHANGE_BYTES);
+    node_lose_power(&b);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
     close_both(&a, &b);
 }
 
@@ -967,6 +995,7 @@ int main(void)
         cmocka_unit_test(a_secondary_that_lost_its_power_gets_what_it_had_not_flushed),
         cmocka_unit_test(both_machines_lose_power),
         cmocka_unit_test(a_primary_that_lost_its_power_gets_it_from_the_secondary),
+        cmocka_unit_test(a_source_that_loses_its_power_before_it_has_flushed_what_it_sent),
         cmocka_unit_test(what_a_forced_promotion_gave_up_is_gone_on_both_legs),
         cmocka_unit_test(a_deposed_primary_reconciles),
         cmocka_unit_test(a_failure_that_its_own_disk_did_not_record),

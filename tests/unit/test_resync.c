@@ -629,8 +629,9 @@ static void fill(struct world *w)
     memcpy(t->stable, t->content, w->size_bytes);
     for (uint32_t g = 0; g < granules(w); g++) {
         struct range range = granule_range(w, g);
-        /* Where both know that they differ, either may not have flushed. */
-        if (bitmap_any(s->bitmap, range) && chance(w, 30))
+        /* Where either knows that they differ, the source may not have flushed; nor the target, where the source knows.
+         */
+        if ((bitmap_any(s->bitmap, range) || bitmap_any(t->bitmap, range)) && chance(w, 30))
             s->stable[range.offset_bytes] ^= 0xaa;
         if (bitmap_any(s->bitmap, range) && chance(w, 30))
             t->stable[range.offset_bytes] ^= 0x99;
@@ -1096,7 +1097,7 @@ static void a_source_bounds_a_hostile_target(void **state)
         assert_null(ask(t, i, &good, 1));
         solo_disk_all(t);
     }
-    complains(ask(t, SYNC_UNSTABLE_WINDOWS_MAX + 1, &good, 1), "without a word");
+    complains(ask(t, SYNC_UNSTABLE_WINDOWS_MAX + 1, &good, 1), "not stable yet");
     assert_null(say(t, FRAME_SYNC_STABLE, 3));
     complains(say(t, FRAME_SYNC_STABLE, 3), "tag");
     complains(say(t, FRAME_SYNC_STABLE, SYNC_UNSTABLE_WINDOWS_MAX + 1), "tag");
@@ -1104,9 +1105,9 @@ static void a_source_bounds_a_hostile_target(void **state)
     assert_int_equal(solo_disk_all(t), 1); /* the flush */
     assert_false(bitmap_any(t->bitmap, (struct range) { 0, 4096 }));
     assert_null(say(t, FRAME_SYNC_STABLE, SYNC_UNSTABLE_WINDOWS_MAX));
-    assert_null(say(t, FRAME_SYNC_DONE, 0));
-    assert_int_equal(resync_source_state(t->source), RESYNC_RUNNING); /* not before its own flush */
+    complains(say(t, FRAME_SYNC_DONE, 0), "not stable"); /* not before its own flush */
     solo_disk_all(t);
+    assert_null(say(t, FRAME_SYNC_DONE, 0));
     /* It lied: nearly all bits are set. */
     assert_int_equal(resync_source_state(t->source), RESYNC_AGAIN);
     complains(say(t, FRAME_SYNC_DONE, 0), "no resync");
@@ -1183,8 +1184,8 @@ static void what_is_marked_anew_is_not_cleared_by_an_older_answer(void **state)
     solo_disk_all(t);
     resync_source_keep(t->source, (struct range) { 4096, 512 });
     assert_null(say(t, FRAME_SYNC_STABLE, 1));
-    assert_null(say(t, FRAME_SYNC_DONE, 0));
     solo_disk_all(t);
+    assert_null(say(t, FRAME_SYNC_DONE, 0));
     assert_int_equal(bitmap_dirty_bytes(t->bitmap), 4096);
     assert_true(bitmap_any(t->bitmap, (struct range) { 4096, 4096 }));
     assert_int_equal(resync_source_state(t->source), RESYNC_AGAIN);
@@ -1240,8 +1241,16 @@ static void a_target_believes_only_what_it_asked_for(void **state)
     data.payload_bytes = SYNC_TABLE_BYTES + 12 * 1024;
     assert_null(tell(t, data, table));
     complains(tell(t, data, table), "not asked");
-    assert_int_equal(bitmap_dirty_bytes(t->bitmap), 12 * 1024);
+    struct frame stable = { .kind = FRAME_SYNC_STABLE, .tag = 1 };
+    complains(tell(t, stable, NULL), "did not call so");
     assert_int_equal(solo_disk_all(t), 2); /* the write, the flush */
+    /* It has its flush; what it was sent may be in the source's cache only. */
+    assert_int_equal(bitmap_dirty_bytes(t->bitmap), 12 * 1024);
+    assert_int_equal(resync_target_state(t->target), RESYNC_RUNNING);
+    for (stable.tag = 0; stable.tag <= 2; stable.tag += 2)
+        complains(tell(t, stable, NULL), "tag");
+    stable.tag = 1;
+    assert_null(tell(t, stable, NULL));
     assert_int_equal(bitmap_dirty_bytes(t->bitmap), 0);
     assert_int_equal(resync_target_state(t->target), RESYNC_DONE);
     table[0] = 0;
