@@ -18,6 +18,9 @@ struct front;
 struct front_sink {
     void *ctx;
     bool (*can_accept)(void *ctx, enum op_kind kind);
+    /* The backing holds what the volume holds, so that its holes are the volume's. Else all is told to be data: a
+     * client takes a hole for zeroes, and does not read it. */
+    bool (*backing_is_current)(void *ctx);
     /* Only after can_accept() said yes. Answered by front_complete(request->cookie), never from within the call. */
     void (*submit)(void *ctx, const struct request *request);
     void (*note)(void *ctx, enum note_level level,

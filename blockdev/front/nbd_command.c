@@ -614,6 +614,11 @@ static void map_answer(struct nbd_piece *p, const struct disk_map *map)
     nbd_answer_queue(command->conn, a);
 }
 
+static bool backing_is_current(const struct nbd_server *s)
+{
+    return s->disk && s->front.sink.backing_is_current(s->front.sink.ctx);
+}
+
 static void map_done(struct disk_map *map)
 {
     struct nbd_map *job = container_of(map, struct nbd_map, map);
@@ -622,6 +627,9 @@ static void map_done(struct disk_map *map)
     struct nbd_server *s = command->server;
     command->in_sink--;
     if (command->conn) {
+        /* Asked again: it may have failed meanwhile, and lack what was written since. */
+        if (!backing_is_current(s))
+            map->run_count = 0;
         map_answer(p, map);
     } else {
         piece_put(p);
@@ -649,7 +657,7 @@ static bool map_begin(struct nbd_conn *c)
     job->map.run_count = 0;
     job->map.result = 0;
     job->map.done = map_done;
-    if (s->disk) {
+    if (backing_is_current(s)) {
         command->in_sink++;
         s->maps_busy++;
         disk_map(s->disk, &job->map);

@@ -350,6 +350,11 @@ bool engine_can_accept(const struct engine *e, enum op_kind kind)
     return role_is_serving(&e->role) && mirror_can_accept(e->mirror, kind);
 }
 
+bool engine_leg_is_current(const struct engine *e)
+{
+    return own_leg(e) == LEG_UP_TO_DATE && !diskless_is(e) && !e->leg_is_out;
+}
+
 void engine_make_hello(struct engine *e, struct hello *out)
 {
     struct mirror_view mirror;

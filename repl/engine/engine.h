@@ -109,6 +109,10 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out);
 /* True while one more EV_REQUEST of this kind may be given; else the front waits until something completes. */
 bool engine_can_accept(const struct engine *e, enum op_kind kind);
 
+/* The leg here holds every acknowledged change: not once it has failed, and never while the volume is served through
+ * the peer's. */
+bool engine_leg_is_current(const struct engine *e);
+
 /* What this node says of itself on a new connection. `nonce`: random. The engine remembers what was said. */
 void engine_hello(struct engine *e, const uint8_t nonce[HELLO_NONCE_BYTES], struct hello *out);
 

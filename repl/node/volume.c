@@ -178,6 +178,12 @@ static bool sink_can_accept(void *ctx, enum op_kind kind)
     return !v->stopping && v->actions.count < ACTIONS_MARK && engine_can_accept(v->engine, kind);
 }
 
+static bool sink_backing_is_current(void *ctx)
+{
+    const struct volume *v = ctx;
+    return engine_leg_is_current(v->engine);
+}
+
 static void sink_submit(void *ctx, const struct request *request)
 {
     step(ctx, &(struct event) { .kind = EV_REQUEST, .request = *request });
@@ -731,7 +737,11 @@ static int open_front(struct volume *v, struct err *err)
             .ring = v->ring,
             .pool = &v->pool,
             .disk = v->leg.bare,
-            .sink = { .ctx = v, .can_accept = sink_can_accept, .submit = sink_submit, .note = sink_note },
+            .sink = { .ctx = v,
+                      .can_accept = sink_can_accept,
+                      .backing_is_current = sink_backing_is_current,
+                      .submit = sink_submit,
+                      .note = sink_note },
             .volume = v->config.volume,
             .address = config_self(&v->config)->device,
             .keep_free_bytes = KEEP_FREE_BYTES,

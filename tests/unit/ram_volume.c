@@ -25,6 +25,12 @@ static bool can_accept(void *ctx, enum op_kind kind)
     return v->config.accept_changes_max == 0 || v->changes < v->config.accept_changes_max;
 }
 
+static bool backing_is_current(void *ctx)
+{
+    struct ram_volume *v = ctx;
+    return !v->backing_is_stale;
+}
+
 static void submit(void *ctx, const struct request *r)
 {
     struct ram_volume *v = ctx;
@@ -192,7 +198,7 @@ static void *run(void *arg)
         .ring = v->ring,
         .pool = &v->pool,
         .disk = &v->disk,
-        .sink = { v, can_accept, submit, note },
+        .sink = { v, can_accept, backing_is_current, submit, note },
         .volume = "gold42",
         .address = v->config.address,
         .keep_free_bytes = v->config.keep_free_bytes,

@@ -55,6 +55,7 @@ struct ram_volume {
     _Atomic size_t lowest_free_bytes;
     _Atomic bool hole_map[64]; /* per 1/64 of the volume: what block status tells */
     _Atomic bool map_fails;
+    _Atomic bool backing_is_stale; /* block status must not ask it */
 
     pthread_mutex_t notes_lock;
     char notes[RAM_NOTES_BYTES];

@@ -281,6 +281,13 @@ static void test_block_status(void **state)
     assert_int_equal(e.pairs[0], 8192);
     assert_int_equal(e.pairs[1], 0);
     fails(nbd_block_status(h, 8192, VOLUME_BYTES, take, 0), EINVAL);
+    /* The holes of a backing that lacks what the volume has are nobody's zeroes. */
+    v->map_fails = false;
+    v->backing_is_stale = true;
+    done(nbd_block_status(h, part, 0, take, 0));
+    assert_int_equal(e.count, 1);
+    assert_int_equal(e.pairs[0], part);
+    assert_int_equal(e.pairs[1], 0);
     leave(h);
     ram_close(v);
 }

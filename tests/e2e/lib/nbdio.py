@@ -18,8 +18,10 @@ BAD_SHOWN = 5
 SECTOR_BYTES = 512  # what a disk writes whole or not at all
 
 
-def connect(uri):
+def connect(uri, contexts=()):
     h = nbd.NBD()
+    for context in contexts:
+        h.add_meta_context(context)
     h.connect_uri(uri)
     return h
 
