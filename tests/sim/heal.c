@@ -1,0 +1,166 @@
+/* Nothing goes wrong any more: what operators do until all is well, or must be told to be beyond their help. */
+#include <string.h>
+
+#include "tests/sim/plan.h"
+
+/* Disks were replaced: their nodes are taken down and up, as the operators are told to. */
+static bool restart_failed(struct sim *s)
+{
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        struct engine_view v;
+        if (!sim_node_view(s, i, &v) || v.leg != LEG_FAILED || !s->plan.mends)
+            continue;
+        s->plan.mended[i] = true;
+        sim_node_crash(s, i);
+        return true;
+    }
+    return false;
+}
+
+/* Neither node may call the volume protected, and both tell why not, in these words. */
+static bool demand_told(struct sim *s, const char *words)
+{
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        struct engine_view v;
+        if (!sim_node_view(s, i, &v))
+            continue;
+        if (v.in_sync)
+            sim_fail(s, "not-told", "node %u calls the volume protected, which needs a person (%s)", i,
+                     words ? words : "a leg has failed");
+        bool last = s->now_ns + NS_PER_S > s->plan.deadline_ns; /* it may be about to learn it */
+        if (words && !last && !strstr(v.why_not, words) && !strstr(v.why_not, "failed"))
+            return false;
+        if (words && v.leg != LEG_FAILED && !strstr(v.why_not, words) && !strstr(v.why_not, "failed"))
+            sim_fail(s, "not-told", "node %u: not in sync because of: %s. Where is \"%s\"?", i, v.why_not, words);
+    }
+    return true;
+}
+
+/* What only a person can mend: the volume must say so. */
+static bool ended_for_good(struct sim *s)
+{
+    struct superblock a, b;
+    sim_node_superblock(s, 0, &a);
+    sim_node_superblock(s, 1, &b);
+    /* One that has been part of nothing may still join. */
+    bool both_used = a.history.count > 0 && b.history.count > 0;
+    if (both_used && !id_is_none(a.volume_id) && !id_is_none(b.volume_id) && !id_equal(a.volume_id, b.volume_id)) {
+        if (!demand_told(s, "different volumes"))
+            return false;
+        COVER(two_volumes);
+        return true;
+    }
+    enum history_relation relation = history_relate(&a.history, &b.history);
+    if (relation == HISTORY_DIVERGED) {
+        if (!demand_told(s, "split brain"))
+            return false;
+        COVER(split_told);
+        return true;
+    }
+    /* A target that was promoted by force before it had been part of anything. */
+    bool forced = has(s, STRIKE_PROMOTE_FORCE) || has(s, STRIKE_PRIMARY_CRASH) || has(s, STRIKE_TAKEOVER);
+    if (relation == HISTORY_UNRELATED && (forced || s->legs.split)) {
+        if (!demand_told(s, "nothing in common"))
+            return false;
+        COVER(split_told);
+        return true;
+    }
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        struct engine_view v;
+        if (!sim_node_view(s, i, &v) || v.leg != LEG_FAILED || s->plan.mends)
+            continue;
+        if (!demand_told(s, NULL))
+            return false;
+        COVER(leg_failed);
+        return true;
+    }
+    return false;
+}
+
+/* What cannot be read on the source keeps a resync from its end, until it is written. */
+static void write_unreadable(struct sim *s, unsigned node)
+{
+    struct medium *m = &s->disk[node].data;
+    for (uint32_t b = 0; m->has_flaws && s->clients.in_flight == 0 && b < s->block_count; b++) {
+        if (medium_is_readable(m, b, 1))
+            continue;
+        COVER(unreadable_healed);
+        sim_client_submit(s, 0, node, OP_WRITE, 0, b, 1);
+        return;
+    }
+}
+
+static bool says(const struct engine_view *v, const char *words) { return v->why_not && strstr(v->why_not, words); }
+
+/* What operators do when the nodes cannot decide. */
+static void operate(struct sim *s)
+{
+    struct sim_plan *p = &s->plan;
+    struct engine_view v[SIM_NODES] = { 0 };
+    for (unsigned i = 0; i < SIM_NODES; i++)
+        sim_node_view(s, i, &v[i]);
+    if (s->node[0].serving && s->node[1].serving) {
+        /* Deposed, once one learns of the other; or promoted apart at the same epoch. */
+        unsigned loser = s->legs.alone[0] == s->legs.alone[1] ? 1 - p->home : s->legs.alone[0] ? 1 : 0;
+        if (says(&v[0], "split brain") || says(&v[1], "split brain") || says(&v[0], "demote"))
+            plan_order(s, loser, ORDER_DEMOTE_FORCE);
+        return;
+    }
+    int serving = sim_primary(s);
+    if (serving >= 0) {
+        write_unreadable(s, (unsigned)serving);
+        if (says(&v[serving], "a verify has found") && !sim_node_verifies(s, (unsigned)serving))
+            sim_node_order(s, (unsigned)serving, ORDER_VERIFY_REPAIR);
+        if (says(&v[serving], "its leg lacks") && plan_order(s, (unsigned)serving, ORDER_DEMOTE_FORCE))
+            p->home = 1 - (unsigned)serving;
+        return;
+    }
+    /* One that was being demoted when it lost its peer is to let go of what waits first. */
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        if (v[i].role == ROLE_PRIMARY && v[i].writes_waiting > 0) {
+            plan_order(s, i, chance(s, 500000) ? ORDER_DEMOTE_FORCE : ORDER_DETACH_FORCE);
+            return;
+        }
+    }
+    if (s->legs.alone[0] != s->legs.alone[1])
+        p->home = s->legs.alone[0] ? 0 : 1;
+    /* Who reads that a node was deposed, or is half made, goes to the other. */
+    if (says(&v[p->home], p->home == 0 ? "paris-a was deposed" : "paris-b was deposed"))
+        p->home = 1 - p->home;
+    if (v[p->home].leg == LEG_SYNCING && v[1 - p->home].leg == LEG_UP_TO_DATE)
+        p->home = 1 - p->home;
+    unsigned home = p->home;
+    /* When neither can be promoted, and what the source cannot read keeps it so, only force helps. */
+    bool stuck = s->now_ns + HEAL_MAX_NS * 3 / 4 > p->deadline_ns && v[home].leg == LEG_UP_TO_DATE;
+    bool force = stuck || (p->gone[1 - home] && !s->legs.behind[home]);
+    if (plan_order(s, home, force ? ORDER_PROMOTE_FORCE : ORDER_PROMOTE) && chance(s, 300000))
+        p->home = 1 - home;
+}
+
+void plan_heal(struct sim *s)
+{
+    struct sim_plan *p = &s->plan;
+    bool late = s->now_ns + HEAL_MAX_NS / 2 > p->deadline_ns;
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        bool survivor_first = p->gone[i] && !s->node[1 - i].serving && s->node[1 - i].up && !late;
+        if (!s->node[i].up && !survivor_first) {
+            p->gone[i] = false;
+            sim_node_start(s, i);
+            return;
+        }
+    }
+    bool verifies = sim_node_verifies(s, 0) || sim_node_verifies(s, 1); /* it may find something yet */
+    if (sim_primary(s) >= 0 && sim_legs_in_sync(s) && s->clients.in_flight == 0 && !verifies) {
+        plan_enter(s, STAGE_READ_BACK, HEAL_MAX_NS);
+        return;
+    }
+    if (restart_failed(s))
+        return;
+    if (late && ended_for_good(s)) {
+        plan_enter(s, STAGE_END, 0);
+        return;
+    }
+    plan_overdue(s, "the volume is not in sync again");
+    if (chance(s, 300000))
+        operate(s);
+}

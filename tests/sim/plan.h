@@ -1,0 +1,66 @@
+/* What the files of a run's course share: what may strike, orders, and the stages. */
+#pragma once
+
+#include "tests/sim/sim.h"
+
+#define HEAL_MAX_NS (20 * NS_PER_S) /* simulated: in which all must be well again once nothing goes wrong any more */
+
+enum strike {
+    STRIKE_BREAK,
+    STRIKE_STALL,
+    STRIKE_PARTITION,
+    STRIKE_STRANGER,
+    STRIKE_PATH,
+    STRIKE_DISK_STALL,
+    STRIKE_SECONDARY_CRASH,
+    STRIKE_SECONDARY_DETACH,
+    STRIKE_DEMOTE,
+    STRIKE_PROMOTE_SECONDARY,
+    STRIKE_PROMOTE_BOTH,
+    STRIKE_PRIMARY_DETACH,
+    STRIKE_CLOCK,
+    STRIKE_META_DAMAGE,
+    STRIKE_LATENT_ERROR,
+    STRIKE_VERIFY,
+    STRIKE_RESYNC_BREAK, /* see sim_plan_sends() */
+    STRIKE_RECOVERABLE,  /* those above: the volume is in sync again afterwards */
+    STRIKE_DISK_ERRORS = STRIKE_RECOVERABLE,
+    STRIKE_DISKLESS, /* the primary's disk fails; then cuts and orders at the worst moments */
+    STRIKE_META_ERRORS,
+    STRIKE_PRIMARY_CRASH,
+    STRIKE_PROMOTE_FORCE,
+    STRIKE_DEMOTE_FORCE,
+    STRIKE_TAKEOVER,
+    STRIKE_POWER,
+    STRIKE_POWER_BOTH,
+    STRIKE_SILENT_DAMAGE, /* the last: not drawn unless VERIFY_EXISTS */
+    STRIKES,
+};
+
+#define STRIKES_DRAWN (VERIFY_EXISTS ? STRIKES : STRIKE_SILENT_DAMAGE)
+
+static inline bool has(const struct sim *s, enum strike k) { return s->plan.kinds >> k & 1; }
+
+static inline uint64_t now_plus(const struct sim *s, uint64_t ns) { return s->now_ns + ns; }
+
+static inline uint64_t draw(struct sim *s, uint64_t low, uint64_t high)
+{
+    return sim_between(s, CHANCE_PLAN, low, high);
+}
+
+static inline bool chance(struct sim *s, unsigned per_million) { return sim_chance(s, CHANCE_PLAN, per_million); }
+
+/* plan.c */
+void plan_enter(struct sim *s, enum stage stage, uint64_t max_ns);
+void plan_overdue(struct sim *s, const char *what); /* fails, if the stage has lasted too long */
+bool plan_is_diskless(const struct sim *s, unsigned node);
+
+/* orders.c */
+/* False: it cannot be given now, or nobody would. */
+bool plan_order(struct sim *s, unsigned node, enum order what);
+
+/* strikes.c */
+void plan_strike(struct sim *s);
+
+/* heal.c */
+void plan_heal(struct sim *s);
