@@ -114,7 +114,7 @@ void decree_on_ask(struct engine *e, const struct frame *frame, struct actions *
 /* This node takes an epoch that nobody has served at. */
 bool decree_take(struct engine *e, uint64_t epoch, struct actions *out)
 {
-    bool lost = false;
+    bool lost = false, bits_from_now = false;
     e->sb.role = ROLE_PRIMARY;
     e->sb.was_primary = true;
     e->sb.pristine = false;
@@ -123,14 +123,17 @@ bool decree_take(struct engine *e, uint64_t epoch, struct actions *out)
     mirror_peer_hold(e->mirror);
     alone_forget(e);
     if (e->promote_force && (own_leg(e) != LEG_UP_TO_DATE || e->sb.lost_power)) {
-        actions_note(
-            out, NOTE_WARNING, "role",
-            "promotion was forced: acknowledged writes may be lost; the peer's leg, if it is ever seen again, is "
-            "refused as split brain or overwritten");
+        bool half = e->sb.leg == LEG_SYNCING;
+        actions_note(out, NOTE_WARNING, "role",
+                     "promotion was forced: acknowledged writes may be lost; the peer's leg, if it is ever seen again, "
+                     "is %s",
+                     half ? "refused as split brain" : "overwritten, or refused as split brain");
         e->sb.leg = LEG_UP_TO_DATE;
         e->sb.lost_power = false;
         lose_peer(e);
-        /* What this leg lacks is in nobody's bitmap: the other leg, which may have it, is to be compared in full. */
+        /* What this leg lacks is in nobody's bitmap: the other leg, which may have it, is to be compared in full. Not
+         * even that, if this one was half made: see the handshake's "forced-half-made". */
+        bits_from_now = !half && !history_entry_is_none(e->sb.base);
         e->sb.base = (struct history_entry) { 0 };
         lost = true;
     }
@@ -144,6 +147,7 @@ bool decree_take(struct engine *e, uint64_t epoch, struct actions *out)
         e->sb.peer_leg = LEG_NONE;
         e->sb.peer_in_sync = false;
         e->sb.base = (struct history_entry) { 0 };
+        bits_from_now = false;
         lost = true;
     }
     if (id_is_none(e->sb.volume_id))
@@ -157,6 +161,8 @@ bool decree_take(struct engine *e, uint64_t epoch, struct actions *out)
     want_persisted(e);
     if (lacks)
         append_entry(e, epoch);
+    if (bits_from_now)
+        e->sb.base = *history_last(&e->sb.history);
     /* Both were in sync but for what a verify has found: from now on they are not, and the next handshake says so. */
     if (lost && e->peer_state == PEER_IN_SYNC)
         session_drop(e, "the leg was promoted by force: the peer's is to be compared in full", out);

@@ -420,6 +420,32 @@ static void explain_half_is_newer(const struct hello *own, const struct hello *p
         half->node, half == own ? peer->node : own->node);
 }
 
+/* `a` was promoted by force in the middle of its resync from `b`: what it lacks, no bitmap tells since (`base`). By the
+ * histories it is the newer leg; but who forced it may have named the loss of what he could not reach, not the end of
+ * what has come back. */
+static bool was_forced_half_made(const struct hello *a, const struct hello *b)
+{
+    bool b_is_untouched = is_new(b) && b->pristine;
+    return relation(a, b) == HISTORY_DESCENDANT && history_entry_is_none(a->base) && knows(a, b) && knows(b, a) &&
+           !is_half(a) && !is_half(b) && !b_is_untouched;
+}
+
+static bool forced_half_made(const struct hello *own, const struct hello *peer)
+{
+    return was_forced_half_made(own, peer) || was_forced_half_made(peer, own);
+}
+
+static void explain_forced_half_made(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    const struct hello *forced = was_forced_half_made(own, peer) ? own : peer;
+    const struct hello *other = forced == own ? peer : own;
+    say(j,
+        "split brain: %s was promoted by force in the middle of its resync from %s, whose leg may have acknowledged "
+        "writes that it lacks. Only a person can tell whose are to be given up: on that node, save what is wanted, "
+        "then `lockstep create --force`, and it gets everything from the other",
+        forced->node, other->node);
+}
+
 /* The source's bitmap knows all that this target lacks only if the target is the leg that it is about, and has been
  * part of what was when the bitmap began. A target whose resync was interrupted remembers which bitmap it went by. */
 static bool bits_do_not_tell(const struct hello *from, const struct hello *to)
@@ -473,6 +499,7 @@ static const struct rule rules[] = {
     { "unrelated", unrelated, SYNC_REFUSE, explain_unrelated, NULL },
     { "both-syncing", both_half, SYNC_REFUSE, explain_both_half, NULL },
     { "syncing-is-newer", half_is_newer, SYNC_REFUSE, explain_half_is_newer, NULL },
+    { "forced-half-made", forced_half_made, SYNC_REFUSE, explain_forced_half_made, NULL },
     { "in-sync", in_sync, SYNC_CONNECT, NULL, NULL },
     { "primary-is-behind", primary_is_behind, SYNC_REFUSE, explain_primary_is_behind, NULL },
     { "own-is-ahead", own_is_ahead, SYNC_SOURCE, NULL, bits_do_not_tell },

@@ -100,6 +100,7 @@
     X(resync_power_both, 1, "fault: both machines lost power during a resync")                                         \
     X(promoted_half, 1, "operator: targets of a resync promoted by force half-way")                                    \
     X(split_told, 1, "runs that ended in a split brain, and said so on both nodes")                                    \
+    X(half_told, 1, "runs that ended as a target was promoted by force, and said so")                                  \
     X(two_volumes, 1, "runs that ended with two volumes of one name, and said so")                                     \
     X(promoted, 1, "operator: promotions")                                                                             \
     X(promoted_force, 1, "operator: promotions by force")                                                              \

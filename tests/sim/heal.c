@@ -57,7 +57,15 @@ static bool ended_for_good(struct sim *s)
         COVER(split_told);
         return true;
     }
-    /* A target that was promoted by force before it had been part of anything. */
+    /* A target that was promoted by force. */
+    bool is_newer = relation == HISTORY_DESCENDANT || relation == HISTORY_ANCESTOR;
+    if (is_newer && s->plan.half_forced[relation == HISTORY_DESCENDANT ? 0 : 1]) {
+        if (!demand_told(s, "split brain"))
+            return false;
+        COVER(half_told);
+        return true;
+    }
+    /* The same before it had been part of anything. */
     bool forced = has(s, STRIKE_PROMOTE_FORCE) || has(s, STRIKE_PRIMARY_CRASH) || has(s, STRIKE_TAKEOVER);
     if (relation == HISTORY_UNRELATED && (forced || s->legs.split)) {
         if (!demand_told(s, "nothing in common"))

@@ -50,8 +50,8 @@ static void check_histories_tell(struct sim *s, unsigned node, const struct supe
     sim_node_superblock(s, 1 - node, &theirs);
     if (theirs.leg != LEG_UP_TO_DATE || theirs.lost_power || theirs.history.count == 0)
         return;
-    /* Promoted by force, of a leg that this node was making: its operator has named the loss. */
-    if (s->plan.forced[1 - node])
+    /* Promoted by force half-way: that is told by the handshake, whatever the histories say (ended_for_good()). */
+    if (s->plan.half_forced[1 - node])
         return;
     enum history_relation relation = history_relate(&own->history, &theirs.history);
     if (relation == HISTORY_EQUAL || relation == HISTORY_ANCESTOR)
@@ -188,6 +188,13 @@ void sim_legs_serves(struct sim *s, unsigned node)
         sim_fail(s, "stale-promoted", "node %u serves without force, and lacks what was acknowledged: %s", node,
                  s->model.facts);
     COVER(stale_served);
+    /* Half made, by force: what the other one has is not given up for that. Only a person can tell which is the volume.
+     */
+    if (s->plan.half[node] && s->plan.forces[node] && s->acked_epoch > 0 && !sim_legs_is_target(s, 1 - node)) {
+        sim_trace(s, "  legs    split brain: %c was promoted half made", 'A' + node);
+        l->split = true;
+        return;
+    }
     if (!l->alone[1 - node])
         give_up(s, node);
 }
@@ -339,13 +346,14 @@ void sim_legs_look(struct sim *s)
     if (!(l->behind[0] || l->behind[1] || l->alone[0] || l->alone[1]) || !sim_legs_in_sync(s))
         return;
     if (l->split)
-        sim_fail(s, "split-brain", "both nodes have acknowledged alone, and now they are in sync");
+        sim_fail(s, "split-brain", "both nodes have acknowledged what the other lacks, and now they are in sync");
     COVER(caught_up);
     sim_trace(s, "  legs    in sync");
     /* Nothing that one leg has on stable storage is only in the other's cache. */
     l->flushed[0] = l->flushed[1] = max_u64(l->flushed[0], l->flushed[1]);
     for (unsigned i = 0; i < SIM_NODES; i++) {
         l->behind[i] = l->alone[i] = false;
+        s->plan.half_forced[i] = false;
         audit_leg(s, i);
     }
     forget(s);

@@ -124,9 +124,9 @@ void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t 
             return;
         }
         COVER(promoted_force);
-        s->plan.forced[node] = true;
         if (s->plan.half[node])
             COVER(promoted_half);
+        s->plan.half_forced[node] |= s->plan.half[node];
         s->plan.home = node;
         return;
     case ORDER_DEMOTE:

@@ -478,15 +478,15 @@ struct sim_plan {
     uint32_t kinds; /* bits: what may strike in this run */
     uint64_t gap_max_ns;
     uint64_t load_until_ns;
-    uint64_t deadline_ns;     /* of the stage */
-    unsigned home;            /* the node that is to be primary */
-    uint32_t step;            /* of the stage */
-    bool gone[SIM_NODES];     /* a killed primary: it is back when the other one serves, or will not */
-    bool mends;               /* failed disks are replaced by the operators, who take their nodes down and up */
-    bool half[SIM_NODES];     /* the promotion under way is of a target of a resync */
-    bool forces[SIM_NODES];   /* the promotion under way is by force */
-    bool forced[SIM_NODES];   /* was promoted by force, at some time */
-    bool obstacle[SIM_NODES]; /* ... and nothing less would do */
+    uint64_t deadline_ns;        /* of the stage */
+    unsigned home;               /* the node that is to be primary */
+    uint32_t step;               /* of the stage */
+    bool gone[SIM_NODES];        /* a killed primary: it is back when the other one serves, or will not */
+    bool mends;                  /* failed disks are replaced by the operators, who take their nodes down and up */
+    bool half[SIM_NODES];        /* the promotion under way is of a target of a resync */
+    bool forces[SIM_NODES];      /* the promotion under way is by force */
+    bool half_forced[SIM_NODES]; /* was promoted by force as the target of a resync, and was not in sync since */
+    bool obstacle[SIM_NODES];    /* ... and nothing less would do */
     /* The last resync, as its source saw it. */
     struct {
         bool known;

@@ -208,8 +208,6 @@ static void what_one_lacks_the_other_gives(void **state)
     /* It went on alone: the other gets what its bitmap tells. */
     part_of(&x, 3, 33);
     expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
-    x.base = (struct history_entry) { 0 };
-    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, true);
     x.base = x.history.entries[2]; /* the bitmap began after the other had left */
     expect(&x, &y, "own-is-ahead", SYNC_SOURCE, true);
     x.base = x.history.entries[0];
@@ -346,6 +344,37 @@ static void a_syncing_leg_only_takes(void **state)
     x.base = y.base = x.history.entries[0];
     expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
 
+    /* Promoted by force half-way: what the other has is not to be overwritten without a word, whatever else is said. */
+    x = a(), y = b();
+    pair_up(&x, &y);
+    part_of(&y, 3, 33);
+    y.base = (struct history_entry) { 0 };
+    expect(&x, &y, "forced-half-made", SYNC_REFUSE, false);
+    struct sync_judgement j;
+    sync_decide(&x, &y, &j);
+    assert_non_null(
+        strstr(j.text, "split brain: paris-b was promoted by force in the middle of its resync from paris-a"));
+    sync_decide(&y, &x, &j);
+    assert_non_null(
+        strstr(j.text, "split brain: paris-b was promoted by force in the middle of its resync from paris-a"));
+    x.lost_power = true; /* it may lack something, but less than that one */
+    expect(&x, &y, "forced-half-made", SYNC_REFUSE, false);
+    x.lost_power = false;
+    x.history = (struct history) { 0 }; /* the first resync of all: it served before it had been part of anything */
+    expect(&x, &y, "forced-half-made", SYNC_REFUSE, false);
+    x.pristine = true; /* but nothing was ever written to it */
+    expect(&x, &y, "peer-is-ahead", SYNC_TARGET, true);
+    /* Whoever is made anew gets everything from the other; so does one that is half made itself. */
+    x = a();
+    x.leg_id = make_id(3);
+    expect(&x, &y, "peer-is-ahead", SYNC_TARGET, true);
+    x = a(), y = b();
+    pair_up(&x, &y);
+    part_of(&y, 3, 33);
+    y.base = (struct history_entry) { 0 };
+    x.leg = LEG_SYNCING;
+    expect(&x, &y, "peer-is-ahead", SYNC_TARGET, true);
+
     /* The leg that it came from is gone, and an older one is back. */
     x = a(), y = b();
     pair_up(&x, &y);
@@ -432,6 +461,9 @@ static void all_pairs_of_states(void **state)
                 assert_true(d == HISTORY_DESCENDANT || d == HISTORY_EQUAL);
                 assert_true(from->leg == LEG_UP_TO_DATE);
                 assert_int_equal(to->role, ROLE_SECONDARY);
+                /* A leg that was promoted by force half-way overwrites none but another half-made one. */
+                if (d == HISTORY_DESCENDANT && history_entry_is_none(from->base))
+                    assert_int_equal(to->leg, LEG_SYNCING);
                 if (from->full || to->full || (d == HISTORY_DESCENDANT && history_entry_is_none(from->base)))
                     assert_true(j.full);
             } else {

@@ -25,6 +25,15 @@ static void close_both(struct node *a, struct node *b)
     node_close(b);
 }
 
+/* A fresh leg in the place of its own. */
+static void replace_disk_of_b(struct node *b)
+{
+    node_close(b);
+    node_open_with(b, 1, &may_go_alone);
+    b->on_disk.leg_id = id_of(9);
+    node_restart(b, true);
+}
+
 static struct hello hello_of(struct node *n)
 {
     struct hello hello;
@@ -572,6 +581,51 @@ static void what_a_forced_promotion_gave_up_is_gone_on_both_legs(void **state)
     close_both(&a, &b);
 }
 
+/* In the middle of its resync it has neither what it had nor what it was to get: whoever forces it has named the loss
+ * of what he could not reach, not the end of what comes back. */
+static void a_leg_forced_half_way_overwrites_nobody(void **state)
+{
+    for (unsigned made_anew = 0; made_anew < 2; made_anew++) {
+        struct node a, b;
+        open_pair(&a, &b, &strict);
+        write_block(&a, 0, 1);
+        run(&a, &b);
+        disconnect_nodes(&a, &b);
+        if (made_anew)
+            replace_disk_of_b(&b);
+        else
+            node_lose_power(&b);
+        connect_nodes(&a, &b);
+        assert_true(run_until_sent(&a, &b, &b, FRAME_SYNC_ASK));
+        disconnect_nodes(&a, &b);
+        order(&b, EV_PROMOTE, true);
+        metas_done(&b);
+        assert_true(b.serving);
+        assert_true(told(&b, "is refused as split brain"));
+        hellos(&a, &b); /* deposed */
+        metas_done(&a);
+        assert_false(a.serving);
+        for (unsigned i = 0; i < 2; i++) {
+            disconnect_nodes(&a, &b);
+            hellos(&a, &b);
+            assert_true(a.refused && b.refused);
+            if (!strstr(a.text, "split brain: paris-b was promoted") || strcmp(a.text, b.text) != 0)
+                fail_msg("%s / %s", a.text, b.text);
+            /* Also after the next start of either. */
+            node_restart(i ? &b : &a, true);
+        }
+        assert_int_equal(a.content[0], 1);
+        assert_int_equal(a.on_disk.leg, LEG_UP_TO_DATE);
+        disconnect_nodes(&a, &b);
+        replace_disk_of_b(&b);
+        connect_nodes(&a, &b);
+        run(&a, &b);
+        assert_in_sync(&a, &b);
+        assert_int_equal(b.content[0], 1);
+        close_both(&a, &b);
+    }
+}
+
 /* Overtaken while it had a change under way: it may be on one leg, and the new primary's content holds. */
 static void a_deposed_primary_reconciles(void **state)
 {
@@ -691,15 +745,6 @@ static void a_bit_set_by_a_failed_flush_outlives_the_flush_before_it(void **stat
     assert_in_sync(&a, &b);
     assert_int_equal(b.stable[64 * CHANGE_BYTES], 9);
     close_both(&a, &b);
-}
-
-/* A fresh leg in the place of its own. */
-static void replace_disk_of_b(struct node *b)
-{
-    node_close(b);
-    node_open_with(b, 1, &may_go_alone);
-    b->on_disk.leg_id = id_of(9);
-    node_restart(b, true);
 }
 
 /* A new disk in the place of the old one, and one that has failed and was mended. */
@@ -997,6 +1042,7 @@ int main(void)
         cmocka_unit_test(a_primary_that_lost_its_power_gets_it_from_the_secondary),
         cmocka_unit_test(a_source_that_loses_its_power_before_it_has_flushed_what_it_sent),
         cmocka_unit_test(what_a_forced_promotion_gave_up_is_gone_on_both_legs),
+        cmocka_unit_test(a_leg_forced_half_way_overwrites_nobody),
         cmocka_unit_test(a_deposed_primary_reconciles),
         cmocka_unit_test(a_failure_that_its_own_disk_did_not_record),
         cmocka_unit_test(a_bit_set_by_a_failed_flush_outlives_the_flush_before_it),
