@@ -98,6 +98,12 @@
     X(finish_source_dies, 1, "fault: sources killed between their record of the finish and the target's")              \
     X(power_stable, 1, "fault: the target of a resync lost power just after it had called blocks stable")              \
     X(resync_power_both, 1, "fault: both machines lost power during a resync")                                         \
+    X(replaced, 1, "operator: disks replaced")                                                                         \
+    X(replaced_alone, 1, "operator: disks replaced while the other node, primary, went on alone")                      \
+    X(replaced_again, 1, "operator: replaced disks replaced before they were whole")                                   \
+    X(replaced_resumed, 1, "first resyncs of replaced disks that went on where they had been interrupted")             \
+    X(replaced_power, 1, "fault: a replaced disk lost power in its first resync")                                      \
+    X(replaced_source_power, 1, "fault: the node from which a replaced disk gets everything lost power")               \
     X(promoted_half, 1, "operator: targets of a resync promoted by force half-way")                                    \
     X(split_told, 1, "runs that ended in a split brain, and said so on both nodes")                                    \
     X(half_told, 1, "runs that ended as a target was promoted by force, and said so")                                  \

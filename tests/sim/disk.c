@@ -40,6 +40,21 @@ void sim_disk_reset(struct sim *s, unsigned node, uint32_t block_count)
     d->has_failed = d->lies = false;
 }
 
+void sim_disk_replace(struct sim *s, unsigned node, bool spoilt)
+{
+    struct sim_disk *d = &s->disk[node];
+    assert(d->busy == 0);
+    sim_trace(s, "%c disk    is replaced", 'A' + node);
+    sim_disk_reset(s, node, d->block_count);
+    for (uint32_t i = 0; spoilt && i < d->block_count; i++) {
+        uint64_t words[BLOCK_BYTES / 8];
+        for (unsigned w = 0; w < ARRAY_LEN(words); w++)
+            words[w] = prng_next(&s->chance[CHANCE_DISK]);
+        medium_write(&d->data, i, (const uint8_t *)words);
+        medium_settle(&d->data, i);
+    }
+}
+
 static const uint8_t *payload_of(const struct sim_disk_request *r, uint32_t i)
 {
     return r->kind == OP_WRITE ? r->buf->data + r->buf_offset + (size_t)i * BLOCK_BYTES : NULL;

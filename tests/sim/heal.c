@@ -11,7 +11,10 @@ static bool restart_failed(struct sim *s)
         if (!sim_node_view(s, i, &v) || v.leg != LEG_FAILED || !s->plan.mends)
             continue;
         s->plan.mended[i] = true;
-        sim_node_crash(s, i);
+        if (chance(s, 300000))
+            plan_replace(s, i); /* not mended: thrown away */
+        if (s->node[i].up)
+            sim_node_crash(s, i);
         return true;
     }
     return false;
@@ -132,6 +135,8 @@ static void operate(struct sim *s)
     }
     if (s->legs.alone[0] != s->legs.alone[1])
         p->home = s->legs.alone[0] ? 0 : 1;
+    if (plan_is_new_disk(s, p->home))
+        p->home = 1 - p->home;
     /* Who reads that a node was deposed, or is half made, goes to the other. */
     if (says(&v[p->home], p->home == 0 ? "paris-a was deposed" : "paris-b was deposed"))
         p->home = 1 - p->home;
@@ -150,10 +155,11 @@ void plan_heal(struct sim *s)
     struct sim_plan *p = &s->plan;
     bool late = s->now_ns + HEAL_MAX_NS / 2 > p->deadline_ns;
     for (unsigned i = 0; i < SIM_NODES; i++) {
-        bool survivor_first = p->gone[i] && !s->node[1 - i].serving && s->node[1 - i].up && !late;
+        bool survivor_first =
+            p->gone[i] && !s->node[1 - i].serving && s->node[1 - i].up && !plan_is_new_disk(s, 1 - i) && !late;
         if (!s->node[i].up && !survivor_first) {
             p->gone[i] = false;
-            sim_node_start(s, i);
+            sim_plan_start(s, i);
             return;
         }
     }

@@ -41,6 +41,15 @@ static void fall_behind(struct sim *s, unsigned node, uint64_t bound)
               l->bound[node]);
 }
 
+void sim_legs_replaced(struct sim *s, unsigned node)
+{
+    struct sim_legs *l = &s->legs;
+    l->blank[node] = true;
+    l->alone[node] = false;
+    l->flushed[node] = 0;
+    fall_behind(s, node, 0);
+}
+
 /* What is acknowledged while the record has the other leg out of the in-sync set, a crash at this moment must not hide:
  * on a leg that could be promoted without force, the histories have to tell that it is the older one. So the source's
  * record of a resync's end comes before the target's. */
@@ -178,13 +187,16 @@ void sim_legs_serves(struct sim *s, unsigned node)
      * what it lacks. */
     bool has_all = sim_leg_is_current(s, node, SIM_CONTENT, s->model.clock);
     if (has_all && (!l->alone[1 - node] || has_been_part(s, node))) {
-        l->behind[node] = false;
+        if (l->blank[node]) /* it was taken in, and its source heard nothing of that any more */
+            l->flushed[node] = l->flushed[1 - node];
+        l->behind[node] = l->blank[node] = false;
         return;
     }
     struct engine_view v, other;
     bool connected =
         sim_node_view(s, node, &v) && v.session_up && sim_node_view(s, 1 - node, &other) && other.session_up;
-    if (!s->plan.forces[node] && (s->plan.obstacle[node] || connected))
+    bool new_disk = l->blank[node] && !l->alone[1 - node];
+    if (!s->plan.forces[node] && (s->plan.obstacle[node] || connected || new_disk))
         sim_fail(s, "stale-promoted", "node %u serves without force, and lacks what was acknowledged: %s", node,
                  s->model.facts);
     COVER(stale_served);
@@ -213,6 +225,8 @@ static unsigned leader(struct sim *s)
     case HISTORY_DIVERGED:
     case HISTORY_UNRELATED: break;
     }
+    if (l->blank[0] != l->blank[1])
+        return l->blank[0] ? 1 : 0;
     /* Diverged, and nobody will decide; but what was acknowledged is on one leg only. */
     if (l->alone[0] != l->alone[1])
         return l->alone[0] ? 0 : 1;
@@ -237,10 +251,14 @@ static bool will_be_target(struct sim *s, unsigned node)
     return sim_legs_is_target(s, node) || (sim_node_view(s, node, &v) && v.leg == LEG_SYNCING);
 }
 
-void sim_legs_power_lost(struct sim *s, const bool lost[SIM_NODES])
+void sim_legs_power_lost(struct sim *s, const bool cut[SIM_NODES])
 {
     struct sim_legs *l = &s->legs;
+    bool lost[SIM_NODES];
     for (unsigned i = 0; i < SIM_NODES; i++) {
+        lost[i] = cut[i] && !l->blank[i];
+        if (cut[i] && l->blank[i]) /* nobody counts on it, but for what was mirrored to it */
+            l->cut[i] = l->since[i] = s->model.clock++;
         if (!lost[i] || l->split)
             continue;
         if (!l->behind[i] && !model_check_durable(&s->model, &s->disk[i].image[SIM_CONTENT], l->flushed[i]))
@@ -291,7 +309,8 @@ bool sim_leg_holds(struct sim *s, unsigned node, enum sim_layer layer, uint32_t 
 {
     const struct sim_legs *l = &s->legs;
     /* The leg had it, and said so, before it lost it. */
-    if (l->behind[node] && s->model.writes[write].begin < l->since[node] && layer != SIM_STABLE)
+    bool asks = layer == SIM_STABLE && !l->blank[node];
+    if (l->behind[node] && s->model.writes[write].begin < l->since[node] && !asks)
         return true;
     s->model.damaged = spoilt(s, node, layer);
     bool holds = model_check_holds(&s->model, &s->disk[node].image[layer], write);
@@ -322,6 +341,8 @@ uint32_t sim_legs_differ(const struct sim *s)
 static void audit_leg(struct sim *s, unsigned node)
 {
     const struct sim_legs *l = &s->legs;
+    if (l->blank[node])
+        return;
     uint64_t bound = l->behind[node] ? l->bound[node] : s->model.clock;
     if (!sim_leg_is_current(s, node, SIM_CONTENT, bound))
         sim_fail(s, "audit", "leg %c lacks what was acknowledged%s: %s", 'A' + node,
@@ -352,7 +373,7 @@ void sim_legs_look(struct sim *s)
     /* Nothing that one leg has on stable storage is only in the other's cache. */
     l->flushed[0] = l->flushed[1] = max_u64(l->flushed[0], l->flushed[1]);
     for (unsigned i = 0; i < SIM_NODES; i++) {
-        l->behind[i] = l->alone[i] = false;
+        l->behind[i] = l->alone[i] = l->blank[i] = false;
         s->plan.half_forced[i] = false;
         audit_leg(s, i);
     }

@@ -38,7 +38,6 @@ static struct id random_id(struct sim *s)
     return id;
 }
 
-/* As `lockstep create` leaves it. */
 void sim_node_create(struct sim *s, unsigned node)
 {
     struct sim_node *n = &s->node[node];
@@ -60,9 +59,16 @@ void sim_node_create(struct sim *s, unsigned node)
         superblock_encode(&sb, i, block);
         sim_meta_put(s, node, SIM_META_SUPERBLOCK, i, block, SIM_META_WHOLE);
     }
+    n->meta_has_failed = false;
+}
+
+void sim_node_reset(struct sim *s, unsigned node)
+{
+    struct sim_node *n = &s->node[node];
+    sim_node_create(s, node);
     n->index = node;
     n->machine = random_id(s);
-    n->up = n->meta_has_failed = false;
+    n->up = false;
     n->boot = 0;
     n->clock = (struct sim_clock) {
         .local_ns = sim_below(s, CHANCE_NODE, 1000 * NS_PER_S),

@@ -39,6 +39,8 @@ bool plan_order(struct sim *s, unsigned node, enum order what)
     bool promotes = what == ORDER_PROMOTE || what == ORDER_PROMOTE_FORCE;
     struct engine_view other;
     bool connected = v.session_up && sim_node_view(s, 1 - node, &other) && other.session_up;
+    if (promotes && (force || !connected) && plan_is_new_disk(s, node))
+        return false;
     /* Seldom is a node promoted although the operator knows that the other one went on without it. */
     if (promotes && !connected && s->legs.alone[1 - node] && !s->legs.split && !chance(s, 100000))
         return false;

@@ -117,6 +117,8 @@ void sim_plan_look(struct sim *s, unsigned node)
         COVER(resync_resumed);
         if (s->plan.resync.full)
             COVER(resync_full_resumed);
+        if (s->plan.resync.full && s->legs.blank[1 - node])
+            COVER(replaced_resumed);
         if (!s->goes_alone && !s->plan.resync.writes && v.out_of_sync_bytes > s->plan.resync.left_bytes + changed)
             sim_fail(s, "starts-over",
                      "node %u: a resync was interrupted with %" PRIu64 " bytes left, and begins again with %" PRIu64

@@ -23,6 +23,7 @@ enum strike {
     STRIKE_LATENT_ERROR,
     STRIKE_VERIFY,
     STRIKE_RESYNC_BREAK, /* see sim_plan_sends() */
+    STRIKE_REPLACE,      /* a node gets a new disk */
     STRIKE_RECOVERABLE,  /* those above: the volume is in sync again afterwards */
     STRIKE_DISK_ERRORS = STRIKE_RECOVERABLE,
     STRIKE_DISKLESS, /* the primary's disk fails; then cuts and orders at the worst moments */
@@ -61,6 +62,12 @@ bool plan_order(struct sim *s, unsigned node, enum order what);
 
 /* strikes.c */
 void plan_strike(struct sim *s);
+
+/* replace.c */
+/* If it may be given up: the node's leg is made anew before its daemon is started the next time. */
+void plan_replace(struct sim *s, unsigned node);
+/* It is one, and has never been whole: nobody takes it for the volume. */
+bool plan_is_new_disk(struct sim *s, unsigned node);
 
 /* heal.c */
 void plan_heal(struct sim *s);

@@ -105,7 +105,7 @@ void sim_reset(struct sim *s, uint64_t seed)
     model_reset(&s->model, s->block_count);
     for (unsigned i = 0; i < SIM_NODES; i++) {
         sim_disk_reset(s, i, s->block_count);
-        sim_node_create(s, i);
+        sim_node_reset(s, i);
     }
     sim_net_reset(s);
     sim_clients_reset(s);
@@ -135,7 +135,7 @@ static void dispatch(struct sim *s, const struct queue_event *ev)
     case Q_PLAN: sim_plan_event(s); return;
     case Q_START:
         if (!s->node[ev->node].up)
-            sim_node_start(s, ev->node);
+            sim_plan_start(s, ev->node);
         return;
     case Q_CRASH:
         if (of_this_boot)

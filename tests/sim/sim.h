@@ -109,6 +109,8 @@ struct sim_disk {
 
 void sim_disk_open(struct sim_disk *d);
 void sim_disk_reset(struct sim *s, unsigned node, uint32_t block_count);
+/* By a new one, all zeroes; or, `spoilt`, with anything in its blocks. The node is down. */
+void sim_disk_replace(struct sim *s, unsigned node, bool spoilt);
 void sim_disk_submit(struct sim *s, unsigned node, const struct action *a);
 void sim_disk_event(struct sim *s, unsigned node, uint32_t slot);
 void sim_disk_crash(struct sim *s, unsigned node); /* the process dies: what was in flight has happened, or half */
@@ -335,7 +337,8 @@ struct sim_node {
     bool detached;            /* the engine has said so */
 };
 
-void sim_node_create(struct sim *s, unsigned node);
+void sim_node_reset(struct sim *s, unsigned node);
+void sim_node_create(struct sim *s, unsigned node); /* a fresh leg, as `lockstep create` leaves it */
 void sim_node_superblock(struct sim *s, unsigned node, struct superblock *sb); /* as it would be read now */
 void sim_node_drop_ballast(struct sim *s, unsigned node);
 void sim_node_start(struct sim *s, unsigned node);
@@ -425,12 +428,15 @@ struct sim_legs {
     uint64_t since[SIM_NODES];   /* ... which was then */
     uint64_t bound[SIM_NODES];   /* ... but has what was acknowledged before, and what was acknowledged as stable */
     bool alone[SIM_NODES];       /* this node has acknowledged what the other leg lacks, since they were in sync */
+    bool blank[SIM_NODES];       /* behind, as its disk was replaced: it has nothing until it is in sync */
     uint64_t cut[SIM_NODES];     /* when it last lost power */
     bool split;                  /* both have: nothing can be said of the volume's content any more */
 };
 
 void sim_legs_reset(struct sim *s);
 void sim_legs_flushed(struct sim *s, unsigned node, uint64_t begun); /* by the model's clock */
+
+void sim_legs_replaced(struct sim *s, unsigned node);
 
 /* `node` acknowledges a change, or a flush. `lacking`: the other leg has it not, and this is the check that fails
  * unless it is on record that the other one is not in the in-sync set. */
@@ -503,6 +509,7 @@ struct sim_plan {
     bool asked[SIM_NODES];            /* promoted while it was connected to a primary, who has to agree */
     bool detaches_primary[SIM_NODES]; /* it was told to, while it was primary */
     bool mended[SIM_NODES];           /* the failed leg was taken down and up */
+    bool replaces[SIM_NODES];         /* its disk is to be replaced while it is down */
 };
 
 void sim_plan_reset(struct sim *s);
@@ -510,11 +517,22 @@ void sim_plan_event(struct sim *s);
 void sim_plan_writes_meta(struct sim *s, unsigned node, const struct superblock *sb);
 void sim_plan_flushed(struct sim *s);
 void sim_plan_sends(struct sim *s, unsigned from, const struct frame *frame);
-void sim_plan_look(struct sim *s, unsigned node); /* after each step of its engine */
-bool sim_resyncs(const struct sim *s);            /* a resync is under way */
+void sim_plan_look(struct sim *s, unsigned node);  /* after each step of its engine */
+bool sim_resyncs(const struct sim *s);             /* a resync is under way */
+void sim_plan_start(struct sim *s, unsigned node); /* its daemon */
 bool sim_plan_cuts_start(struct sim *s); /* while a daemon writes its first superblock, its machine loses power... */
 void sim_plan_start_is_cut(struct sim *s, unsigned node); /* ... now */
-enum cut { CUT_DAEMON, CUT_POWER, CUT_POWER_BOTH, CUT_POWER_THIS, CUT_SESSION, CUT_SOURCE, CUT_NODE, CUT_POWER_OF };
+enum cut {
+    CUT_DAEMON,
+    CUT_POWER,
+    CUT_POWER_BOTH,
+    CUT_POWER_THIS,
+    CUT_SESSION,
+    CUT_SOURCE,
+    CUT_NODE,
+    CUT_POWER_OF,
+    CUT_REPLACE
+};
 void sim_plan_cut(struct sim *s, unsigned node, enum cut how);            /* when its time comes */
 void sim_plan_serves(struct sim *s, unsigned node);                       /* its engine opens the front */
 void sim_plan_late_order(struct sim *s, unsigned node, enum order order); /* given when its time comes */

@@ -15,6 +15,10 @@ static void power_loss(struct sim *s, const bool cut[SIM_NODES])
         if (!cut[i])
             continue;
         struct superblock sb;
+        if (s->legs.blank[i] && sim_legs_is_target(s, i))
+            COVER(replaced_power);
+        if (s->legs.blank[1 - i] && sim_legs_is_target(s, 1 - i))
+            COVER(replaced_source_power);
         sim_node_power_loss(s, i);
         sim_node_superblock(s, i, &sb);
         lost[i] = sb.attached; /* else everything was flushed before */
@@ -167,6 +171,11 @@ void sim_plan_cut(struct sim *s, unsigned node, enum cut how)
     if (how == CUT_POWER_THIS) {
         COVER(power_stable);
         power_of(s, (bool[SIM_NODES]) { node == 0, node == 1 });
+        return;
+    }
+    if (how == CUT_REPLACE) {
+        if (s->plan.stage == STAGE_LOAD)
+            plan_replace(s, node);
         return;
     }
     if (how == CUT_NODE || how == CUT_POWER_OF) {
@@ -400,6 +409,7 @@ static void strike_at(struct sim *s, enum strike k, unsigned p)
         return;
     case STRIKE_VERIFY: strike_verify(s, p); return;
     case STRIKE_RESYNC_BREAK: return;
+    case STRIKE_REPLACE: plan_replace(s, chance(s, 700000) ? other : p); return;
     case STRIKE_LATENT_ERROR: sim_disk_make_unreadable(s, (unsigned)draw(s, 0, 1)); return;
     case STRIKE_POWER: strike_power(s, false); return;
     case STRIKE_POWER_BOTH: strike_power(s, true); return;
