@@ -108,7 +108,7 @@ bool sim_client_submit(struct sim *s, uint32_t client, unsigned node, enum op_ki
 {
     struct sim_node *n = &s->node[node];
     struct sim_op *op = op_new(s);
-    if (!n->serving || !op)
+    if (!n->serving || !op || first + count > n->served_blocks)
         return false;
     if (!engine_can_accept(n->engine, kind)) {
         COVER(front_full);

@@ -104,6 +104,10 @@
     X(replaced_resumed, 1, "first resyncs of replaced disks that went on where they had been interrupted")             \
     X(replaced_power, 1, "fault: a replaced disk lost power in its first resync")                                      \
     X(replaced_source_power, 1, "fault: the node from which a replaced disk gets everything lost power")               \
+    X(resized, 1, "operator: volumes grown")                                                                           \
+    X(resize_refused, 1, "operator: resizes refused, or cut off")                                                      \
+    X(resize_cut, 1, "fault: sessions cut, nodes killed and disks replaced in a resize")                               \
+    X(grown, 1, "larger sizes that clients were told")                                                                 \
     X(promoted_half, 1, "operator: targets of a resync promoted by force half-way")                                    \
     X(split_told, 1, "runs that ended in a split brain, and said so on both nodes")                                    \
     X(half_told, 1, "runs that ended as a target was promoted by force, and said so")                                  \

@@ -40,19 +40,34 @@ void sim_disk_reset(struct sim *s, unsigned node, uint32_t block_count)
     d->has_failed = d->lies = false;
 }
 
-void sim_disk_replace(struct sim *s, unsigned node, bool spoilt)
+static void spoil(struct sim *s, struct sim_disk *d, uint32_t from, uint32_t to)
 {
-    struct sim_disk *d = &s->disk[node];
-    assert(d->busy == 0);
-    sim_trace(s, "%c disk    is replaced", 'A' + node);
-    sim_disk_reset(s, node, d->block_count);
-    for (uint32_t i = 0; spoilt && i < d->block_count; i++) {
+    for (uint32_t i = from; i < to; i++) {
         uint64_t words[BLOCK_BYTES / 8];
         for (unsigned w = 0; w < ARRAY_LEN(words); w++)
             words[w] = prng_next(&s->chance[CHANCE_DISK]);
         medium_write(&d->data, i, (const uint8_t *)words);
         medium_settle(&d->data, i);
     }
+}
+
+void sim_disk_replace(struct sim *s, unsigned node, bool spoilt)
+{
+    struct sim_disk *d = &s->disk[node];
+    assert(d->busy == 0);
+    sim_trace(s, "%c disk    is replaced", 'A' + node);
+    sim_disk_reset(s, node, d->block_count);
+    if (spoilt)
+        spoil(s, d, 0, d->block_count);
+}
+
+void sim_disk_grow(struct sim *s, unsigned node, uint32_t block_count)
+{
+    struct sim_disk *d = &s->disk[node];
+    assert(block_count <= MODEL_BLOCKS_MAX);
+    sim_trace(s, "%c disk    grows to %u blocks", 'A' + node, block_count);
+    spoil(s, d, d->block_count, block_count);
+    d->block_count = block_count;
 }
 
 static const uint8_t *payload_of(const struct sim_disk_request *r, uint32_t i)

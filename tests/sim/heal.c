@@ -165,6 +165,9 @@ void plan_heal(struct sim *s)
     }
     bool verifies = sim_node_verifies(s, 0) || sim_node_verifies(s, 1); /* it may find something yet */
     if (sim_primary(s) >= 0 && sim_legs_in_sync(s) && s->clients.in_flight == 0 && !verifies) {
+        plan_overdue(s, "the volume does not grow");
+        if (plan_resizes_to_the_end(s))
+            return;
         plan_enter(s, STAGE_READ_BACK, HEAL_MAX_NS);
         return;
     }

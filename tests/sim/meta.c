@@ -99,6 +99,8 @@ void sim_meta_write(struct sim *s, unsigned node, enum sim_meta_area area, uint3
     struct sim_meta *meta = &s->node[node].meta;
     uint32_t slot = SIM_META_REQUESTS_MAX;
     sector_of(s, area, index);
+    if (s->node[node].moves)
+        sim_fail(s, "grow", "node %u: %s page %u is written while the metadata moves", node, areas[area].name, index);
     for (uint32_t i = 0; i < SIM_META_REQUESTS_MAX; i++) {
         const struct sim_meta_request *r = &meta->requests[i];
         if (r->busy && r->area == area && r->index == index)

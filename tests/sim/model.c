@@ -56,6 +56,16 @@ void model_reset(struct model *m, uint32_t block_count)
         cluster_add(m, &m->blocks[i], (struct model_cluster) { .zero = true });
 }
 
+void model_grow(struct model *m, uint32_t block_count)
+{
+    assert(block_count > m->block_count && block_count <= MODEL_BLOCKS_MAX);
+    for (uint32_t i = m->block_count; i < block_count; i++) {
+        m->blocks[i].count = 0;
+        cluster_add(m, &m->blocks[i], (struct model_cluster) { .zero = true });
+    }
+    m->writes[0].count = m->block_count = block_count;
+}
+
 uint32_t model_write_begin(struct model *m, uint32_t first, uint32_t count, bool zero)
 {
     assert(count > 0 && first < m->block_count && count <= m->block_count - first);

@@ -81,6 +81,9 @@ struct model {
 
 void model_reset(struct model *m, uint32_t block_count);
 
+/* The volume has more blocks: zeroes. */
+void model_grow(struct model *m, uint32_t block_count);
+
 /* A write, or a discard or write-zeroes, is given to a volume. Returns its id. */
 uint32_t model_write_begin(struct model *m, uint32_t first, uint32_t count, bool zero);
 

@@ -43,7 +43,7 @@ void sim_node_create(struct sim *s, unsigned node)
     struct sim_node *n = &s->node[node];
     struct superblock sb = {
         .sequence = 1,
-        .backing_bytes = (uint64_t)s->block_count * BLOCK_BYTES,
+        .backing_bytes = (uint64_t)s->disk[node].block_count * BLOCK_BYTES,
         .leg_id = random_id(s),
         .role = ROLE_SECONDARY,
         .leg = LEG_UP_TO_DATE,
@@ -60,6 +60,7 @@ void sim_node_create(struct sim *s, unsigned node)
         sim_meta_put(s, node, SIM_META_SUPERBLOCK, i, block, SIM_META_WHOLE);
     }
     n->meta_has_failed = false;
+    n->served_blocks = n->former_blocks = 0;
 }
 
 void sim_node_reset(struct sim *s, unsigned node)
@@ -109,6 +110,7 @@ static const char *const order_names[] = {
     [ORDER_DEMOTE] = "demote",   [ORDER_DEMOTE_FORCE] = "demote by force",
     [ORDER_DETACH] = "detach",   [ORDER_DETACH_FORCE] = "detach by force",
     [ORDER_VERIFY] = "verify",   [ORDER_VERIFY_REPAIR] = "verify and repair",
+    [ORDER_RESIZE] = "resize",
 };
 
 static void run(struct sim *s, struct sim_node *n);
@@ -151,6 +153,7 @@ void sim_node_start(struct sim *s, unsigned node)
         sim_fail(s, "simulator", "node %u is started twice", node);
     struct superblock sb;
     sim_node_superblock(s, node, &sb);
+    sb.moved_from_bytes = 0; /* what is left there of old superblocks is zeroed before all else */
     engine_attach(&sb, n->machine, true);
     bool cut = sim_plan_cuts_start(s);
     unsigned whole = SUPERBLOCK_COPIES, torn = 0;
@@ -176,7 +179,7 @@ void sim_node_start(struct sim *s, unsigned node)
         .peer = NODE_NAME(1 - node),
         .backing = node == 0 ? "disk-a" : "disk-b",
         .node_index = node,
-        .capacity_bytes = (uint64_t)s->block_count * BLOCK_BYTES,
+        .capacity_bytes = sb.backing_bytes,
         .window_frames = s->window_frames,
         .window_bytes = s->window_bytes,
         .superblock = sb,
@@ -206,7 +209,7 @@ void sim_node_start(struct sim *s, unsigned node)
     n->up = true;
     n->epoch = sb.epoch;
     n->boot++;
-    n->serving = n->detached = n->superblock_busy = n->stepping = false;
+    n->serving = n->detached = n->superblock_busy = n->stepping = n->moves = false;
     memset(n->orders, 0, sizeof(n->orders));
     n->event_count = 0;
     n->tick_at_ns = UINT64_MAX;
@@ -358,6 +361,7 @@ static void superblock_write(struct sim *s, struct sim_node *n, const struct sup
     if (n->superblock_busy)
         sim_fail(s, "superblock", "node %u: written while a write of it is in flight", n->index);
     n->superblock_busy = true;
+    sim_size_on_record(s, n->index, sb);
     n->superblock_started = n->superblock_good = 0;
     n->superblock_epoch = sb->epoch;
     sim_trace(s, "%c meta    %s, leg %s, peer leg %s, epoch %" PRIu64 ", sequence %" PRIu64 "%s%s", 'A' + n->index,
@@ -467,10 +471,13 @@ static void step_session(struct sim *s, struct sim_node *n, struct session_event
 
 /* ---- engine ---- */
 
-static void serve(struct sim *s, struct sim_node *n, bool on)
+static void serve(struct sim *s, struct sim_node *n, bool on, uint64_t size_bytes)
 {
+    bool before = n->serving;
     sim_trace(s, "%c front   %s", 'A' + n->index, on ? "opens" : "closes");
-    if (on) {
+    if (on)
+        sim_size_served(s, n->index, size_bytes);
+    if (on && !before) {
         sim_plan_serves(s, n->index);
         drop_ballast(n);
     }
@@ -503,8 +510,8 @@ static void carry_out(struct sim *s, struct sim_node *n, const struct action *a)
         sim_trace(s, "%c engine  drops the session: %s", 'A' + node, a->text.text);
         step_session(s, n, (struct session_event) { .kind = SV_DROP, .text = { a->text.text } });
         return;
-    case ACT_SERVE: serve(s, n, a->serve.on); return;
-    case ACT_GROW: sim_fail(s, "grow", "node %u: nobody has told it to grow", node); return;
+    case ACT_SERVE: serve(s, n, a->serve.on, a->serve.size_bytes); return;
+    case ACT_GROW: sim_grow(s, node, a->grow.step); return;
     case ACT_ORDER_DONE: {
         struct sim_order *o = a->order.cookie;
         if (o < n->orders || o >= n->orders + SIM_ORDERS_MAX || !o->busy)
@@ -588,7 +595,7 @@ unsigned sim_node_orders(const struct sim *s, unsigned node)
 {
     unsigned count = 0;
     for (unsigned i = 0; i < SIM_ORDERS_MAX; i++)
-        count += s->node[node].orders[i].busy && !order_verifies(s->node[node].orders[i].what);
+        count += s->node[node].orders[i].busy && !order_stands_aside(s->node[node].orders[i].what);
     return count;
 }
 
@@ -605,7 +612,7 @@ void sim_node_order(struct sim *s, unsigned node, enum order what)
     static const enum event_kind kinds[] = {
         [ORDER_PROMOTE] = EV_PROMOTE,     [ORDER_PROMOTE_FORCE] = EV_PROMOTE, [ORDER_DEMOTE] = EV_DEMOTE,
         [ORDER_DEMOTE_FORCE] = EV_DEMOTE, [ORDER_DETACH] = EV_DETACH,         [ORDER_DETACH_FORCE] = EV_DETACH,
-        [ORDER_VERIFY] = EV_VERIFY,       [ORDER_VERIFY_REPAIR] = EV_VERIFY,
+        [ORDER_VERIFY] = EV_VERIFY,       [ORDER_VERIFY_REPAIR] = EV_VERIFY,  [ORDER_RESIZE] = EV_RESIZE,
     };
     struct sim_order *o = s->node[node].orders;
     while (o->busy)

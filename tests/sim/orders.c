@@ -98,7 +98,7 @@ static void verify_done(struct sim *s, unsigned node, int32_t result, const char
 void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t result, const char *text)
 {
     /* What the peer has not flushed is marked when a primary ends without it. */
-    s->plan.resync.known &= what == ORDER_PROMOTE || what == ORDER_PROMOTE_FORCE || order_verifies(what);
+    s->plan.resync.known &= what == ORDER_PROMOTE || what == ORDER_PROMOTE_FORCE || order_stands_aside(what);
     s->plan.resync.known &= result != -EILSEQ;
     if (node != s->plan.home && s->plan.stage == STAGE_SETUP)
         sim_fail(s, "simulator", "node %u ends an order that it was not given", node);
@@ -143,6 +143,7 @@ void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t 
         if (result == 0 && s->plan.stage == STAGE_LOAD)
             sim_at(s, now_plus(s, draw(s, 1, 50) * NS_PER_MS), Q_START, node, 0);
         return;
+    case ORDER_RESIZE: plan_resize_done(s, node, result); return;
     case ORDER_VERIFY:
     case ORDER_VERIFY_REPAIR: verify_done(s, node, result, text); return;
     }

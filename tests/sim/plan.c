@@ -244,6 +244,7 @@ static void read_back(struct sim *s)
         return;
     }
     sim_audit(s);
+    plan_sizes_agree(s);
     for (unsigned i = 0; i < SIM_NODES; i++) {
         struct medium *m = &s->disk[i].data;
         if (memcmp(m->content, m->stable, (size_t)s->block_count * BLOCK_BYTES) != 0)

@@ -24,7 +24,8 @@ enum strike {
     STRIKE_VERIFY,
     STRIKE_RESYNC_BREAK, /* see sim_plan_sends() */
     STRIKE_REPLACE,      /* a node gets a new disk */
-    STRIKE_RECOVERABLE,  /* those above: the volume is in sync again afterwards */
+    STRIKE_RESIZE,
+    STRIKE_RECOVERABLE, /* those above: the volume is in sync again afterwards */
     STRIKE_DISK_ERRORS = STRIKE_RECOVERABLE,
     STRIKE_DISKLESS, /* the primary's disk fails; then cuts and orders at the worst moments */
     STRIKE_META_ERRORS,
@@ -68,6 +69,12 @@ void plan_strike(struct sim *s);
 void plan_replace(struct sim *s, unsigned node);
 /* It is one, and has never been whole: nobody takes it for the volume. */
 bool plan_is_new_disk(struct sim *s, unsigned node);
+
+/* resize.c */
+void plan_resize(struct sim *s, unsigned p); /* by the primary, or not */
+void plan_resize_done(struct sim *s, unsigned node, int32_t result);
+bool plan_resizes_to_the_end(struct sim *s); /* in sync, and nothing goes wrong any more. True: it is under way */
+void plan_sizes_agree(struct sim *s);        /* fails, if not */
 
 /* heal.c */
 void plan_heal(struct sim *s);

@@ -15,6 +15,7 @@ enum queue_kind {
     Q_CRASH,  /* node; a: enum cut */
     Q_START,  /* node: its daemon starts */
     Q_ORDER,  /* node; a: enum order */
+    Q_GROW,   /* node; a: enum grow_step */
 };
 
 struct queue_event {

@@ -141,6 +141,10 @@ static void dispatch(struct sim *s, const struct queue_event *ev)
         if (of_this_boot)
             sim_plan_cut(s, ev->node, (enum cut)ev->a);
         return;
+    case Q_GROW:
+        if (of_this_boot)
+            sim_grow_event(s, ev->node, (enum grow_step)ev->a);
+        return;
     case Q_ORDER: sim_plan_late_order(s, ev->node, (enum order)ev->a); return;
     }
 }

@@ -90,7 +90,7 @@ enum sim_layer { SIM_CONTENT, SIM_STABLE, SIM_LAYERS };
 
 struct sim_disk {
     unsigned node;
-    uint32_t block_count;
+    uint32_t block_count;                 /* of the backing */
     struct medium data;                   /* of MODEL_BLOCKS_MAX sectors */
     struct model_image image[SIM_LAYERS]; /* of it, for the model */
     uint16_t readers[MODEL_BLOCKS_MAX];
@@ -111,6 +111,8 @@ void sim_disk_open(struct sim_disk *d);
 void sim_disk_reset(struct sim *s, unsigned node, uint32_t block_count);
 /* By a new one, all zeroes; or, `spoilt`, with anything in its blocks. The node is down. */
 void sim_disk_replace(struct sim *s, unsigned node, bool spoilt);
+/* Its backing; what lies in the new part is anything. */
+void sim_disk_grow(struct sim *s, unsigned node, uint32_t block_count);
 void sim_disk_submit(struct sim *s, unsigned node, const struct action *a);
 void sim_disk_event(struct sim *s, unsigned node, uint32_t slot);
 void sim_disk_crash(struct sim *s, unsigned node); /* the process dies: what was in flight has happened, or half */
@@ -285,9 +287,13 @@ enum order {
     ORDER_DETACH_FORCE,
     ORDER_VERIFY,
     ORDER_VERIFY_REPAIR,
+    ORDER_RESIZE,
 };
 
 static inline bool order_verifies(enum order o) { return o == ORDER_VERIFY || o == ORDER_VERIFY_REPAIR; }
+
+/* It holds up no other. */
+static inline bool order_stands_aside(enum order o) { return order_verifies(o) || o == ORDER_RESIZE; }
 
 /* A node's own clock: nodes agree neither on the time nor on how fast it goes. */
 struct sim_clock {
@@ -335,6 +341,9 @@ struct sim_node {
         enum order what;
     } orders[SIM_ORDERS_MAX]; /* given and not yet answered */
     bool detached;            /* the engine has said so */
+    bool moves;               /* its metadata, to its new place */
+    uint32_t former_blocks;   /* behind the volume, where it was before; 0: elsewhere */
+    uint32_t served_blocks;   /* that its clients have seen, at the most */
 };
 
 void sim_node_reset(struct sim *s, unsigned node);
@@ -355,9 +364,19 @@ void sim_node_engine(struct sim *s, unsigned node, struct event ev);
 void sim_node_session(struct sim *s, unsigned node, struct session_event ev);
 void sim_node_tick(struct sim *s, unsigned node);
 void sim_node_order(struct sim *s, unsigned node, enum order what);
-unsigned sim_node_orders(const struct sim *s, unsigned node); /* under way, but for a verify */
+unsigned sim_node_orders(const struct sim *s, unsigned node); /* under way, that hold up others */
 bool sim_node_verifies(const struct sim *s, unsigned node);
 uint64_t sim_node_now(const struct sim *s, unsigned node);
+
+/* ---- resize.c: sizes ---- */
+
+/* The shell's part of a leg that gets room. */
+void sim_grow(struct sim *s, unsigned node, enum grow_step step);
+void sim_grow_event(struct sim *s, unsigned node, enum grow_step step);
+
+/* No size shrinks, and none is taken for which the other leg has no room; room is zeroes. */
+void sim_size_on_record(struct sim *s, unsigned node, const struct superblock *sb); /* is about to go to its disk */
+void sim_size_served(struct sim *s, unsigned node, uint64_t bytes);
 
 /* ---- client.c ---- */
 
@@ -509,6 +528,8 @@ struct sim_plan {
     bool asked[SIM_NODES];            /* promoted while it was connected to a primary, who has to agree */
     bool detaches_primary[SIM_NODES]; /* it was told to, while it was primary */
     bool mended[SIM_NODES];           /* the failed leg was taken down and up */
+    uint32_t grow_to;                 /* blocks, of both backings, sooner or later; 0: nobody thinks of it */
+    bool wrote_to_the_end;            /* ... when the volume has grown */
     bool replaces[SIM_NODES];         /* its disk is to be replaced while it is down */
 };
 
@@ -553,7 +574,7 @@ struct sim {
     char (*trace)[SIM_TRACE_BYTES];
     uint64_t trace_count;
 
-    uint32_t block_count;
+    uint32_t block_count; /* of the volume, as clients have seen it */
     struct sim_disk disk[SIM_NODES];
     struct sim_net net;
     struct sim_node node[SIM_NODES];

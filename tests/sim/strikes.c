@@ -409,6 +409,7 @@ static void strike_at(struct sim *s, enum strike k, unsigned p)
         return;
     case STRIKE_VERIFY: strike_verify(s, p); return;
     case STRIKE_RESYNC_BREAK: return;
+    case STRIKE_RESIZE: plan_resize(s, p); return;
     case STRIKE_REPLACE: plan_replace(s, chance(s, 700000) ? other : p); return;
     case STRIKE_LATENT_ERROR: sim_disk_make_unreadable(s, (unsigned)draw(s, 0, 1)); return;
     case STRIKE_POWER: strike_power(s, false); return;
