@@ -11,7 +11,10 @@
  * All of it is allocated at open, and shared as nbd_share.h says. Buffers of clients that do not read their answers
  * come out of a budget of their own, so that they stall no writes; and as memory gets scarce, pieces get shorter, down
  * to what every client is guaranteed. So a client that stops, in the middle of a payload or before its answers, stalls
- * itself. */
+ * itself.
+ *
+ * A client that is gone while the sink is busy with its requests, for hours where writes wait for the peer, holds no
+ * place for long: what it leaves behind are orphans, nobody's commands, with room of their own in the tables. */
 #pragma once
 
 #include <sys/socket.h>
@@ -27,6 +30,7 @@
 #define NBD_COMMANDS_MAX 1024 /* of all clients together */
 #define NBD_PIECES_MAX 2048   /* of all clients together */
 #define NBD_MAPS_MAX 16       /* block status queries at work */
+#define NBD_ORPHANS_MAX 512   /* commands, and as many pieces, that do not count against those of clients */
 #define NBD_SCARCE_PART 8     /* a piece takes at most that part of what is free */
 
 /* What each client is guaranteed. Of memory: less in a small pool, but never less than the smallest buffer. */
@@ -144,6 +148,7 @@ struct nbd_conn {
     struct msghdr send_msg;
     char name[80];
     uint64_t since_ns;    /* negotiating: when it came */
+    uint64_t drain_ns;    /* draining: since when */
     uint64_t progress_ns; /* draining: when it last took an answer */
     bool active;          /* said something since the last tick */
     bool trim;            /* its receive is being cancelled to get guesses back */
@@ -243,12 +248,14 @@ struct nbd_server {
     unsigned maps_busy;
     unsigned commands_free_count;
     unsigned pieces_free_count;
+    unsigned orphan_commands; /* in use, of clients that are gone */
+    unsigned orphan_pieces;
     struct list commands_free;
     struct list pieces_free;
     struct list maps_free;
     struct nbd_conn conns[NBD_CONNECTIONS_MAX];
-    struct nbd_command commands[NBD_COMMANDS_MAX];
-    struct nbd_piece pieces[NBD_PIECES_MAX];
+    struct nbd_command commands[NBD_COMMANDS_MAX + NBD_ORPHANS_MAX];
+    struct nbd_piece pieces[NBD_PIECES_MAX + NBD_ORPHANS_MAX];
     struct nbd_map maps[NBD_MAPS_MAX];
     uint8_t trash[NBD_TRASH_BYTES]; /* where payloads go that nobody wants */
 };
@@ -266,6 +273,8 @@ void nbd_conn_end(struct nbd_conn *c, enum note_level level, const char *reason)
 /* Takes nothing more from it, and ends it when what is in flight is answered. */
 void nbd_conn_drain(struct nbd_conn *c);
 void nbd_conn_check_drained(struct nbd_conn *c);
+/* It is draining, and nothing but the sink is waited for: ended now, it is free at once. */
+bool nbd_conn_waits_for_sink(const struct nbd_conn *c);
 void nbd_conn_check_free(struct nbd_conn *c);
 /* The buffer that the next `bytes` of the stream lie in from its beginning to its end, if a guess was right. */
 struct buf *nbd_guess_adopt(struct nbd_conn *c, uint32_t bytes);

@@ -30,13 +30,20 @@ void nbd_wait_for_changes(struct nbd_conn *c)
         list_append(&c->server->waiting_changes, &c->wait_change_link);
 }
 
+/* What is free, without the room that is kept for orphans. */
+static uint64_t without_orphans(unsigned free, unsigned orphans)
+{
+    unsigned kept = orphans < NBD_ORPHANS_MAX ? NBD_ORPHANS_MAX - orphans : 0;
+    return free > kept ? free - kept : 0;
+}
+
 /* What there is of each thing for all clients together. */
 static uint64_t available(const struct nbd_server *s, enum nbd_thing thing)
 {
     size_t free_bytes = s->pool->free_bytes;
     switch (thing) {
-    case NBD_COMMANDS: return s->commands_free_count;
-    case NBD_PIECES: return s->pieces_free_count;
+    case NBD_COMMANDS: return without_orphans(s->commands_free_count, s->orphan_commands);
+    case NBD_PIECES: return without_orphans(s->pieces_free_count, s->orphan_pieces);
     case NBD_READ_BYTES:
         return min_u64(s->read_budget_bytes > s->read_bytes ? s->read_budget_bytes - s->read_bytes : 0, free_bytes);
     case NBD_WRITE_BYTES: {
@@ -138,6 +145,8 @@ static void command_put(struct nbd_command *command)
     if (c) {
         let_go(c, NBD_COMMANDS, 1);
         nbd_conn_check_drained(c);
+    } else {
+        s->orphan_commands--;
     }
 }
 
@@ -175,6 +184,8 @@ static void piece_put(struct nbd_piece *p)
     if (c) {
         let_go(c, NBD_PIECES, 1);
         let_go(c, bytes_of(command), bytes);
+    } else {
+        s->orphan_pieces--;
     }
     list_remove(&p->link);
     list_insert_before(s->pieces_free.next, &p->link);
@@ -718,6 +729,8 @@ void nbd_commands_detach(struct nbd_conn *c)
         read_drop_waiting_pieces(command);
         list_remove(&command->turn_link);
         command->conn = NULL;
+        c->server->orphan_commands++;
+        c->server->orphan_pieces += command->pieces;
         command_settle(command);
     }
     c->streaming = NULL;

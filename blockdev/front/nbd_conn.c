@@ -1,6 +1,7 @@
 /* One NBD client: its bytes are received where they belong and become commands. */
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -455,7 +456,8 @@ void nbd_conn_drain(struct nbd_conn *c)
     if (c->state != NBD_CONN_SERVING)
         return;
     c->state = NBD_CONN_DRAINING;
-    c->progress_ns = ring_now_ns(c->server->ring);
+    c->drain_ns = ring_now_ns(c->server->ring);
+    c->progress_ns = c->drain_ns;
     if (c->recv_op.busy)
         ring_cancel(c->server->ring, &c->recv_op);
     else
@@ -470,6 +472,27 @@ void nbd_conn_check_drained(struct nbd_conn *c)
         nbd_conn_end(c, NOTE_INFO, c->server->serving ? "it is done" : "the volume is no longer served here");
 }
 
+static bool sink_has_some(const struct nbd_conn *c)
+{
+    list_for_each (node, &c->commands) {
+        if (container_of(node, struct nbd_command, link)->in_sink > 0)
+            return true;
+    }
+    return false;
+}
+
+bool nbd_conn_waits_for_sink(const struct nbd_conn *c)
+{
+    return c->state == NBD_CONN_DRAINING && !c->recv_op.busy && !c->send_op.busy && sink_has_some(c);
+}
+
+/* Closed both ways, as far as can be told: over TCP a client that only stopped sending looks the same. */
+static bool has_hung_up(const struct nbd_conn *c)
+{
+    struct pollfd p = { .fd = c->fd };
+    return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR));
+}
+
 void nbd_conn_tick(struct nbd_conn *c, uint64_t now_ns)
 {
     struct nbd_server *s = c->server;
@@ -478,10 +501,9 @@ void nbd_conn_tick(struct nbd_conn *c, uint64_t now_ns)
         return;
     }
     if (c->state == NBD_CONN_DRAINING) {
-        bool sink_has_some = false;
-        list_for_each (node, &c->commands)
-            sink_has_some |= container_of(node, struct nbd_command, link)->in_sink > 0;
-        if (sink_has_some)
+        if (has_hung_up(c))
+            nbd_conn_end(c, NOTE_INFO, "it left without waiting for its answers");
+        else if (sink_has_some(c))
             c->progress_ns = now_ns;
         else if (now_ns - c->progress_ns > (s->closing ? NBD_CLOSE_NS : NBD_DRAIN_NS))
             nbd_conn_end(c, NOTE_WARNING, "it does not read its answers");

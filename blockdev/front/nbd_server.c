@@ -76,6 +76,19 @@ static void set_tcp_options(int fd)
 
 static void tick_set(struct nbd_server *s) { ring_timer_set(s->ring, &s->tick, ring_now_ns(s->ring) + NBD_TICK_NS); }
 
+/* Who left first, and waits for the sink since: the least likely to be there still. */
+static void make_room(struct nbd_server *s)
+{
+    struct nbd_conn *first = NULL;
+    for (unsigned i = 0; i < NBD_CONNECTIONS_MAX; i++) {
+        struct nbd_conn *c = &s->conns[i];
+        if (nbd_conn_waits_for_sink(c) && (!first || c->drain_ns < first->drain_ns))
+            first = c;
+    }
+    if (first)
+        nbd_conn_end(first, NOTE_INFO, "it had left, and its place is needed");
+}
+
 static void on_client(struct nbd_server *s, int fd)
 {
     char name[80];
@@ -84,6 +97,8 @@ static void on_client(struct nbd_server *s, int fd)
         return;
     }
     name_client(fd, name, sizeof(name));
+    if (s->connection_count == NBD_CONNECTIONS_MAX)
+        make_room(s);
     if (s->connection_count == NBD_CONNECTIONS_MAX) {
         if (!s->flooded)
             nbd_note(s, NOTE_WARNING, "NBD client %s is turned away: there are %d already", name, NBD_CONNECTIONS_MAX);
@@ -250,7 +265,8 @@ void nbd_server_check_closed(struct nbd_server *s)
         if (s->listeners[i].accept_op.busy)
             return;
     }
-    assert(s->commands_free_count == NBD_COMMANDS_MAX && s->pieces_free_count == NBD_PIECES_MAX);
+    assert(s->commands_free_count == ARRAY_LEN(s->commands) && s->pieces_free_count == ARRAY_LEN(s->pieces));
+    assert(s->orphan_commands == 0 && s->orphan_pieces == 0);
     assert(s->read_bytes == 0);
     s->close_posted = true;
     ring_post(s->ring, &s->close_task);
@@ -426,17 +442,17 @@ static void tables_init(struct nbd_server *s)
     list_init(&s->maps_free);
     for (unsigned i = 0; i < NBD_CONNECTIONS_MAX; i++)
         nbd_conn_init(s, &s->conns[i]);
-    for (unsigned i = 0; i < NBD_COMMANDS_MAX; i++) {
+    for (unsigned i = 0; i < ARRAY_LEN(s->commands); i++) {
         struct nbd_command *command = &s->commands[i];
         command->server = s;
         list_init(&command->turn_link);
         list_init(&command->in_turn);
         list_append(&s->commands_free, &command->link);
     }
-    s->commands_free_count = NBD_COMMANDS_MAX;
-    for (unsigned i = 0; i < NBD_PIECES_MAX; i++)
+    s->commands_free_count = ARRAY_LEN(s->commands);
+    for (unsigned i = 0; i < ARRAY_LEN(s->pieces); i++)
         list_append(&s->pieces_free, &s->pieces[i].link);
-    s->pieces_free_count = NBD_PIECES_MAX;
+    s->pieces_free_count = ARRAY_LEN(s->pieces);
     for (unsigned i = 0; i < NBD_MAPS_MAX; i++)
         list_append(&s->maps_free, &s->maps[i].link);
 }

@@ -111,6 +111,23 @@ static struct nbd_handle *client_as(bool structured)
 
 static struct nbd_handle *client(void) { return client_as(true); }
 
+/* For what the server sees a moment later than we do. */
+static struct nbd_handle *client_when_there_is_room(void)
+{
+    uint64_t end = now_ms() + PATIENCE_MS;
+    for (;;) {
+        struct nbd_handle *h = nbd_create();
+        assert_non_null(h);
+        nbd_set_export_name(h, "gold42");
+        if (nbd_connect_unix(h, socket_path) == 0)
+            return h;
+        if (now_ms() > end)
+            fail_msg("%s", nbd_get_error());
+        nbd_close(h);
+        poll(NULL, 0, 1);
+    }
+}
+
 static void leave(struct nbd_handle *h)
 {
     nbd_shutdown(h, 0);
@@ -866,6 +883,78 @@ static void test_connection_limit(void **state)
     ram_close(v);
 }
 
+static void hold_changes(struct ram_volume *v, void *arg) { v->hold_changes = *(bool *)arg; }
+
+static void in_sink(struct ram_volume *v, void *seen) { *(bool *)seen = v->waiting_count >= CLIENTS_MAX; }
+
+static int raw_writer(uint64_t cookie)
+{
+    uint8_t data[4096] = { 0 };
+    int fd = raw_client();
+    struct raw_request w = raw(NBD_CMD_WRITE, cookie, cookie * sizeof(data), sizeof(data));
+    raw_send(fd, &w, sizeof(w));
+    raw_send(fd, data, sizeof(data));
+    return fd;
+}
+
+/* Those who died while their writes wait, as they do without the peer, keep nobody out. */
+static void test_the_dead_make_room(void **state)
+{
+    struct ram_config config = roomy();
+    struct ram_volume *v = ram_open(&config);
+    static uint8_t data[MIB];
+    ram_call(v, hold_changes, &(bool) { true });
+    int fds[CLIENTS_MAX];
+    for (unsigned i = 0; i < CLIENTS_MAX; i++)
+        fds[i] = raw_writer(i);
+    bool seen = false;
+    eventually(v, in_sink, &seen);
+    for (unsigned i = 0; i < CLIENTS_MAX; i++)
+        close(fds[i]);
+    struct nbd_handle *h[8];
+    for (unsigned i = 0; i < ARRAY_LEN(h); i++) {
+        h[i] = client_when_there_is_room();
+        done(nbd_pread(h[i], data, sizeof(data), 0, 0));
+    }
+    noted(v, "it left without waiting for its answers");
+    ram_call(v, hold_changes, &(bool) { false });
+    for (unsigned i = 0; i < ARRAY_LEN(h); i++) {
+        done(nbd_pwrite(h[i], data, sizeof(data), 0, 0));
+        leave(h[i]);
+    }
+    all_back(v);
+    ram_close(v);
+}
+
+/* Who only stopped sending is answered, if there is room for it until then. */
+static void test_the_oldest_that_left_makes_room(void **state)
+{
+    struct ram_config config = roomy();
+    struct ram_volume *v = ram_open(&config);
+    int fds[CLIENTS_MAX];
+    uint8_t data[4096];
+    ram_call(v, hold_changes, &(bool) { true });
+    for (unsigned i = 0; i < CLIENTS_MAX; i++)
+        fds[i] = raw_writer(i);
+    bool seen = false;
+    eventually(v, in_sink, &seen);
+    shutdown(fds[17], SHUT_WR);
+    struct nbd_handle *h = client_when_there_is_room();
+    raw_expect_end(fds[17]);
+    noted(v, "its place is needed");
+    done(nbd_pread(h, data, sizeof(data), 0, 0));
+    shutdown(fds[18], SHUT_WR);
+    ram_call(v, hold_changes, &(bool) { false });
+    for (unsigned i = 0; i < CLIENTS_MAX; i++) {
+        if (i != 17)
+            raw_expect_reply(fds[i], i, 0);
+        close(fds[i]);
+    }
+    leave(h);
+    all_back(v);
+    ram_close(v);
+}
+
 static void do_refuse(struct ram_volume *v, void *why) { front_refuse(v->front, why); }
 
 static void do_serve(struct ram_volume *v, void *arg)
@@ -1191,6 +1280,8 @@ int main(void)
         cmocka_unit_test(test_clients_that_do_not_read),
         cmocka_unit_test(test_clients_that_stop_in_a_payload),
         cmocka_unit_test(test_connection_limit),
+        cmocka_unit_test(test_the_dead_make_room),
+        cmocka_unit_test(test_the_oldest_that_left_makes_room),
         cmocka_unit_test(test_refusal),
         cmocka_unit_test(test_refusal_in_a_long_read),
         cmocka_unit_test(test_addresses),
