@@ -193,7 +193,7 @@ static void mask_reads_when_possible(struct engine *e, uint64_t now_ns, struct a
         e->session == SESSION_UP && is_leading(e) && e->peer_ready && e->peer_state == PEER_IN_SYNC && !e->leg_failed;
     if (readable != e->peer_readable) {
         e->peer_readable = readable;
-        mirror_set_peer_readable(e->mirror, readable);
+        mirror_set_peer_readable(e->mirror, readable, out);
     }
     e->memory_at_ns = UINT64_MAX;
     if (mirror_wants_memory(e->mirror)) {

@@ -42,7 +42,7 @@ void leg_failed(struct engine *e, const char *what, struct actions *out)
         return;
     e->leg_failed = true;
     e->peer_readable = false;
-    mirror_set_peer_readable(e->mirror, false);
+    mirror_set_peer_readable(e->mirror, false, out);
     if (!diskless_begin(e, out))
         actions_note(out, NOTE_ERROR, "leg",
                      "the leg on %s has failed (%s): no write is acknowledged until it is mended", e->config.backing,

@@ -48,16 +48,18 @@ void mirror_peer_lost(struct mirror *m, struct actions *out)
     m->session++;
     m->sending = false;
     changes_step(m, CHANGE_PEER_LOST, 0, out);
-    mirror_set_peer_readable(m, false);
+    m->peer_readable = false;
     reads_peer_lost(m, out);
     peer_changes_forget_unstarted(m, out);
     peer_reads_forget_unstarted(m, out);
 }
 
-void mirror_set_peer_readable(struct mirror *m, bool readable)
+void mirror_set_peer_readable(struct mirror *m, bool readable, struct actions *out)
 {
     assert(!readable || m->sending);
     m->peer_readable = readable;
+    if (readable)
+        reads_peer_ready(m, out);
 }
 
 void mirror_set_replaceable(struct mirror *m, bool replaceable, struct actions *out)
@@ -65,11 +67,12 @@ void mirror_set_replaceable(struct mirror *m, bool replaceable, struct actions *
     assert(!replaceable || (m->peer && !m->alone));
     bool undecided = is_undecided(m);
     m->replaceable = replaceable;
-    if (undecided && !replaceable) {
+    if (undecided && !replaceable)
         changes_step(m, CHANGE_UNREPLACED, 0, out);
+    if (m->local && !replaceable)
         reads_unreplaced(m, out);
+    if (undecided && !replaceable)
         admission_retry(m, out);
-    }
 }
 
 void mirror_go_alone(struct mirror *m, struct actions *out)

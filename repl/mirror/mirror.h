@@ -117,11 +117,12 @@ void mirror_go_alone(struct mirror *m, struct actions *out);
 
 /* The peer is connected and up to date. While it is so, read errors are masked: the peer is asked, and what it sends is
  * also written back. The end of the session sets it to false. */
-void mirror_set_peer_readable(struct mirror *m, bool readable);
+void mirror_set_peer_readable(struct mirror *m, bool readable, struct actions *out);
 
 /* The peer's leg, connected now or not, holds every acknowledged change and may become the only one. While it is so, a
  * failure of the own leg fails nobody: from then on nothing completes, but for reads that the own leg can still answer,
- * before mirror_set_local(). False fails what waits for that. */
+ * before mirror_set_local(). A read that the own leg cannot answer waits for the peer as a change does. False fails
+ * what waits for that. */
 void mirror_set_replaceable(struct mirror *m, bool replaceable, struct actions *out);
 
 /* False: it is on stable storage (the peer's) that the own leg is not in the in-sync set: changes and flushes complete

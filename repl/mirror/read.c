@@ -140,6 +140,12 @@ static bool peer_may_answer(const struct mirror *m, const struct read *r)
     return m->peer_readable && m->sending && !(m->bitmap && bitmap_any(m->bitmap, r->lock.range));
 }
 
+/* It is not there, but nothing goes on without it: a change would wait, too. What mends for nobody, is tried again. */
+static bool peer_is_waited_for(const struct mirror *m, const struct read *r)
+{
+    return m->local && m->replaceable && !read_is_mend(m, r);
+}
+
 static void read_local_done(struct mirror *m, struct read *r, int32_t result, struct actions *out)
 {
     if (result == 0) {
@@ -148,12 +154,16 @@ static void read_local_done(struct mirror *m, struct read *r, int32_t result, st
     }
     r->result = result;
     bool masked = peer_may_answer(m, r);
+    bool waits = !masked && peer_is_waited_for(m, r);
     actions_note(out, NOTE_ERROR, "disk", "read failed on %s: %s, offset %llu, length %llu%s", m->backing,
                  strerror(-result), (unsigned long long)r->request.offset_bytes,
-                 (unsigned long long)r->request.length_bytes, masked ? "; the peer is asked" : "");
+                 (unsigned long long)r->request.length_bytes,
+                 masked  ? "; the peer is asked"
+                 : waits ? "; the peer will be asked when it is back"
+                         : "");
     if (masked)
         read_ask_peer(m, r, out);
-    else if (is_undecided(m))
+    else if (waits)
         r->state = READ_QUEUED;
     else
         read_complete(m, r, result, out);
@@ -281,7 +291,7 @@ void reads_peer_lost(struct mirror *m, struct actions *out)
         if (r->state != READ_SENT)
             continue;
         r->state = READ_QUEUED;
-        if (m->local && !is_undecided(m))
+        if (m->local && !peer_is_waited_for(m, r))
             read_complete(m, r, r->result, out);
     }
 }
@@ -309,7 +319,7 @@ uint32_t reads_waiting(const struct mirror *m)
 void reads_peer_ready(struct mirror *m, struct actions *out)
 {
     for (unsigned i = 0; i < MIRROR_READS_MAX; i++) {
-        if (m->reads[i].state == READ_QUEUED)
+        if (m->reads[i].state == READ_QUEUED && peer_may_answer(m, &m->reads[i]))
             read_send(m, &m->reads[i], out);
     }
 }

@@ -97,6 +97,46 @@ static void a_peer_that_is_back_in_time_costs_no_decree(void **state)
     close_both(&a, &b);
 }
 
+/* As a change does: a path that fails over is no error of the application's, and a peer that is given up is no help. */
+static void a_read_that_the_leg_cannot_give_waits_as_long_as_a_change_would(void **state)
+{
+    for (int back = 0; back < 2; back++) {
+        struct node a, b;
+        open_and_part(&a, &b, &may_go_alone);
+        uint64_t deadline_ns = a.now_ns + PATIENCE_NS;
+        memset(b.content + 8 * CHANGE_BYTES, 7, CHANGE_BYTES);
+        struct buf *buf = buf_get(&a.pool, CHANGE_BYTES, 0);
+        struct request read = {
+            .kind = OP_READ, .offset_bytes = 8 * CHANGE_BYTES, .length_bytes = CHANGE_BYTES, .buf = buf, .cookie = buf
+        };
+        step(&a, (struct event) { .kind = EV_REQUEST, .request = read });
+        disk_done(&a, -EIO);
+        assert_true(told(&a, "the peer will be asked when it is back"));
+        tick(&a, deadline_ns - 1);
+        assert_int_equal(a.completed, 0);
+        order(&a, EV_DEMOTE, false);
+        assert_non_null(strstr(a.order_text, "2 requests wait for paris-b"));
+        if (back) {
+            connect_nodes(&a, &b);
+            assert_int_equal(a.completed, 0);
+            run(&a, &b);
+            assert_int_equal(a.completed, 2);
+            assert_int_equal(a.complete_result, 0);
+            assert_true(told(&a, "wrote back what was unreadable"));
+            assert_int_equal(a.content[8 * CHANGE_BYTES], 7);
+        } else {
+            tick(&a, deadline_ns);
+            assert_int_equal(a.completed, 1);
+            assert_int_equal(a.complete_result, -EIO);
+            metas_done(&a);
+            assert_int_equal(a.completed, 2); /* the change */
+            assert_int_equal(a.complete_result, 0);
+            assert_true(told(&a, "paris-a goes on alone"));
+        }
+        close_both(&a, &b);
+    }
+}
+
 /* The peer was told of a node that had not gone on alone. */
 static void nobody_goes_on_alone_while_a_handshake_decides(void **state)
 {
@@ -310,6 +350,7 @@ int main(void)
         cmocka_unit_test(the_decree_is_on_disk_before_anything_is_acknowledged),
         cmocka_unit_test(a_bit_is_set_before_the_local_disk_is_written),
         cmocka_unit_test(a_peer_that_is_back_in_time_costs_no_decree),
+        cmocka_unit_test(a_read_that_the_leg_cannot_give_waits_as_long_as_a_change_would),
         cmocka_unit_test(nobody_goes_on_alone_while_a_handshake_decides),
         cmocka_unit_test(a_peer_that_is_back_while_the_decree_is_written_gets_all),
         cmocka_unit_test(strict_waits_for_ever),

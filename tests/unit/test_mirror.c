@@ -490,7 +490,7 @@ static const char *answer(struct rig *r, struct frame frame, struct buf *payload
     return wrong;
 }
 
-static void set_readable(struct rig *r, bool on) { DO(r, mirror_set_peer_readable(r->mirror, on)); }
+static void set_readable(struct rig *r, bool on) { DO(r, mirror_set_peer_readable(r->mirror, on, &r->actions)); }
 
 static void set_replaceable(struct rig *r, bool on) { DO(r, mirror_set_replaceable(r->mirror, on, &r->actions)); }
 
@@ -652,6 +652,59 @@ static void a_read_error_stands_where_the_peer_cannot_help(void **state)
     assert_int_equal(r.completed, 4);
     assert_int_equal(r.result, -EBADMSG);
     buf_put(b);
+    assert_true(mirror_is_idle(r.mirror));
+    rig_close(&r);
+}
+
+/* A path that fails over while a bad spot is read is no error of the application's. */
+static void a_read_that_the_leg_cannot_give_waits_for_the_peer(void **state)
+{
+    struct rig r;
+    rig_open(&r, true);
+    ready(&r);
+    set_readable(&r, true);
+    set_replaceable(&r, true);
+    struct buf *asked = read_into(&r, 1);
+    disk_done(&r, -EIO);
+    assert_int_equal(take_sent(&r).send.frame.kind, FRAME_READ);
+    struct buf *late = read_into(&r, 2);
+    lost(&r);
+    disk_done(&r, -EIO);
+    assert_int_equal(r.completed, 0);
+    struct mirror_view view;
+    mirror_view(r.mirror, &view);
+    assert_int_equal(view.reads_waiting, 2);
+    ready(&r);
+    assert_int_equal(r.sent_count, 0); /* it is there; whether it has everything is not known yet */
+    set_readable(&r, true);
+    for (unsigned i = 1; i <= 2; i++) {
+        struct frame ask = take_sent(&r).send.frame;
+        assert_int_equal(ask.offset_bytes, i * GRANULE);
+        assert_null(answer(&r, ask, get_filled(&r, (uint8_t)(6 + i))));
+    }
+    assert_int_equal(r.completed, 2);
+    assert_int_equal(r.result, 0);
+    assert_true(asked->data[0] == 7 && late->data[0] == 8);
+    commit(&r);
+    while (r.disk_count)
+        disk_done(&r, 0);
+    buf_put(asked);
+    buf_put(late);
+
+    /* A peer that will not stand in for this leg is waited for no longer. */
+    late = read_into(&r, 3);
+    lost(&r);
+    disk_done(&r, -EBADMSG);
+    assert_int_equal(r.completed, 2);
+    set_replaceable(&r, false);
+    assert_int_equal(r.completed, 3);
+    assert_int_equal(r.result, -EBADMSG);
+    buf_put(late);
+
+    late = read_into(&r, 3);
+    disk_done(&r, -EBADMSG);
+    assert_int_equal(r.completed, 4);
+    buf_put(late);
     assert_true(mirror_is_idle(r.mirror));
     rig_close(&r);
 }
@@ -1367,6 +1420,7 @@ int main(void)
         cmocka_unit_test(a_repair_that_waits_is_given_up_with_the_peer_or_the_leg),
         cmocka_unit_test(what_cannot_be_read_is_mended_for_nobody),
         cmocka_unit_test(a_read_error_stands_where_the_peer_cannot_help),
+        cmocka_unit_test(a_read_that_the_leg_cannot_give_waits_for_the_peer),
         cmocka_unit_test(answers_nobody_asked_for_are_refused),
         cmocka_unit_test(a_failed_leg_is_replaced_by_the_peers_when_that_is_decided),
         cmocka_unit_test(undecided_changes_wait_until_the_peer_cannot_stand_in),
