@@ -55,6 +55,8 @@
 #define NBD_TICK_NS (1 * NS_PER_S)
 #define NBD_NEGOTIATION_NS (10 * NS_PER_S) /* a client that has not agreed by then goes */
 #define NBD_DRAIN_NS (10 * NS_PER_S)       /* a client that leaves, but takes no answer for so long, goes */
+#define NBD_WARNINGS_MAX 8                 /* in ... */
+#define NBD_WARNINGS_NS (10 * NS_PER_S)    /* ... such a time: the others are counted, and told of by one more */
 #define NBD_CLOSE_NS (2 * NS_PER_S)        /* the same while the front closes */
 
 static_assert(NBD_DF_BYTES_MAX <= NBD_POOL_BYTES_MIN / 8, "an unfragmented read, which is one piece, finds room");
@@ -229,6 +231,10 @@ struct nbd_server {
     uint64_t unix_inode;
     bool flooded; /* a refusal for want of connections was noted */
 
+    uint64_t warnings_since_ns; /* 0: no period of NBD_WARNINGS_NS is on */
+    unsigned warnings;          /* in this period, told */
+    unsigned warnings_untold;
+
     struct ring_timer tick;
     struct ring_task resume_task;
     struct ring_task close_task;
@@ -261,6 +267,8 @@ struct nbd_server {
 };
 
 /* nbd_server.c */
+/* Warnings are what clients do wrong: anyone who reaches the socket can cause them, as fast as he likes, and what else
+ * has happened is not to drown in them. */
 void nbd_note(struct nbd_server *s, enum note_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 void nbd_server_check_closed(struct nbd_server *s);

@@ -30,6 +30,45 @@ static const char *const no_reason_yet = "the volume is not served here yet";
 
 static struct nbd_server *server_of(const struct front *f) { return container_of(f, struct nbd_server, front); }
 
+static void tick_set(struct nbd_server *s)
+{
+    if (!s->tick.set)
+        ring_timer_set(s->ring, &s->tick, ring_now_ns(s->ring) + NBD_TICK_NS);
+}
+
+static void warnings_end(struct nbd_server *s)
+{
+    char text[ACTION_TEXT_BYTES];
+    if (s->warnings_untold) {
+        snprintf(text, sizeof(text), "NBD clients: %u more warnings in the last %u s, which are not told",
+                 s->warnings_untold, (unsigned)(NBD_WARNINGS_NS / NS_PER_S));
+        s->front.sink.note(s->front.sink.ctx, NOTE_WARNING, text);
+    }
+    s->warnings_since_ns = 0;
+    s->warnings = 0;
+    s->warnings_untold = 0;
+}
+
+static void warnings_tick(struct nbd_server *s)
+{
+    if (s->warnings_since_ns && ring_now_ns(s->ring) - s->warnings_since_ns >= NBD_WARNINGS_NS)
+        warnings_end(s);
+}
+
+static bool warning_is_due(struct nbd_server *s)
+{
+    warnings_tick(s);
+    if (s->warnings == NBD_WARNINGS_MAX) {
+        s->warnings_untold++;
+        return false;
+    }
+    if (!s->warnings_since_ns)
+        s->warnings_since_ns = ring_now_ns(s->ring);
+    s->warnings++;
+    tick_set(s);
+    return true;
+}
+
 void nbd_note(struct nbd_server *s, enum note_level level, const char *format, ...)
 {
     char text[ACTION_TEXT_BYTES];
@@ -37,7 +76,8 @@ void nbd_note(struct nbd_server *s, enum note_level level, const char *format, .
     va_start(ap, format);
     vsnprintf(text, sizeof(text), format, ap);
     va_end(ap);
-    s->front.sink.note(s->front.sink.ctx, level, text);
+    if (level != NOTE_WARNING || warning_is_due(s))
+        s->front.sink.note(s->front.sink.ctx, level, text);
 }
 
 /* Clients */
@@ -74,8 +114,6 @@ static void set_tcp_options(int fd)
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &(int) { NBD_KEEPALIVE_PROBES }, sizeof(int));
 }
 
-static void tick_set(struct nbd_server *s) { ring_timer_set(s->ring, &s->tick, ring_now_ns(s->ring) + NBD_TICK_NS); }
-
 /* Who left first, and waits for the sink since: the least likely to be there still. */
 static void make_room(struct nbd_server *s)
 {
@@ -110,8 +148,7 @@ static void on_client(struct nbd_server *s, int fd)
     if (s->unix_path[0] == '\0')
         set_tcp_options(fd);
     nbd_conn_begin(s, fd, name);
-    if (!s->tick.set)
-        tick_set(s);
+    tick_set(s);
 }
 
 static void accept_done(struct ring_op *op, int32_t result)
@@ -127,8 +164,7 @@ static void accept_done(struct ring_op *op, int32_t result)
     if (result == -EMFILE || result == -ENFILE || result == -ENOMEM || result == -ENOBUFS) {
         nbd_note(s, NOTE_ERROR, "NBD clients have to wait: accepting failed: %s", strerror(-result));
         /* Goes on with the next tick, not in a circle. */
-        if (!s->tick.set)
-            tick_set(s);
+        tick_set(s);
         return;
     }
     ring_accept(s->ring, &l->accept_op, l->fd);
@@ -145,7 +181,8 @@ static void tick(struct ring_timer *t)
         if (!s->listeners[i].accept_op.busy)
             ring_accept(s->ring, &s->listeners[i].accept_op, s->listeners[i].fd);
     }
-    if (s->connection_count > 0)
+    warnings_tick(s);
+    if (s->connection_count > 0 || s->warnings_since_ns)
         tick_set(s);
 }
 
@@ -250,6 +287,7 @@ static void close_run(struct ring_task *task)
     struct nbd_server *s = container_of(task, struct nbd_server, close_task);
     void (*closed)(void *ctx) = s->closed;
     void *ctx = s->closed_ctx;
+    warnings_end(s);
     ring_timer_clear(s->ring, &s->tick);
     listeners_close(s);
     free(s);

@@ -897,6 +897,29 @@ static int raw_writer(uint64_t cookie)
     return fd;
 }
 
+/* Anyone can cause warnings: they are told as far as they tell something. */
+static void test_warnings_are_counted_where_there_are_many(void **state)
+{
+    struct ram_config config = roomy();
+    struct ram_volume *v = ram_open(&config);
+    for (unsigned i = 0; i < 300; i++) {
+        int fd = raw_connect();
+        raw_send(fd, "this is no NBD client", 21);
+        raw_expect_end(fd);
+        close(fd);
+    }
+    struct nbd_handle *h = client();
+    leave(h);
+    all_back(v);
+    unsigned lines = 0;
+    for (const char *at = v->notes; (at = strstr(at, "is disconnected: ")); at++)
+        lines += strncmp(at + 17, "it is done", 10) != 0;
+    assert_in_range(lines, 1, 3 * 8); /* a slow machine may need several periods */
+    /* The rest when the time is over, though nobody is there any more. */
+    noted(v, "more warnings in the last 10 s");
+    ram_close(v);
+}
+
 /* Those who died while their writes wait, as they do without the peer, keep nobody out. */
 static void test_the_dead_make_room(void **state)
 {
@@ -1280,6 +1303,7 @@ int main(void)
         cmocka_unit_test(test_clients_that_do_not_read),
         cmocka_unit_test(test_clients_that_stop_in_a_payload),
         cmocka_unit_test(test_connection_limit),
+        cmocka_unit_test(test_warnings_are_counted_where_there_are_many),
         cmocka_unit_test(test_the_dead_make_room),
         cmocka_unit_test(test_the_oldest_that_left_makes_room),
         cmocka_unit_test(test_refusal),
