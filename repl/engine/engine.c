@@ -71,6 +71,7 @@ struct engine *engine_open(const struct engine_config *config)
     e->sb_stable = e->sb.sequence;
     e->peer_leg = LEG_NONE;
     e->memory_at_ns = UINT64_MAX;
+    e->stall_look_ns = UINT64_MAX;
     e->untouched = e->sb.pristine;
     if (!open_parts(e)) {
         engine_close(e);
@@ -257,6 +258,7 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
     log_advance(e, out);
     flush_when_wanted(e, now_ns, out);
     diskless_advance(e, out);
+    stall_look(e, out);
     superblock_write_if_wanted(e, out);
     bool in_sync = engine_is_in_sync(e);
     if (in_sync != e->was_in_sync && e->config.peer)
@@ -406,6 +408,7 @@ uint64_t engine_deadline_ns(const struct engine *e)
     if (is_leading(e) && !e->leg_failed)
         at_ns = min_u64(at_ns, e->flush_at_ns);
     at_ns = min_u64(at_ns, verify_next_ns(e));
+    at_ns = min_u64(at_ns, e->stall_look_ns);
     return min_u64(min_u64(at_ns, e->memory_at_ns), sync_deadline_ns(e));
 }
 

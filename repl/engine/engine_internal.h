@@ -220,6 +220,9 @@ struct engine {
     void *orders[ENGINE_ORDERS_MAX];
     unsigned order_count;
 
+    uint64_t stall_look_ns; /* UINT64_MAX: it does not lead */
+    bool stalled;           /* that was told */
+
     bool was_in_sync;
     char why_not[SYNC_TEXT_BYTES];
 };
@@ -366,6 +369,9 @@ void resize_on_room(struct engine *e, int32_t result, const char *text, struct a
 void resize_on_session_down(struct engine *e, struct actions *out);
 const char *resize_on_frame(struct engine *e, const struct frame *frame, struct actions *out);
 void resize_advance(struct engine *e, struct actions *out);
+
+/* engine_stall.c */
+void stall_look(struct engine *e, struct actions *out);
 
 /* engine_leg.c */
 void leg_flush(struct engine *e, bool for_sync, struct actions *out);

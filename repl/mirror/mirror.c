@@ -157,6 +157,24 @@ static bool needs_peer(const struct mirror *m, const struct change *c)
     return to_be_sent && (c->local == LOCAL_LOCKING || c->local == LOCAL_LOGGING || c->local == LOCAL_PENDING);
 }
 
+enum mirror_wait mirror_oldest(const struct mirror *m, uint64_t *since_ns)
+{
+    list_for_each (pos, &m->changes_live) {
+        const struct change *c = container_of(pos, struct change, live);
+        if (change_is_own_flush(m, c))
+            continue;
+        *since_ns = c->since_ns;
+        switch (c->local) {
+        case LOCAL_LOCKING: return WAIT_RANGE;
+        case LOCAL_LOGGING: return WAIT_LOG;
+        case LOCAL_PENDING: return WAIT_DISK;
+        case LOCAL_DONE:
+        case LOCAL_FAILED: return WAIT_PEER;
+        }
+    }
+    return WAIT_NOTHING;
+}
+
 void mirror_view(const struct mirror *m, struct mirror_view *view)
 {
     *view = (struct mirror_view) {

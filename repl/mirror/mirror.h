@@ -166,6 +166,11 @@ void mirror_disk_done(struct mirror *m, uint32_t op, int32_t result, struct acti
 /* No change, read, flush or peer change is in flight. */
 bool mirror_is_idle(const struct mirror *m);
 
+/* What the oldest change or flush of the application's waits for. */
+enum mirror_wait { WAIT_NOTHING, WAIT_RANGE, WAIT_LOG, WAIT_DISK, WAIT_PEER };
+/* `since_ns`: when it came in; untouched with WAIT_NOTHING. */
+enum mirror_wait mirror_oldest(const struct mirror *m, uint64_t *since_ns);
+
 /* What has failed since it was last asked. */
 struct mirror_faults {
     bool leg;      /* a change or flush failed on the local disk: from then on no change is acknowledged */

@@ -28,6 +28,43 @@ static void close_both(struct node *a, struct node *b)
     node_close(b);
 }
 
+/* A disk that neither answers nor fails, behind a daemon that lives: no session is lost, and nobody else would tell. */
+static void a_write_that_hangs_is_told_of(void **state)
+{
+    for (int peers = 0; peers < 2; peers++) {
+        struct node a, b;
+        node_open_with(&a, 0, &may_go_alone);
+        node_open_with(&b, 1, &may_go_alone);
+        connect_nodes(&a, &b);
+        promote(&a, &b);
+        run(&a, &b);
+        struct node *good = peers ? &a : &b;
+        write_block(&a, 0, 1);
+        while (a.sent_count)
+            deliver(&a, &b);
+        disks_done(good);
+        while (good->sent_count)
+            deliver(good, good == &a ? &b : &a);
+        uint64_t written_ns = a.now_ns;
+        tick(&a, written_ns + 5 * NS_PER_S);
+        assert_true(engine_deadline_ns(a.engine) <= a.now_ns + 5 * NS_PER_S);
+        assert_false(told(&a, "has waited"));
+        tick(&a, written_ns + 11 * NS_PER_S);
+        assert_true(told(&a, peers ? "for paris-b, which is connected" : "which neither answers nor fails"));
+        a.notes[0] = 0;
+        tick(&a, written_ns + 20 * NS_PER_S);
+        assert_false(told(&a, "has waited")); /* once */
+        disks_done(&a);
+        disks_done(&b);
+        while (b.sent_count)
+            deliver(&b, &a);
+        assert_int_equal(a.completed, 1);
+        tick(&a, written_ns + 30 * NS_PER_S);
+        assert_true(told(&a, "writes go on"));
+        close_both(&a, &b);
+    }
+}
+
 static void the_decree_is_on_disk_before_anything_is_acknowledged(void **state)
 {
     struct node a, b;
@@ -348,6 +385,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_decree_is_on_disk_before_anything_is_acknowledged),
+        cmocka_unit_test(a_write_that_hangs_is_told_of),
         cmocka_unit_test(a_bit_is_set_before_the_local_disk_is_written),
         cmocka_unit_test(a_peer_that_is_back_in_time_costs_no_decree),
         cmocka_unit_test(a_read_that_the_leg_cannot_give_waits_as_long_as_a_change_would),
