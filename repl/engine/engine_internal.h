@@ -307,7 +307,8 @@ bool sync_is_idle(const struct engine *e);
 bool sync_progress(const struct engine *e, struct resync_view *view); /* false: none is under way */
 void sync_on_session_up(struct engine *e, uint64_t now_ns);
 void sync_on_session_down(struct engine *e, struct actions *out);
-void sync_source_leave(struct engine *e, struct actions *out); /* the session is to end: it clears no bits any more */
+/* The session is to end: no bit is cleared any more, and nothing is called stable. */
+void sync_leave(struct engine *e, struct actions *out);
 /* Takes over the payload's reference. NULL, or what is wrong. */
 const char *sync_on_frame(struct engine *e, const struct frame *frame, struct buf *payload, uint64_t now_ns,
                           struct actions *out);

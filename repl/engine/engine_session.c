@@ -12,7 +12,7 @@ void session_drop(struct engine *e, const char *text, struct actions *out)
     e->session = SESSION_ENDING;
     /* It may end because the peer's leg has failed: bits that are set for that must not be cleared by a flush of this
      * leg's that was asked for before, and comes to its end before the connection does. */
-    sync_source_leave(e, out);
+    sync_leave(e, out);
     actions_add(out, ACT_SESSION_DROP)->text.text = text;
 }
 

@@ -91,17 +91,17 @@ void sync_on_session_up(struct engine *e, uint64_t now_ns)
     e->sync_begun = true;
 }
 
-void sync_source_leave(struct engine *e, struct actions *out)
+void sync_leave(struct engine *e, struct actions *out)
 {
     if (e->sync_begun && e->peer_state == PEER_TARGET)
         resync_source_stop(e->source, out);
+    if (e->sync_begun && e->peer_state == PEER_SOURCE)
+        resync_target_stop(e->target, out);
 }
 
 void sync_on_session_down(struct engine *e, struct actions *out)
 {
-    if (e->sync_begun && e->peer_state == PEER_SOURCE)
-        resync_target_stop(e->target, out);
-    sync_source_leave(e, out);
+    sync_leave(e, out);
     e->sync_begun = false;
 }
 
@@ -235,7 +235,10 @@ static void finish_source(struct engine *e, struct actions *out)
         if (e->role.phase == PHASE_ASKING)
             return;
         e->sync_finishing = true;
-        if (is_leading(e) || e->sb.history.count == 0)
+        /* Who was not part of the last decree gets another one: what comes from now on, the leg in whose place it is
+         * may lack, and that one's history is equal to this one's still. */
+        bool is_new = history_relate(&e->sb.history, &e->peer.history) != HISTORY_EQUAL;
+        if (is_leading(e) || e->sb.history.count == 0 || is_new)
             decree_renew(e, true, out);
         e->sb.peer_in_sync = true;
         want_persisted(e);

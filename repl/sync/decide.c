@@ -367,6 +367,31 @@ static bool in_sync(const struct hello *own, const struct hello *peer)
            needs_nothing(own) && needs_nothing(peer);
 }
 
+/* Equal histories prove nothing where a leg was replaced in between: the new one got the same, and what came later is
+ * written in neither. Each must be the one that the other was last paired with. */
+static bool was_replaced(const struct hello *own, const struct hello *peer)
+{
+    return own->history.count > 0 && relation(own, peer) == HISTORY_EQUAL && !is_half(own) && !is_half(peer) &&
+           !(knows(own, peer) && knows(peer, own));
+}
+
+static void explain_replaced(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    if (knows(own, peer) == knows(peer, own)) {
+        say(j,
+            "the legs of %s and %s were in sync once, but both were paired with others since: run `lockstep create "
+            "--force` on the node whose content is to be given up, and it gets everything from the other",
+            own->node, peer->node);
+        return;
+    }
+    const struct hello *old = knows(own, peer) ? own : peer;
+    const struct hello *other = old == own ? peer : own;
+    say(j,
+        "the leg of %s was in sync with that of %s once, but another took its place since: run `lockstep create "
+        "--force` on %s, and it gets everything from %s",
+        old->node, other->node, old->node, other->node);
+}
+
 /* Of legs with equal histories, whose is the source: the one to whom nothing worse has happened. */
 static bool leads_among_equals(const struct hello *a, const struct hello *b)
 {
@@ -500,6 +525,7 @@ static const struct rule rules[] = {
     { "both-syncing", both_half, SYNC_REFUSE, explain_both_half, NULL },
     { "syncing-is-newer", half_is_newer, SYNC_REFUSE, explain_half_is_newer, NULL },
     { "forced-half-made", forced_half_made, SYNC_REFUSE, explain_forced_half_made, NULL },
+    { "replaced", was_replaced, SYNC_REFUSE, explain_replaced, NULL },
     { "in-sync", in_sync, SYNC_CONNECT, NULL, NULL },
     { "primary-is-behind", primary_is_behind, SYNC_REFUSE, explain_primary_is_behind, NULL },
     { "own-is-ahead", own_is_ahead, SYNC_SOURCE, NULL, bits_do_not_tell },

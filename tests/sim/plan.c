@@ -137,7 +137,9 @@ void sim_plan_look(struct sim *s, unsigned node)
     s->plan.resync.left_bytes = v.out_of_sync_bytes;
     s->plan.resync.done_bytes = v.resync.done_bytes;
     s->plan.resync.writes = s->clients.changes_in_flight > 0;
-    s->plan.resync.changed_blocks = s->clients.changed_blocks;
+    /* Not at each look: what the target has and has not flushed may count as lost in the next session. */
+    if (begins)
+        s->plan.resync.changed_blocks = s->clients.changed_blocks;
 }
 
 /* ---- the stages ---- */

@@ -747,6 +747,50 @@ static void a_bit_set_by_a_failed_flush_outlives_the_flush_before_it(void **stat
     close_both(&a, &b);
 }
 
+/* A flush of an earlier session, acknowledged to nobody any more, fails while its leg is a target: the device may have
+ * let go of what the present session wrote, although its next flush succeeds. */
+static void an_old_flush_fails_in_a_resync(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, &may_go_alone);
+    write_block(&a, 0, 1);
+    run(&a, &b);
+    request(&a, OP_FLUSH, 0);
+    deliver(&a, &b);
+    assert_true(b.disk_count == 1 && b.disk[0].disk.kind == OP_FLUSH);
+    struct action old = b.disk[0]; /* it takes its time */
+    b.disk_count = 0;
+    disks_done(&a);
+    disconnect_nodes(&a, &b);
+    tick(&a, a.now_ns + PATIENCE_NS);
+    metas_done(&a);
+    write_block(&a, 4 * CHANGE_BYTES, 2);
+    write_block(&a, 64 * CHANGE_BYTES, 3);
+    disks_done(&a);
+    assert_int_equal(a.completed, 4);
+    connect_nodes(&a, &b);
+    while (!(b.disk_count && b.disk[0].disk.kind == OP_FLUSH))
+        assert_true(run_step(&a, &b));
+    assert_int_equal(b.content[4 * CHANGE_BYTES], 2);
+    struct action own = b.disk[0];
+    b.disk_count = 0;
+    memcpy(b.content, b.stable, DISK_BYTES);
+    step(&b, (struct event) { .kind = EV_DISK_DONE, .disk = { .op = old.disk.op, .result = -EIO } });
+    b.disk[b.disk_count++] = own;
+    assert_true(b.dropped);
+    disks_done(&b);
+    for (uint32_t i = 0; i < b.sent_count; i++)
+        assert_int_not_equal(b.sent[i].frame.kind, FRAME_SYNC_STABLE);
+    metas_done(&b);
+    disconnect_nodes(&a, &b);
+    node_restart(&b, true);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(b.content[4 * CHANGE_BYTES], 2);
+    close_both(&a, &b);
+}
+
 /* A new disk in the place of the old one, and one that has failed and was mended. */
 static void a_replaced_disk_gets_everything(void **state)
 {
@@ -1046,6 +1090,7 @@ int main(void)
         cmocka_unit_test(a_deposed_primary_reconciles),
         cmocka_unit_test(a_failure_that_its_own_disk_did_not_record),
         cmocka_unit_test(a_bit_set_by_a_failed_flush_outlives_the_flush_before_it),
+        cmocka_unit_test(an_old_flush_fails_in_a_resync),
         cmocka_unit_test(a_replaced_disk_gets_everything),
         cmocka_unit_test(a_new_leg_that_loses_its_power_at_the_end_of_its_first_resync),
         cmocka_unit_test(a_full_resync_goes_on_where_it_was),
