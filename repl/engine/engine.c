@@ -311,10 +311,7 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
             break;
         }
         e->own_flush_busy = false;
-        if (e->own_flush_for_sync)
-            e->sync_flushed = ev->disk.result == 0 && e->sync_flush_session == e->sessions;
-        else
-            e->own_flushed = true;
+        e->own_flushed = true;
         if (ev->disk.result) {
             actions_note(out, NOTE_ERROR, "disk", "flush failed on %s: %s", e->config.backing,
                          strerror(-ev->disk.result));

@@ -211,10 +211,6 @@ struct engine {
     bool untouched;  /* the leg was zeroes when it was attached */
     bool leg_failed; /* in this attachment */
     bool own_flush_busy;
-    bool own_flush_for_sync; /* ... and is not for an ending */
-    bool sync_flushed;       /* since this session began, as its source */
-    uint32_t sync_flush_session;
-    uint32_t sessions;     /* that came up */
     bool own_flushed;      /* since the leg became idle for an ending */
     bool draining_primary; /* DETACHING from primary: the peer is still needed */
     void *orders[ENGINE_ORDERS_MAX];
@@ -375,7 +371,7 @@ void resize_advance(struct engine *e, struct actions *out);
 void stall_look(struct engine *e, struct actions *out);
 
 /* engine_leg.c */
-void leg_flush(struct engine *e, bool for_sync, struct actions *out);
+void leg_flush(struct engine *e, struct actions *out);
 void superblock_write_if_wanted(struct engine *e, struct actions *out);
 void peer_has_failed(struct engine *e);
 void leg_failed(struct engine *e, const char *what, struct actions *out); /* in words, for the log */

@@ -82,8 +82,6 @@ void sync_on_session_up(struct engine *e, uint64_t now_ns)
     e->sync_begun = false;
     e->sync_finishing = false;
     e->finish_told = false;
-    e->sync_flushed = false;
-    e->sessions++;
     if (e->peer_state != PEER_SOURCE)
         return;
     struct digest_key key = resync_key(e->peer.nonce, e->said.nonce);
@@ -212,15 +210,6 @@ static void begin_source(struct engine *e, uint64_t now_ns, struct actions *out)
     /* It drains, and would not wait for the end. */
     if (e->role.phase == PHASE_DETACHING)
         return;
-    /* The target clears its bits by what this leg shows, perhaps the only ones that tell of it: were that lost with
-     * this machine's power afterwards, nobody would know. What comes later is in the activity log. */
-    if (!e->sync_flushed) {
-        if (!e->own_flush_busy && !e->leg_failed) {
-            e->sync_flush_session = e->sessions;
-            leg_flush(e, true, out);
-        }
-        return;
-    }
     struct digest_key key = resync_key(e->said.nonce, e->peer.nonce);
     e->sync_begun = true;
     e->sync_settle_ns = now_ns + SETTLE_NS;
