@@ -52,7 +52,8 @@ struct transport_config {
 };
 
 /* TCP. The acceptor listens at once, and accepts once it is started. Names among its own addresses are looked up here
- * and now; the peer's at every attempt to connect, on a thread of their own. Connections that have not said a valid
+ * and now; the peer's at the attempts to connect, on a thread of their own, which may
+ * outlast the attempt: the next one uses what it has found. Connections that have not said a valid
  * hello are bounded by the session (SESSION_STRANGERS_MAX); further ones wait in the kernel's queue, so that a flood of
  * strangers cannot end the living session. The strings are copied. NULL with `err` set. */
 struct transport *transport_tcp_open(const struct transport_config *config, struct err *err);

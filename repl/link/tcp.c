@@ -48,9 +48,8 @@ void tcp_begin_close(struct tcp_conn *c)
         return;
     if (c->state == CONN_OPEN || c->state == CONN_CONNECTING)
         abort_socket(c->fd);
-    if (c->lookup)
-        tcp_lookup_forget(c->lookup);
-    c->lookup = NULL;
+    if (c->tcp->names[c->path].waits == c)
+        c->tcp->names[c->path].waits = NULL;
     ring_timer_clear(r, &c->linger);
     ring_cancel(r, &c->connect_op);
     ring_cancel(r, &c->recv_op);
@@ -238,15 +237,49 @@ static void connect_socket(struct tcp_conn *c)
         ring_connect(c->tcp->ring, &c->connect_op, c->fd, &c->to.addr, c->to.bytes);
 }
 
-static void looked_up(struct tcp_conn *c, int result, const struct tcp_address *address, const char *reason)
+static void name_use(struct tcp_name *name, struct tcp_conn *c)
 {
-    c->lookup = NULL;
-    if (result < 0) {
-        tcp_fail(c, reason);
+    name->ended = false;
+    c->to = name->address;
+    if (name->failed[0])
+        tcp_fail_later(c, name->failed);
+    else
+        connect_socket(c);
+}
+
+static void looked_up(void *ctx, int result, const struct tcp_address *address, const char *reason)
+{
+    struct tcp_name *name = ctx;
+    struct tcp_conn *c = name->waits;
+    name->lookup = NULL;
+    name->waits = NULL;
+    name->ended = true;
+    name->address = *address;
+    snprintf(name->failed, sizeof(name->failed), "%s", result < 0 ? reason : "");
+    if (c)
+        name_use(name, c);
+}
+
+static void find_by_name(struct tcp_conn *c)
+{
+    struct tcp *t = c->tcp;
+    const char *text = t->connect_to[c->path];
+    struct tcp_name *name = &t->names[c->path];
+    struct err err = { 0 };
+    if (name->ended) {
+        name_use(name, c);
         return;
     }
-    c->to = *address;
-    connect_socket(c);
+    if (name->lookup) {
+        snprintf(err.text, sizeof(err.text), "still looking up %s: the name servers are slow", text);
+        tcp_fail_later(c, err.text);
+        return;
+    }
+    name->lookup = tcp_lookup_start(t->ring, text, name, looked_up, &err);
+    if (name->lookup)
+        name->waits = c;
+    else
+        tcp_fail_later(c, err.text);
 }
 
 /* When all places are taken, those on their way out make room; meanwhile the next wait in the kernel's queue. */
@@ -279,13 +312,11 @@ static void connect_to(struct transport *base, conn_id id, unsigned path)
     enter(c, CONN_RESOLVING);
     struct err err = { 0 };
     int rc = tcp_parse_numeric(t->connect_to[path], &c->to, &err);
-    if (rc > 0) {
+    if (rc > 0)
         connect_socket(c);
-        return;
-    }
-    if (rc == 0)
-        c->lookup = tcp_lookup_start(t->ring, t->connect_to[path], c, looked_up, &err);
-    if (!c->lookup)
+    else if (rc == 0)
+        find_by_name(c);
+    else
         tcp_fail_later(c, err.text);
 }
 
@@ -447,8 +478,12 @@ static void close_transport(struct transport *base, void (*closed)(void *ctx), v
         else
             tcp_send_flush(&t->conns[i]);
     }
-    for (unsigned i = 0; i < SESSION_PATHS_MAX; i++)
+    for (unsigned i = 0; i < SESSION_PATHS_MAX; i++) {
         ring_cancel(t->ring, &t->listeners[i].op);
+        if (t->names[i].lookup)
+            tcp_lookup_forget(t->names[i].lookup);
+        t->names[i].lookup = NULL;
+    }
     wake_soon(t);
 }
 

@@ -61,18 +61,18 @@ int tcp_resolve(const char *text, struct tcp_address *out, struct err *err)
     return 0;
 }
 
-/* Belongs to both the connection and the thread until one of them lets go; who comes second frees it. */
+/* Belongs to both the path and the thread until one of them lets go; who comes second frees it. */
 struct tcp_lookup {
     struct ring_task task;
     struct ring *ring;
-    struct tcp_conn *conn;
-    void (*done)(struct tcp_conn *c, int result, const struct tcp_address *address, const char *reason);
+    void *ctx;
+    void (*done)(void *ctx, int result, const struct tcp_address *address, const char *reason);
     char text[TCP_NAME_BYTES_MAX];
     struct tcp_address address;
     struct err err;
     int result;
     pthread_mutex_t lock;
-    bool forgotten; /* by the connection */
+    bool forgotten; /* by the path */
 };
 
 static void lookup_free(struct tcp_lookup *l)
@@ -89,7 +89,7 @@ static void lookup_ended(struct ring_task *task)
     bool forgotten = l->forgotten;
     pthread_mutex_unlock(&l->lock);
     if (!forgotten)
-        l->done(l->conn, l->result, &l->address, l->err.text);
+        l->done(l->ctx, l->result, &l->address, l->err.text);
     lookup_free(l);
 }
 
@@ -107,8 +107,8 @@ static void *lookup_thread(void *arg)
     return NULL;
 }
 
-struct tcp_lookup *tcp_lookup_start(struct ring *r, const char *text, struct tcp_conn *c,
-                                    void (*done)(struct tcp_conn *c, int result, const struct tcp_address *address,
+struct tcp_lookup *tcp_lookup_start(struct ring *r, const char *text, void *ctx,
+                                    void (*done)(void *ctx, int result, const struct tcp_address *address,
                                                  const char *reason),
                                     struct err *err)
 {
@@ -118,7 +118,7 @@ struct tcp_lookup *tcp_lookup_start(struct ring *r, const char *text, struct tcp
         return NULL;
     }
     l->ring = r;
-    l->conn = c;
+    l->ctx = ctx;
     l->done = done;
     l->task.run = lookup_ended;
     snprintf(l->text, sizeof(l->text), "%s", text);

@@ -75,7 +75,6 @@ struct tcp_conn {
     struct ring_op recv_op;
     struct ring_op send_op;
     struct ring_timer linger;
-    struct tcp_lookup *lookup;
     struct tcp_address to;
     char failed[TCP_REASON_BYTES_MAX]; /* to be reported from the loop; "": nothing */
 
@@ -118,6 +117,17 @@ struct tcp_listener {
     char warning[256];
 };
 
+/* The peer's address on one path. Where it is a name, its look-up can outlast the attempt to connect that began it: a
+ * name server that does not answer costs several seconds. It runs on, and the next attempt that finds it ended uses
+ * what it has found, once. */
+struct tcp_name {
+    struct tcp_lookup *lookup; /* runs; NULL: none */
+    struct tcp_conn *waits;    /* for it; NULL: nobody does any more */
+    bool ended;                /* and nobody has used it: */
+    struct tcp_address address;
+    char failed[TCP_REASON_BYTES_MAX]; /* "": the address was found */
+};
+
 struct tcp {
     struct transport base;
     struct ring *ring;
@@ -125,6 +135,7 @@ struct tcp {
     bool initiator;
     unsigned path_count;
     char connect_to[SESSION_PATHS_MAX][TCP_NAME_BYTES_MAX];
+    struct tcp_name names[SESSION_PATHS_MAX];
     struct tcp_listener listeners[SESSION_PATHS_MAX];
     struct tcp_conn conns[TCP_CONNS_MAX];
     uint32_t conns_named;
@@ -172,8 +183,8 @@ int tcp_parse_numeric(const char *text, struct tcp_address *out, struct err *err
 int tcp_resolve(const char *text, struct tcp_address *out, struct err *err);
 
 /* On a thread of its own; `done` is called from the loop unless the lookup was forgotten before. NULL with err set. */
-struct tcp_lookup *tcp_lookup_start(struct ring *r, const char *text, struct tcp_conn *c,
-                                    void (*done)(struct tcp_conn *c, int result, const struct tcp_address *address,
+struct tcp_lookup *tcp_lookup_start(struct ring *r, const char *text, void *ctx,
+                                    void (*done)(void *ctx, int result, const struct tcp_address *address,
                                                  const char *reason),
                                     struct err *err);
 void tcp_lookup_forget(struct tcp_lookup *l);

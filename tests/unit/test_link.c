@@ -1,9 +1,12 @@
 /* The link over real sockets: two nodes on one ring, over loopback, with a bad network in between where a test asks
  * for it. */
 #include <arpa/inet.h>
+#include <dlfcn.h>
 #include <errno.h>
+#include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -1051,6 +1054,58 @@ static void test_host_names(void **state)
     lab_close(lab);
 }
 
+/* In place of the C library's: a name server that does not answer until it is told to. */
+static sem_t name_server;
+
+int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **list)
+{
+    typedef int look_up_fn(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+    look_up_fn *real = (look_up_fn *)dlsym(RTLD_NEXT, "getaddrinfo");
+    if (host && strcmp(host, "slow.invalid") == 0 && !(hints->ai_flags & AI_NUMERICHOST)) {
+        while (sem_wait(&name_server) != 0) {}
+        host = "localhost";
+    }
+    return real(host, port, hints, list);
+}
+
+static bool a_says_still_looking(struct lab *lab)
+{
+    return strstr(session_reason(link_session(lab->a.link)), "still looking up slow.invalid:");
+}
+
+static bool a_is_closed(struct lab *lab) { return lab->a.closed; }
+
+/* Several attempts to connect long: one look-up, and the attempt after it has what it found. */
+static void test_slow_name_server(void **state)
+{
+    struct lab *lab = lab_open(1, 16 * MIB);
+    char text[64];
+    assert_int_equal(sem_init(&name_server, 0, 0), 0);
+    snprintf(text, sizeof(text), "localhost%s", strchr(lab->address[0], ':'));
+    snprintf(lab->address[0], sizeof(lab->address[0]), "%s", text);
+    start_link(lab, &lab->b);
+    snprintf(text, sizeof(text), "slow.invalid%s", strchr(lab->address[0], ':'));
+    snprintf(lab->address[0], sizeof(lab->address[0]), "%s", text);
+    start_link(lab, &lab->a);
+    RUN(lab, a_says_still_looking);
+    run_for(lab, 3 * DEAD_AFTER_NS);
+    assert_false(lab->a.up);
+    sem_post(&name_server);
+    RUN(lab, both_up);
+    /* The next time it is looked up anew; and one that runs while the link is closed is nobody's. */
+    link_drop(lab->a.link, "as the test wants it");
+    run_for(lab, DEAD_AFTER_NS);
+    assert_false(lab->a.up);
+    struct node *a = &lab->a;
+    link_close(a->link, closed, a);
+    a->link = NULL;
+    RUN(lab, a_is_closed);
+    sem_post(&name_server);
+    a->closed = false;
+    lab_close(lab);
+    sem_destroy(&name_server);
+}
+
 static void test_bad_addresses(void **state)
 {
     struct lab *lab = lab_open(1, 16 * MIB);
@@ -1098,6 +1153,7 @@ int main(void)
         cmocka_unit_test(test_silent_path_is_left),
         cmocka_unit_test(test_stop_and_start),
         cmocka_unit_test(test_host_names),
+        cmocka_unit_test(test_slow_name_server),
         cmocka_unit_test(test_bad_addresses),
     };
     cmocka_set_test_filter(getenv("TEST")); /* to run one alone */
