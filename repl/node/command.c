@@ -213,9 +213,14 @@ static void ordered_by_node(struct command *c, int result, const char *text)
     command_free(c);
 }
 
+/* The answer may have been on its way when the volume was stopped, as by a second signal. */
 static void finish_resized(struct command *c)
 {
     struct volume_status s;
+    if (!c->nv->volume) {
+        finish(c, CONTROL_DONE, "volume %s has grown, and is being stopped", c->nv->config->volume);
+        return;
+    }
     volume_status(c->nv->volume, &s);
     finish(c, CONTROL_DONE, "volume %s has %llu bytes now; clients see it when they connect anew",
            c->nv->config->volume, (unsigned long long)s.size_bytes);

@@ -44,6 +44,7 @@ enum answer_kind {
     ANSWER_REFUSED, /* -EPERM */
     ANSWER_NOT_NOW, /* -EBUSY */
     ANSWER_NEVER,   /* until the volume is stopped */
+    ANSWER_LATE,    /* done, but heard of only when the volume is being stopped */
 };
 
 static _Atomic enum answer_kind answer_kind;
@@ -51,7 +52,7 @@ static atomic_bool leg_exists;
 static atomic_int create_result;
 static atomic_int start_result;
 static atomic_bool create_waits;
-static atomic_uint detached, stopped, forced;
+static atomic_uint detached, stopped, forced, late;
 static struct volume_status shown;
 
 struct volume *volume_start(const struct volume_config *config, const struct volume_host *host, struct err *err)
@@ -76,15 +77,21 @@ static void *run_order(void *arg)
 {
     struct fake_order *o = arg;
     struct volume *v = o->volume;
-    if (atomic_load(&answer_kind) == ANSWER_NEVER) {
+    enum answer_kind kind = atomic_load(&answer_kind);
+    if (kind == ANSWER_NEVER || kind == ANSWER_LATE) {
+        if (kind == ANSWER_LATE)
+            atomic_fetch_add(&late, 1);
         pthread_mutex_lock(&v->lock);
         while (!v->stopping)
             pthread_cond_wait(&v->changed, &v->lock);
         pthread_mutex_unlock(&v->lock);
-        o->done(o->ctx, -ECANCELED, "the volume was stopped");
-    } else if (atomic_load(&answer_kind) == ANSWER_REFUSED) {
+        if (kind == ANSWER_LATE)
+            o->done(o->ctx, 0, NULL);
+        else
+            o->done(o->ctx, -ECANCELED, "the volume was stopped");
+    } else if (kind == ANSWER_REFUSED) {
         o->done(o->ctx, -EPERM, "promise 4 forbids it");
-    } else if (atomic_load(&answer_kind) == ANSWER_NOT_NOW) {
+    } else if (kind == ANSWER_NOT_NOW) {
         o->done(o->ctx, -EBUSY, "5 writes wait for b");
     } else {
         if (o->order == VOLUME_DETACH)
@@ -108,7 +115,11 @@ void volume_order(struct volume *v, enum volume_order order, bool force,
     assert_int_equal(pthread_create(&o->thread, NULL, run_order, o), 0);
 }
 
-void volume_status(struct volume *v, struct volume_status *out) { *out = shown; }
+void volume_status(struct volume *v, struct volume_status *out)
+{
+    assert_non_null(v);
+    *out = shown;
+}
 
 void volume_stop(struct volume *v)
 {
@@ -217,6 +228,7 @@ static int setup(void **state)
     atomic_store(&detached, 0);
     atomic_store(&stopped, 0);
     atomic_store(&forced, 0);
+    atomic_store(&late, 0);
     atomic_store(&readies, 0);
     atomic_store(&stoppings, 0);
     shown = (struct volume_status) { .is_protected = true,
@@ -618,6 +630,24 @@ static void a_second_signal_ends_at_once(void **state)
     assert_int_equal(atomic_load(&stopped), 1);
 }
 
+static void an_answer_may_come_after_the_volume_is_given_up(void **state)
+{
+    open_node(3600 * NS_PER_S);
+    wait_ready();
+    atomic_store(&answer_kind, ANSWER_LATE);
+    SEND(RESIZE, resize, Resize, resize, .volume = g);
+    while (!atomic_load(&late))
+        usleep(1000);
+    atomic_store(&answer_kind, ANSWER_NEVER);
+    signal_node();
+    while (!atomic_load(&stoppings))
+        usleep(1000);
+    signal_node();
+    assert_int_equal(read_result(NULL), CONTROL_DONE);
+    assert_string_equal(result_text, "volume g has grown, and is being stopped");
+    expect_end(NODE_UNCLEAN);
+}
+
 static void draining_goes_on_when_the_peer_is_back(void **state)
 {
     open_node(3600 * NS_PER_S);
@@ -678,6 +708,7 @@ int main(void)
         TEST(clients_may_go_while_their_command_runs),
         TEST(what_cannot_drain_does_not_hang_the_shutdown),
         TEST(a_second_signal_ends_at_once),
+        TEST(an_answer_may_come_after_the_volume_is_given_up),
         TEST(draining_goes_on_when_the_peer_is_back),
         TEST(systemd_is_told),
     };
