@@ -212,8 +212,10 @@ static void end(struct nbd_negotiation *n, const char *reason)
 
 static uint16_t transmission_flags(const struct nbd_export *e, const struct nbd_session *s)
 {
-    unsigned flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_TRIM |
-                     NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO | NBD_FLAG_CAN_MULTI_CONN;
+    unsigned flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_WRITE_ZEROES |
+                     NBD_FLAG_SEND_FAST_ZERO | NBD_FLAG_CAN_MULTI_CONN;
+    if (!e->no_trim)
+        flags |= NBD_FLAG_SEND_TRIM;
     if (e->rotational)
         flags |= NBD_FLAG_ROTATIONAL;
     if (s->structured)
@@ -579,6 +581,8 @@ enum nbd_verdict nbd_request_parse(const struct nbd_export *e, const struct nbd_
             verdict = check_range(e, &r);
         break;
     case NBD_CMD_TRIM:
+        verdict = e->no_trim ? reject(&r, NBD_EINVAL, "trims are not offered here") : check_range(e, &r);
+        break;
     case NBD_CMD_WRITE_ZEROES: verdict = check_range(e, &r); break;
     case NBD_CMD_BLOCK_STATUS:
         if (!s->block_status)

@@ -92,6 +92,7 @@ struct nbd_export {
     uint32_t block_min_bytes;
     uint32_t block_preferred_bytes;
     bool rotational;
+    bool no_trim;        /* trims are not offered, and refused */
     const char *refusal; /* NULL: open; else what clients that want in are told, at most NBD_REFUSAL_BYTES_MAX */
 };
 

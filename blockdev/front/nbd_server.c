@@ -516,6 +516,9 @@ struct front *front_nbd_open(const struct front_config *config, struct err *err)
     s->export.block_min_bytes = NBD_BLOCK_BYTES_MIN;
     s->export.block_preferred_bytes = NBD_BLOCK_BYTES_PREFERRED;
     s->export.rotational = s->disk && s->disk->geometry.rotational;
+    /* A discard leaves zeroes on both legs. Where they can only be written out, it would cost what it is to save: mkfs,
+     * which trims all of the volume first, would write all of it. */
+    s->export.no_trim = s->disk && !s->disk->geometry.can_unmap;
     s->tick.fired = tick;
     s->resume_task.run = resume_run;
     s->close_task.run = close_run;

@@ -224,6 +224,7 @@ struct ram_volume *ram_open(const struct ram_config *config)
     v->lowest_free_bytes = SIZE_MAX;
     v->disk.ops = &disk_ops;
     v->disk.geometry.size_bytes = config->size_bytes;
+    v->disk.geometry.can_unmap = !config->no_unmap;
     v->disk.geometry.logical_block_bytes = config->logical_block_bytes ? config->logical_block_bytes : BLOCK_BYTES;
     v->data =
         mmap(NULL, config->size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -19,6 +19,7 @@ struct ram_config {
     unsigned accept_changes_max; /* 0: without limit */
     unsigned accept_reads_max;
     bool serve; /* at once */
+    bool no_unmap;
 };
 
 struct ram_volume {

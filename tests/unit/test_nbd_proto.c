@@ -211,6 +211,18 @@ static void test_info_repeats_and_unknown_requests(void **state)
     assert_int_equal(c.n.phase, NBD_PHASE_OPTION);
 }
 
+static void test_trims_that_are_not_offered(void **state)
+{
+    struct client c = connected(3);
+    c.export.no_trim = true;
+    go(&c, OPT_GO, "gold42", 0, NULL);
+    assert_int_equal(expect(&c, OPT_GO, REP_INFO), 12);
+    assert_int_equal(get(&c, 2), 0);
+    assert_int_equal(get(&c, 8), GIB);
+    unsigned flags = (unsigned)get(&c, 2);
+    assert_true((flags & NBD_FLAG_SEND_WRITE_ZEROES) && !(flags & NBD_FLAG_SEND_TRIM));
+}
+
 static void test_longest_name_fits(void **state)
 {
     struct client c = connected(3);
@@ -621,6 +633,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_go),
         cmocka_unit_test(test_info_repeats_and_unknown_requests),
+        cmocka_unit_test(test_trims_that_are_not_offered),
         cmocka_unit_test(test_longest_name_fits),
         cmocka_unit_test(test_refusal),
         cmocka_unit_test(test_wrong_name),

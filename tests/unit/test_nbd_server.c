@@ -208,6 +208,27 @@ static void all_commands(bool structured)
 static void test_all_commands(void **state) { all_commands(true); }
 static void test_all_commands_with_simple_replies(void **state) { all_commands(false); }
 
+/* Where a trim could only be carried out by writing zeroes. */
+static void test_no_trims_where_nothing_is_given_back(void **state)
+{
+    struct ram_config config = roomy();
+    struct ram_volume *v = ram_open(&config);
+    struct nbd_handle *h = client();
+    assert_int_equal(nbd_can_trim(h), 1);
+    leave(h);
+    ram_close(v);
+    config.no_unmap = true;
+    v = ram_open(&config);
+    h = client();
+    assert_int_equal(nbd_can_trim(h), 0);
+    fails(nbd_trim(h, MIB, 0, 0), EINVAL); /* said all the same */
+    assert_int_equal(nbd_can_zero(h), 1);
+    done(nbd_zero(h, MIB, 0, 0));
+    leave(h);
+    all_back(v);
+    ram_close(v);
+}
+
 static void test_constraints(void **state)
 {
     struct ram_config config = roomy();
@@ -1289,6 +1310,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_commands),
         cmocka_unit_test(test_all_commands_with_simple_replies),
+        cmocka_unit_test(test_no_trims_where_nothing_is_given_back),
         cmocka_unit_test(test_constraints),
         cmocka_unit_test(test_unfragmented_reads),
         cmocka_unit_test(test_block_status),
