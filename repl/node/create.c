@@ -17,6 +17,7 @@
 #include "repl/base/scoped.h"
 #include "repl/meta/activity_log.h"
 #include "repl/meta/bitmap.h"
+#include "repl/node/blank.h"
 #include "repl/node/leg.h"
 
 #define ZERO_STEP_BYTES (256 * MIB) /* between two reports of progress */
@@ -71,12 +72,15 @@ static bool is_same(const char *a, const char *b)
     return same_device || (x.st_dev == y.st_dev && x.st_ino == y.st_ino);
 }
 
-static int open_target(const struct volume_config *config, struct target *t, struct err *err)
+static int open_backing(const struct volume_config *config, struct target *t, struct err *err)
+{
+    t->data_fd = disk_open_fd(config_self(config)->backing, 0, &t->geometry, err);
+    return t->data_fd < 0 ? t->data_fd : 0;
+}
+
+static int open_metadata(const struct volume_config *config, struct target *t, struct err *err)
 {
     const struct config_node *self = config_self(config);
-    t->data_fd = disk_open_fd(self->backing, 0, &t->geometry, err);
-    if (t->data_fd < 0)
-        return t->data_fd;
     uint64_t holder_bytes = 0;
     t->meta_fd = t->data_fd;
     if (self->metadata[0]) {
@@ -258,6 +262,29 @@ static int refuse_foreign_data(const char *path, int fd, const char *way_out, st
     return r;
 }
 
+/* Where the metadata lies by itself, and tells of no leg, it may be the wrong one, or not be mounted: the backing may
+ * hold a leg that nothing else shows. */
+static int refuse_used_backing(const struct volume_config *config, const struct target *t, struct err *err)
+{
+    const struct config_node *self = config_self(config);
+    struct err why = { 0 };
+    int r = blank_look(self->backing, t->data_fd, t->geometry.size_bytes, &why);
+    if (r == -EEXIST)
+        return err_set(
+            err, r,
+            "%s. It may be a leg whose metadata is not the one at %s: is its file system mounted? If it is no leg: "
+            "to keep it as the volume's content: --adopt; to lose it: --force",
+            why.text, self->metadata);
+    return r ? err_set(err, r, "%s", why.text) : 0;
+}
+
+static int refuse_data(const struct volume_config *config, const struct target *t, struct err *err)
+{
+    const struct config_node *self = config_self(config);
+    int r = refuse_foreign_data(self->backing, t->data_fd, "To keep it as the volume's content: --adopt", err);
+    return r || !self->metadata[0] ? r : refuse_used_backing(config, t, err);
+}
+
 /* A file or device for the metadata that is there already: ours to use when it is made for that, and empty. */
 static int refuse_foreign_holder(const char *path, const struct target *t, const uint8_t *blocks, struct err *err)
 {
@@ -417,7 +444,7 @@ static int create_on(const struct volume_config *config, const struct target *t,
     if (!r && !force && t->holder_bytes)
         r = refuse_foreign_holder(self->metadata, t, blocks, err);
     if (!r && !force && !adopt)
-        r = refuse_foreign_data(self->backing, t->data_fd, "To keep it as the volume's content: --adopt", err);
+        r = refuse_data(config, t, err);
     if (!r && !force && adopt && internal)
         r = err_set(
             err, -EEXIST,
@@ -443,7 +470,12 @@ int volume_create(const struct volume_config *config, bool adopt, bool force,
                   void (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes), void *ctx, struct err *err)
 {
     struct target t = { .data_fd = -1, .meta_fd = -1 };
-    int r = open_target(config, &t, err);
+    int r = open_backing(config, &t, err);
+    /* Before a file for the metadata is made, which would be found there later. */
+    if (!r && !force && !adopt && leg_metadata_is_missing(config))
+        r = refuse_data(config, &t, err);
+    if (!r)
+        r = open_metadata(config, &t, err);
     if (!r)
         r = create_on(config, &t, adopt, force, progress, ctx, err);
     close_target(&t);

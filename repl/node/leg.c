@@ -6,9 +6,11 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "repl/base/scoped.h"
+#include "repl/node/blank.h"
 
 static bool metadata_is_internal(const struct volume_config *config) { return config_self(config)->metadata[0] == 0; }
 
@@ -43,6 +45,37 @@ int leg_check_size(const struct volume_config *config, struct err *err)
     return err_set(err, -EINVAL, "%s:%u: size: expected at most %llu bytes, for which %s has room%s, found %llu",
                    config->file, config->size_line, (unsigned long long)layout.data_bytes, self->backing,
                    metadata_is_internal(config) ? " beside its metadata" : "", (unsigned long long)config->size_bytes);
+}
+
+bool leg_metadata_is_missing(const struct volume_config *config)
+{
+    struct stat st;
+    if (metadata_is_internal(config))
+        return false;
+    if (stat(config_self(config)->metadata, &st) < 0)
+        return errno == ENOENT;
+    return S_ISREG(st.st_mode) && st.st_size == 0;
+}
+
+/* Says whether there is no leg, or one whose metadata is somewhere else: it may be on a file system that is not mounted
+ * yet, and making it anew would lose all of the leg. */
+static int refuse_missing_metadata(const struct volume_config *config, struct err *err)
+{
+    const struct config_node *self = config_self(config);
+    struct disk_geometry geometry;
+    CLEANUP_CLOSE int fd = disk_open_fd(self->backing, DISK_OPEN_READ_ONLY, &geometry, err);
+    if (fd < 0)
+        return fd;
+    struct err why = { 0 };
+    int r = blank_look(self->backing, fd, geometry.size_bytes, &why);
+    if (r == 0)
+        return err_set(err, -ENOENT,
+                       "%s: holds no leg yet, nor is its metadata %s there: run `lockstep create %s` on this node",
+                       self->backing, self->metadata, config->volume);
+    return err_set(err, -ENXIO,
+                   "metadata %s is not there: is its file system mounted? Mount it, then `lockstep up %s`. Without its "
+                   "metadata nothing is known of the leg on the backing, which is not blank (%s)",
+                   self->metadata, config->volume, why.text);
 }
 
 /* A recorder stands right on the backing, where the metadata passes it, too. */
@@ -85,6 +118,8 @@ int leg_open(struct leg *leg, struct ring *ring, struct buf_pool *pool, const st
 {
     const struct config_node *self = config_self(config);
     *leg = (struct leg) { .ring = ring };
+    if (leg_metadata_is_missing(config))
+        return refuse_missing_metadata(config, err);
     leg->bare = disk_open(ring, self->backing, 0, err);
     if (!leg->bare)
         return err->code;
@@ -301,7 +336,8 @@ int leg_read_superblock(struct leg *leg, const struct volume_config *config, str
                        metadata_is_internal(config)
                            ? ". If it did hold one, do not: the metadata was at its end, and was looked for there. "
                              "Give it its former size back"
-                           : "");
+                           : ". If it did hold one, do not: this is not the metadata that it had. Check `metadata`, "
+                             "and what is mounted");
     if (r)
         return err_prefix(err, "%s", leg->meta->path);
     r = check_superblock(leg, config, sb, err);

@@ -65,8 +65,12 @@ struct leg {
  * tell. */
 int leg_check_size(const struct volume_config *config, struct err *err);
 
+/* Metadata of its own file or device, of which nothing is there: no file, or an empty one. */
+bool leg_metadata_is_missing(const struct volume_config *config);
+
 /* Opens backing and metadata for exclusive use and finds the layout. On the ring's thread, before the loop runs. On an
- * error nothing is left open. */
+ * error nothing is left open. -ENOENT: there is no backing, or it is blank and its metadata was not made yet; -ENXIO:
+ * the metadata is missing, but the backing is not blank. */
 int leg_open(struct leg *leg, struct ring *ring, struct buf_pool *pool, const struct volume_config *config,
              struct err *err);
 void leg_close(struct leg *leg);

@@ -835,6 +835,9 @@ static int open_all(struct volume *v, struct err *err)
         r = open_front(v, err);
     if (!r)
         r = open_link(v, err);
+    /* -ENOENT says that there is no leg, and so nothing to lose; not that something else is missing. */
+    if (r == -ENOENT && v->engine)
+        r = err->code = -ENXIO;
     return r;
 }
 

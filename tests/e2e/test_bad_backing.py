@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from lib import fs, proc, run
+from lib import fs, nbdio, proc, run
 from lib.cluster import DONE, FAILED, KIB, METADATA_BYTES, MIB, NO_DAEMON, REFUSED, Cluster
 
 FUSE_FORGETS_S = 1.5  # nbdfuse has the kernel ask again after a second
@@ -136,6 +136,38 @@ def test(t):
     os.truncate(path, 64 * MIB)
     c.a.start()
     refused(t, c.a, "the end is gone, and the metadata with it", ["cut.img", "former size"], command="up")
+    c.stop()
+
+    t.step("metadata whose file system is not mounted")
+    c = Cluster(t, size=None, name="unmounted", names=("paris-a",), backings=(image(t, "unmounted.img"),))
+    mount = t.dir / "mount"
+    mount.mkdir()
+    c.a.extra = {"metadata": mount / "meta"}
+    c.write_config()
+    c.a.start()
+    t.check(c.a.status()["state"] == "not-created", "a blank one is one that was never made")
+    c.create()
+    c.promote(c.a, protected=False)
+    h = nbdio.connect(c.a.uri)
+    precious = os.urandom(4 * KIB)
+    h.pwrite(precious, 4 * MIB)
+    h.shutdown()
+    c.stop()
+    before = digest(c.a.backing)
+    mount.rename(t.dir / "elsewhere")
+    mount.mkdir()
+    c.a.start()
+    s = c.a.status()
+    t.check(s["state"] == "failed" and "mounted" in s["why_not"], s["why_not"], s)
+    refused(t, c.a, "a leg whose metadata is missing", ["unmounted.img", "not blank", "--force"], statuses=(REFUSED,))
+    t.check(digest(c.a.backing) == before and not (mount / "meta").exists(), "nothing was touched, and no file was made")
+    mount.rmdir()
+    (t.dir / "elsewhere").rename(mount)
+    c.a.cli("up", c.volume)
+    c.promote(c.a, protected=False)
+    h = nbdio.connect(c.a.uri)
+    t.check(h.pread(4 * KIB, 4 * MIB) == precious, "mounted, it comes up with all that it held")
+    h.shutdown()
     c.stop()
 
     t.step("metadata that is damaged")
