@@ -35,11 +35,13 @@ static uint64_t bytes_of(const char *path)
 int leg_check_size(const struct volume_config *config, struct err *err)
 {
     const struct config_node *self = config_self(config);
+    if (!config->size_bytes) /* nor is a disk looked at that may not answer */
+        return 0;
     uint64_t backing_bytes = bytes_of(self->backing);
     uint64_t holder_bytes = metadata_is_internal(config) ? 0 : bytes_of(self->metadata);
     struct meta_layout layout;
     struct err ignored = { 0 };
-    if (!config->size_bytes || !backing_bytes || leg_layout(config, backing_bytes, holder_bytes, &layout, &ignored) ||
+    if (!backing_bytes || leg_layout(config, backing_bytes, holder_bytes, &layout, &ignored) ||
         config->size_bytes <= layout.data_bytes)
         return 0;
     return err_set(err, -EINVAL, "%s:%u: size: expected at most %llu bytes, for which %s has room%s, found %llu",

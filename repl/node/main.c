@@ -188,6 +188,7 @@ static int run(const struct arguments *args, const struct config *config, struct
         .control_path = args->control,
         .log = log,
         .drain_ns_max = args->drain_ns,
+        .ready_ns_max = NODE_READY_NS_MAX,
         .signal_fd = signal_fd,
         .ready = tell_ready,
         .stopping = tell_stopping,

@@ -220,11 +220,18 @@ static int poll_timeout_ms(uint64_t due_ns)
     return (int)min_u64((due_ns - now_ns) / NS_PER_MS + 1, 60 * 1000);
 }
 
+/* Who waits for `ready` may end the daemon if it does not come: one disk that hangs must not take all volumes along. */
 static void tell_when_ready(struct node *n)
 {
-    if (n->ready_told || count_jobs(n))
+    bool waits = count_jobs(n) > 0;
+    if (n->ready_told || (waits && node_now_ns() < n->ready_until_ns))
         return;
     n->ready_told = true;
+    for (unsigned i = 0; i < n->volume_count; i++)
+        if (n->volumes[i].state == STATE_STARTING)
+            node_note(n, n->volumes[i].config->volume, NOTE_WARNING, "volume",
+                      "takes long to be brought up, and is not waited for any more: its disk, or looking up a name of "
+                      "its `paths`, does not answer");
     if (n->options.ready)
         n->options.ready(n->options.ctx);
 }
@@ -234,6 +241,8 @@ enum node_end node_run(struct node *n)
     for (;;) {
         tell_when_ready(n); /* before waiting: there may be no volume to wait for */
         uint64_t due_ns = min_u64(control_deadline_ns(n->control), command_progress(n));
+        if (!n->ready_told)
+            due_ns = min_u64(due_ns, n->ready_until_ns);
         if (n->ending) {
             if (go_on_ending(n))
                 break;
@@ -271,6 +280,7 @@ struct node *node_open(const struct node_options *options, struct err *err)
     }
     n->options = *options;
     n->abandon_at_ns = UINT64_MAX;
+    n->ready_until_ns = node_now_ns() + options->ready_ns_max;
     n->volumes = volumes;
     n->volume_count = options->config->count;
     n->host = (struct volume_host) { .ctx = n, .log = host_log, .note = host_note };

@@ -6,6 +6,7 @@
 #include "repl/node/log.h"
 
 #define NODE_DRAIN_NS_DEFAULT (30 * NS_PER_S)
+#define NODE_READY_NS_MAX (20 * NS_PER_S) /* less than what systemd waits by default, 90 s */
 
 struct node;
 
@@ -16,7 +17,8 @@ struct node_options {
     struct log *log;
     uint64_t drain_ns_max; /* how long shutting down waits for volumes to drain */
     int signal_fd;         /* a signalfd: what it tells ends the node, what it tells again ends it at once */
-    /* Called once: every volume has been brought up or has failed to. May be NULL. */
+    uint64_t ready_ns_max; /* how long a volume whose disk does not answer keeps `ready` waiting */
+    /* Called once: every volume has been brought up or has failed to, or ready_ns_max is over. May be NULL. */
     void (*ready)(void *ctx);
     void (*stopping)(void *ctx); /* shutting down has begun. May be NULL */
     void *ctx;

@@ -101,6 +101,7 @@ struct node {
     struct node_volume *volumes;
     struct volume_host host;
     bool ready_told;
+    uint64_t ready_until_ns;
     bool ending;
     bool unclean;
     uint64_t drain_until_ns; /* while ending */

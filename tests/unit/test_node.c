@@ -51,12 +51,14 @@ static _Atomic enum answer_kind answer_kind;
 static atomic_bool leg_exists;
 static atomic_int create_result;
 static atomic_int start_result;
-static atomic_bool create_waits;
+static atomic_bool create_waits, start_waits;
 static atomic_uint detached, stopped, forced, late;
 static struct volume_status shown;
 
 struct volume *volume_start(const struct volume_config *config, const struct volume_host *host, struct err *err)
 {
+    while (atomic_load(&start_waits))
+        usleep(1000); /* stands for a disk that does not answer */
     if (atomic_load(&start_result)) {
         err_set(err, atomic_load(&start_result), "the kernel does not want to");
         return NULL;
@@ -154,6 +156,7 @@ static char dir[64];
 static char socket_path[96];
 static struct config config;
 static struct log *quiet_log;
+static uint64_t ready_ns_max;
 static struct node *node;
 static pthread_t node_thread;
 static int signals[2];
@@ -173,6 +176,7 @@ static void open_node(uint64_t drain_ns)
         .control_path = socket_path,
         .log = quiet_log,
         .drain_ns_max = drain_ns,
+        .ready_ns_max = ready_ns_max,
         .signal_fd = signals[0],
         .ready = on_ready,
         .stopping = on_stopping,
@@ -225,6 +229,8 @@ static int setup(void **state)
     atomic_store(&create_result, 0);
     atomic_store(&start_result, 0);
     atomic_store(&create_waits, false);
+    atomic_store(&start_waits, false);
+    ready_ns_max = 3600 * NS_PER_S;
     atomic_store(&detached, 0);
     atomic_store(&stopped, 0);
     atomic_store(&forced, 0);
@@ -478,6 +484,20 @@ static void a_daemon_without_volumes_is_ready(void **state)
     config.count = count;
 }
 
+/* systemd would kill it, and with it the volumes that are up. */
+static void a_disk_that_hangs_does_not_keep_the_daemon_from_being_ready(void **state)
+{
+    atomic_store(&start_waits, true);
+    ready_ns_max = NS_PER_S / 10;
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    assert_string_equal(state_of_volume(), "starting");
+    atomic_store(&start_waits, false);
+    assert_int_equal(ask_up(), CONTROL_DONE);
+    assert_string_equal(state_of_volume(), "up");
+    end_cleanly(); /* ready was told once */
+}
+
 static void a_daemon_that_accepts_nobody_is_timed_out(void **state)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
@@ -700,6 +720,7 @@ int main(void)
         TEST(orders_are_answered_with_their_exit_code),
         TEST(a_fault_while_coming_up_is_no_refusal),
         TEST(a_daemon_without_volumes_is_ready),
+        TEST(a_disk_that_hangs_does_not_keep_the_daemon_from_being_ready),
         TEST(a_daemon_that_accepts_nobody_is_timed_out),
         TEST(the_only_good_leg_stays_up),
         TEST(unknown_volumes_are_told_apart),
