@@ -40,6 +40,7 @@ static const char usage[] =
     "  -V, --version            the version\n"
     "\n"
     "SIGTERM and SIGINT drain and detach all volumes, and end the daemon; a second one ends it at once.\n"
+    "SIGHUP is only logged: the configuration is read at the start.\n"
     "Exit codes: 0 ended cleanly; 1 failed, or ended without draining; 2 used wrongly, or a wrong configuration.\n";
 
 struct arguments {
@@ -116,6 +117,7 @@ static int take_signals(void)
     sigemptyset(&ours);
     sigaddset(&ours, SIGTERM);
     sigaddset(&ours, SIGINT);
+    sigaddset(&ours, SIGHUP); /* a closed terminal, or a habit: volumes are not ended for it */
     if (pthread_sigmask(SIG_BLOCK, &ours, NULL) || signal(SIGPIPE, SIG_IGN) == SIG_ERR)
         return -1;
     return signalfd(-1, &ours, SFD_CLOEXEC | SFD_NONBLOCK);

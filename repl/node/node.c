@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -201,7 +202,10 @@ static void take_signals(struct node *n)
 {
     struct signalfd_siginfo info;
     while (read(n->options.signal_fd, &info, sizeof(info)) == sizeof(info)) {
-        if (!n->ending)
+        if (info.ssi_signo == SIGHUP)
+            node_note(n, NULL, NOTE_WARNING, "config",
+                      "SIGHUP: nothing was read again; the configuration is read when lockstepd starts, and only then");
+        else if (!n->ending)
             begin_ending(n);
         else if (!draining_was_given_up(n))
             give_up_draining(n, "told to end at once");

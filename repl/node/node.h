@@ -16,7 +16,7 @@ struct node_options {
     const char *control_path;
     struct log *log;
     uint64_t drain_ns_max; /* how long shutting down waits for volumes to drain */
-    int signal_fd;         /* a signalfd: what it tells ends the node, what it tells again ends it at once */
+    int signal_fd;         /* a signalfd: SIGHUP is only logged; any other ends the node, and again, at once */
     uint64_t ready_ns_max; /* how long a volume whose disk does not answer keeps `ready` waiting */
     /* Called once: every volume has been brought up or has failed to, or ready_ns_max is over. May be NULL. */
     void (*ready)(void *ctx);

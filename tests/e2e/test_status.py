@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import signal
 import time
 
 from lib import proc, run
@@ -52,6 +53,11 @@ def test(t):
             t.check(s is not None and time.monotonic() - began < 8, "status answers nonetheless")
             t.check(not s["protected"] and s["why_not"], f"and claims nothing: {s['why_not']}", json.dumps(s))
         c.a.wait("to be protected again", lambda s: s["protected"])
+
+    t.step("SIGHUP ends nobody")
+    c.a.daemon.send_signal(signal.SIGHUP)
+    c.a.wait_log("SIGHUP: nothing was read again")
+    t.check(c.a.status()["protected"], "the primary goes on")
 
     t.step("clients that come and go, as a monitor's do, do not push the state changes out of the events")
     proc.run(["nbdinfo", "--size", c.a.uri])

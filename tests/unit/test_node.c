@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -188,11 +189,13 @@ static void open_node(uint64_t drain_ns)
     assert_int_equal(pthread_create(&node_thread, NULL, run_node, node), 0);
 }
 
-static void signal_node(void)
+static void send_signal(uint32_t number)
 {
-    struct signalfd_siginfo info = { .ssi_signo = SIGTERM };
+    struct signalfd_siginfo info = { .ssi_signo = number };
     assert_int_equal(write(signals[1], &info, sizeof(info)), sizeof(info));
 }
+
+static void signal_node(void) { send_signal(SIGTERM); }
 
 static void expect_end(enum node_end expected)
 {
@@ -543,7 +546,7 @@ static void unknown_volumes_are_told_apart(void **state)
     end_cleanly();
 }
 
-static unsigned events_seen, hellos;
+static unsigned events_seen, hellos, hangups;
 
 static void count_events(const Lockstep__Control__Response *r)
 {
@@ -551,6 +554,7 @@ static void count_events(const Lockstep__Control__Response *r)
     assert_int_equal(r->event->sequence, events_seen + 1);
     events_seen++;
     hellos += strcmp(r->event->text, "hello from the volume") == 0;
+    hangups += strncmp(r->event->text, "SIGHUP", strlen("SIGHUP")) == 0;
 }
 
 static void events_are_shown_and_followed(void **state)
@@ -624,6 +628,24 @@ static void clients_may_go_while_their_command_runs(void **state)
     atomic_store(&answer_kind, ANSWER_DONE);
     assert_int_equal(ask_down(false), CONTROL_DONE); /* answers what nobody waits for any more, too */
     end_cleanly();
+}
+
+static void a_hangup_is_told_and_ends_nothing(void **state)
+{
+    char all[] = "";
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    send_signal(SIGHUP);
+    do {
+        events_seen = hangups = 0;
+        SEND(EVENTS, events, EventsQuery, events_query, .volume = all, .follow = false);
+        assert_int_equal(read_result(count_events), CONTROL_DONE);
+    } while (hangups == 0);
+    assert_int_equal(atomic_load(&stoppings), 0);
+    assert_string_equal(state_of_volume(), "up");
+    send_signal(SIGTERM);
+    send_signal(SIGHUP); /* not the second signal, which ends at once */
+    expect_end(NODE_CLEAN);
 }
 
 static void what_cannot_drain_does_not_hang_the_shutdown(void **state)
@@ -727,6 +749,7 @@ int main(void)
         TEST(events_are_shown_and_followed),
         TEST(status_answers_while_a_job_runs),
         TEST(clients_may_go_while_their_command_runs),
+        TEST(a_hangup_is_told_and_ends_nothing),
         TEST(what_cannot_drain_does_not_hang_the_shutdown),
         TEST(a_second_signal_ends_at_once),
         TEST(an_answer_may_come_after_the_volume_is_given_up),
