@@ -245,6 +245,7 @@ static int read_link(struct reading *r, bool all_loopback)
     if (link && link->tls_word) {
         if (strcmp(link->tls_word, "none") != 0)
             return config_unexpected(&r->place, "link.tls", r->err);
+        r->out->link_is_open = r->out->node_count > 1 && !all_loopback;
     } else if (r->out->node_count > 1) {
         if (!all_loopback)
             return config_wrong(&r->place, "link.tls", r->err,

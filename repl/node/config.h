@@ -83,6 +83,7 @@ struct volume_config {
     uint64_t verify_every_ns;    /* 0: when somebody orders it */
     int32_t verify_at_minute;    /* of the day, local time; CONFIG_ANY_TIME */
     bool tls_missing;            /* neither written out nor needed, as all paths are on loopback: worth a warning */
+    bool link_is_open;           /* `tls: none`, and a path that leaves this machine: likewise */
     struct config_test test;
 };
 

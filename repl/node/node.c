@@ -272,6 +272,19 @@ enum node_end node_run(struct node *n)
     return n->unclean ? NODE_UNCLEAN : NODE_CLEAN;
 }
 
+static void warn_of_config(const struct node_volume *nv)
+{
+    const struct volume_config *config = nv->config;
+    if (config->tls_missing)
+        node_note(nv->node, config->volume, NOTE_WARNING, "config",
+                  "the link is not encrypted; write `tls: none` into its section if that is meant");
+    if (config->link_is_open)
+        node_note(
+            nv->node, config->volume, NOTE_WARNING, "config",
+            "the link leaves this machine and is neither encrypted nor authenticated (`tls: none`): it belongs on "
+            "a network of its own");
+}
+
 struct node *node_open(const struct node_options *options, struct err *err)
 {
     struct node *n = calloc(1, sizeof(*n));
@@ -313,9 +326,7 @@ struct node *node_open(const struct node_options *options, struct err *err)
         nv->node = n;
         nv->config = &options->config->volumes[i];
         nv->state = STATE_DOWN;
-        if (nv->config->tls_missing)
-            node_note(n, nv->config->volume, NOTE_WARNING, "config",
-                      "the link is not encrypted; write `tls: none` into its section if that is meant");
+        warn_of_config(nv);
         if (node_volume_begin(nv, JOB_START, false, false, &nv->err)) {
             nv->state = STATE_FAILED;
             node_note(n, nv->config->volume, NOTE_ERROR, "volume", "%s", nv->err.text);

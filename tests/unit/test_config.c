@@ -88,6 +88,7 @@ static void everything_is_read(void **state)
     assert_int_equal(c.when_alone, ALONE_SUSPEND);
     assert_int_equal(c.activity_log_bytes, GIB);
     assert_false(c.tls_missing);
+    assert_true(c.link_is_open); /* with `tls: none` as well */
     assert_false(c.test.disk_fault_on || c.test.disk_delay_on || c.test.link_fault_on);
 }
 
@@ -107,6 +108,9 @@ static void what_is_left_out_has_defaults(void **state)
     understood(VOLUME "verify: {every: 12h}\n", &c);
     assert_int_equal(c.verify_at_minute, CONFIG_ANY_TIME);
     assert_true(c.tls_missing); /* allowed on loopback only */
+    assert_false(c.link_is_open);
+    understood(VOLUME "link: {tls: none}\n", &c);
+    assert_false(c.tls_missing || c.link_is_open);
 }
 
 static void going_on_alone_is_asked_for(void **state)

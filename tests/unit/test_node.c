@@ -535,6 +535,37 @@ static void the_only_good_leg_stays_up(void **state)
     end_cleanly();
 }
 
+static char warnings[2048];
+
+static void keep_warnings(const Lockstep__Control__Response *r)
+{
+    if (strcmp(r->event->topic, "config") == 0)
+        snprintf(warnings + strlen(warnings), sizeof(warnings) - strlen(warnings), "%s\n", r->event->text);
+}
+
+/* What the configuration allows, and many would not want. */
+static const char *warnings_at_start(void)
+{
+    char all[] = "";
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    warnings[0] = 0;
+    SEND(EVENTS, events, EventsQuery, events_query, .volume = all, .follow = false);
+    assert_int_equal(read_result(keep_warnings), CONTROL_DONE);
+    signal_node();
+    expect_end(NODE_CLEAN);
+    atomic_store(&readies, 0);
+    return warnings;
+}
+
+static void what_is_open_to_others_is_warned_of(void **state)
+{
+    config.volumes[0].tls_missing = false;
+    assert_string_equal(warnings_at_start(), "");
+    config.volumes[0].link_is_open = true;
+    assert_non_null(strstr(warnings_at_start(), "neither encrypted nor authenticated"));
+}
+
 static void unknown_volumes_are_told_apart(void **state)
 {
     open_node(60 * NS_PER_S);
@@ -745,6 +776,7 @@ int main(void)
         TEST(a_disk_that_hangs_does_not_keep_the_daemon_from_being_ready),
         TEST(a_daemon_that_accepts_nobody_is_timed_out),
         TEST(the_only_good_leg_stays_up),
+        TEST(what_is_open_to_others_is_warned_of),
         TEST(unknown_volumes_are_told_apart),
         TEST(events_are_shown_and_followed),
         TEST(status_answers_while_a_job_runs),
