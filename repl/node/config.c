@@ -69,8 +69,10 @@ static int one_of(struct reading *r, const char *path, const char *value, const 
     return config_unexpected(&r->place, path, r->err);
 }
 
-static int read_device(struct reading *r, const char *path, const char *value, char out[CONFIG_ADDRESS_BYTES])
+static int read_device(struct reading *r, const char *path, const char *value, struct config_node *node)
 {
+    char *out = node->device;
+    bool loopback = true;
     const char *nbd = strncmp(value, "nbd:", 4) == 0 ? value + 4 : NULL;
     uint64_t number;
     int n;
@@ -85,12 +87,13 @@ static int read_device(struct reading *r, const char *path, const char *value, c
         if (!join_path(r, nbd + 5, file, sizeof(file)))
             return config_unexpected(&r->place, path, r->err);
         snprintf(out, CONFIG_ADDRESS_BYTES, "unix:%s", file);
-    } else if (nbd && quantity_address(nbd, NULL)) {
+    } else if (nbd && quantity_address(nbd, &loopback)) {
         n = snprintf(out, CONFIG_ADDRESS_BYTES, "%s", nbd);
         assert(n < CONFIG_ADDRESS_BYTES);
     } else {
         return config_unexpected(&r->place, path, r->err);
     }
+    node->device_is_open = !loopback;
     return 0;
 }
 
@@ -158,7 +161,7 @@ static int read_node(struct reading *r, unsigned index, bool *all_loopback)
     }
 
     snprintf(path, sizeof(path), "nodes[%u].device", index);
-    int rc = read_device(r, path, raw->device ? raw->device : "auto", node->device);
+    int rc = read_device(r, path, raw->device ? raw->device : "auto", node);
     return rc ? rc : read_paths(r, index, all_loopback);
 }
 

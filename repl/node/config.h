@@ -49,6 +49,7 @@ struct config_node {
     char backing[CONFIG_PATH_BYTES];                    /* as seen from where the daemon was started */
     char metadata[CONFIG_PATH_BYTES];                   /* "": internal, at the end of the backing */
     char device[CONFIG_ADDRESS_BYTES];                  /* as the front takes it: "unix:/path" or "HOST:PORT" */
+    bool device_is_open;                                /* a TCP address that others than this machine reach */
     unsigned path_count;                                /* 0 only where the volume has a single node */
     char paths[CONFIG_PATHS_MAX][CONFIG_ADDRESS_BYTES]; /* "HOST:PORT" or "[V6]:PORT", in order of preference */
 };

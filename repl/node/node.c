@@ -283,6 +283,12 @@ static void warn_of_config(const struct node_volume *nv)
             nv->node, config->volume, NOTE_WARNING, "config",
             "the link leaves this machine and is neither encrypted nor authenticated (`tls: none`): it belongs on "
             "a network of its own");
+    if (config_self(config)->device_is_open)
+        node_note(
+            nv->node, config->volume, NOTE_WARNING, "config",
+            "whoever reaches %s can read and write the volume while this node is primary: NBD asks for no password "
+            "here. Use `nbd:unix:`, or an address on a network of its own",
+            config_self(config)->device);
 }
 
 struct node *node_open(const struct node_options *options, struct err *err)

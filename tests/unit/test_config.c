@@ -83,6 +83,7 @@ static void everything_is_read(void **state)
     assert_string_equal(config_peer(&c)->backing, "dir/b.img");
     assert_string_equal(config_peer(&c)->metadata, "dir/b.meta");
     assert_string_equal(config_peer(&c)->device, "127.0.0.1:10809");
+    assert_false(config_self(&c)->device_is_open || config_peer(&c)->device_is_open);
     assert_string_equal(config_peer(&c)->paths[1], "host.example:7789");
     assert_int_equal(c.dead_after_ns, 500 * NS_PER_MS);
     assert_int_equal(c.when_alone, ALONE_SUSPEND);
@@ -111,6 +112,25 @@ static void what_is_left_out_has_defaults(void **state)
     assert_false(c.link_is_open);
     understood(VOLUME "link: {tls: none}\n", &c);
     assert_false(c.tls_missing || c.link_is_open);
+}
+
+static void a_device_that_others_reach_is_known(void **state)
+{
+    static const struct {
+        const char *device;
+        bool open;
+    } devices[] = {
+        { "10.0.0.1:10809", true },     { "0.0.0.0:10809", true }, { "[::]:10809", true },
+        { "host.example:10809", true }, { "[::1]:10809", false },  { "unix:x.sock", false },
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(devices); i++) {
+        char text[256];
+        struct volume_config c;
+        snprintf(text, sizeof(text), "volume: g\nnodes: [{name: a, backing: x, device: 'nbd:%s'}]\n",
+                 devices[i].device);
+        understood(text, &c);
+        assert_int_equal(config_self(&c)->device_is_open, devices[i].open);
+    }
 }
 
 static void going_on_alone_is_asked_for(void **state)
@@ -640,6 +660,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(everything_is_read),
         cmocka_unit_test(what_is_left_out_has_defaults),
+        cmocka_unit_test(a_device_that_others_reach_is_known),
         cmocka_unit_test(going_on_alone_is_asked_for),
         cmocka_unit_test(a_single_node_is_a_volume),
         cmocka_unit_test(relative_names_begin_where_they_are_told),

@@ -564,6 +564,8 @@ static void what_is_open_to_others_is_warned_of(void **state)
     assert_string_equal(warnings_at_start(), "");
     config.volumes[0].link_is_open = true;
     assert_non_null(strstr(warnings_at_start(), "neither encrypted nor authenticated"));
+    config.volumes[0].nodes[0].device_is_open = true;
+    assert_non_null(strstr(warnings_at_start(), "can read and write the volume"));
 }
 
 static void unknown_volumes_are_told_apart(void **state)
