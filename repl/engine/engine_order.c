@@ -101,7 +101,7 @@ static bool may_drain(struct engine *e, bool force, void *cookie, struct actions
         return false;
     }
     if (!force) {
-        order_answer(cookie, -EBUSY,
+        order_answer(cookie, -ENOTCONN,
                      actions_text(out, "%u requests wait for %s. Bring it back, or let them fail with --force", waiting,
                                   e->config.peer),
                      out);

@@ -200,8 +200,8 @@ static void ordered_by_node(struct command *c, int result, const char *text)
 {
     struct node_volume *nv = c->nv;
     nv->detach_ordered = false;
-    if (result != -EBUSY) {
-        if (result && result != -ECANCELED) /* that was us, and was told */
+    if (result != -EBUSY && result != -ENOTCONN) { /* else it may be possible later */
+        if (result && result != -ECANCELED)        /* that was us, and was told */
             node_note(c->node, nv->config->volume, NOTE_ERROR, "volume", "not detached cleanly: %s", text);
         c->node->unclean |= result != 0;
         detached(c);

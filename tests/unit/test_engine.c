@@ -377,7 +377,7 @@ static void a_write_that_waits_for_its_range_waits_for_the_peer(void **state)
     request(&a, OP_DISCARD, 0);
     assert_int_equal(view_of(&a).writes_waiting, 1);
     order(&a, EV_DEMOTE, false);
-    assert_int_equal(a.order_result, -EBUSY);
+    assert_int_equal(a.order_result, -ENOTCONN);
     assert_true(a.serving);
     disk_done(&a, 0);
     disk_done(&a, 0);
@@ -691,7 +691,7 @@ static void writes_that_wait_hold_up_a_detach_unless_forced(void **state)
     request(&a, OP_DISCARD, 0);
     disk_done(&a, 0);
     order(&a, EV_DETACH, false);
-    assert_int_equal(a.order_result, -EBUSY);
+    assert_int_equal(a.order_result, -ENOTCONN);
     assert_true(a.serving);
     order(&a, EV_DETACH, true);
     assert_int_equal(a.complete_result, -EIO);
@@ -727,7 +727,7 @@ static void a_failed_leg_acknowledges_nothing(void **state)
     request(&a, OP_DISCARD, 16384);
     assert_int_equal(a.completed, 1);
     order(&a, EV_DEMOTE, false);
-    assert_int_equal(a.order_result, -EBUSY);
+    assert_int_equal(a.order_result, -ENOTCONN);
     order(&a, EV_DEMOTE, true);
     assert_int_equal(a.completed, 4);
     assert_int_equal(a.complete_result, -EIO);
@@ -943,7 +943,7 @@ static void a_demotion_that_waits_is_no_obstacle_to_force(void **state)
     order(&a, EV_DEMOTE, false);
     disconnect_nodes(&a, &b);
     order(&a, EV_DETACH, false);
-    assert_int_equal(a.order_result, -EBUSY);
+    assert_int_equal(a.order_result, -ENOTCONN);
     assert_int_equal(a.completed, 0);
     order(&a, EV_DETACH, true);
     assert_int_equal(a.order_result, -EBUSY); /* its role is changing, which now ends by itself */

@@ -44,6 +44,7 @@ enum answer_kind {
     ANSWER_DONE,
     ANSWER_REFUSED, /* -EPERM */
     ANSWER_NOT_NOW, /* -EBUSY */
+    ANSWER_NO_PEER, /* -ENOTCONN */
     ANSWER_NEVER,   /* until the volume is stopped */
     ANSWER_LATE,    /* done, but heard of only when the volume is being stopped */
 };
@@ -95,7 +96,9 @@ static void *run_order(void *arg)
     } else if (kind == ANSWER_REFUSED) {
         o->done(o->ctx, -EPERM, "promise 4 forbids it");
     } else if (kind == ANSWER_NOT_NOW) {
-        o->done(o->ctx, -EBUSY, "5 writes wait for b");
+        o->done(o->ctx, -EBUSY, "its role is just changing");
+    } else if (kind == ANSWER_NO_PEER) {
+        o->done(o->ctx, -ENOTCONN, "5 requests wait for b");
     } else {
         if (o->order == VOLUME_DETACH)
             atomic_fetch_add(&detached, 1);
@@ -460,6 +463,9 @@ static void orders_are_answered_with_their_exit_code(void **state)
     atomic_store(&answer_kind, ANSWER_NOT_NOW);
     assert_int_equal(ask_down(false), CONTROL_FAILED);
     assert_string_equal(state_of_volume(), "up");
+    atomic_store(&answer_kind, ANSWER_NO_PEER);
+    assert_int_equal(ask_down(false), CONTROL_UNREACHABLE);
+    assert_string_equal(state_of_volume(), "up");
     atomic_store(&answer_kind, ANSWER_DONE);
     end_cleanly();
 }
@@ -685,7 +691,7 @@ static void what_cannot_drain_does_not_hang_the_shutdown(void **state)
 {
     open_node(300 * NS_PER_MS);
     wait_ready();
-    atomic_store(&answer_kind, ANSWER_NOT_NOW);
+    atomic_store(&answer_kind, ANSWER_NO_PEER);
     signal_node();
     expect_end(NODE_UNCLEAN);
     assert_int_equal(atomic_load(&detached), 0);
@@ -727,7 +733,7 @@ static void draining_goes_on_when_the_peer_is_back(void **state)
 {
     open_node(3600 * NS_PER_S);
     wait_ready();
-    atomic_store(&answer_kind, ANSWER_NOT_NOW);
+    atomic_store(&answer_kind, ANSWER_NO_PEER);
     signal_node();
     while (!atomic_load(&stoppings))
         usleep(1000);
