@@ -108,8 +108,8 @@ static const struct command_info commands[] = {
       OPTION_FORCE | OPTION_TIMEOUT, true, ORDER_TIMEOUT_NS, run_order },
     { "verify", "VOLUME [--repair]", "compares the legs",
       "Compares both legs, block by block, while the volume is used, and waits for the end. Run on the primary;\n"
-      "on either node when there is none. Exits with 1 when something differs: the places are among the events,\n"
-      "and count as out of sync from then on.\n"
+      "on either node when there is none. Exits with 1 when something differs: the first 16 places are listed, and\n"
+      "all count as out of sync from then on.\n"
       "\n"
       "  --repair  and resyncs what differs: the other leg gets what this one has\n",
       OPTION_REPAIR | OPTION_TIMEOUT, true, UINT64_MAX, run_order },
@@ -380,17 +380,22 @@ static enum control_exit converse(const struct arguments *args, bool (*each)(voi
     return code;
 }
 
-/* ---- create, up, down, promote, demote ---- */
+/* ---- what changes something, and verify ---- */
 
 struct progress {
     const char *volume;
     bool quiet;
     int last_tenth;
+    Lockstep__Control__Response *found; /* by a verify; owned, may be NULL */
 };
 
 static bool take_progress(void *ctx, Lockstep__Control__Response *r)
 {
     struct progress *p = ctx;
+    if (r->message_case == LOCKSTEP__CONTROL__RESPONSE__MESSAGE_PLACES && !p->found) {
+        p->found = r;
+        return true;
+    }
     if (r->message_case == LOCKSTEP__CONTROL__RESPONSE__MESSAGE_PROGRESS && !p->quiet)
         show_progress(r->progress, p->volume, &p->last_tenth);
     return false;
@@ -403,7 +408,12 @@ static int run_order(const struct arguments *args)
     struct err text;
     enum control_exit code = converse(args, take_progress, &progress, &text);
     show_progress_end(progress.last_tenth);
-    show_result(&show, code, text.text);
+    if (strcmp(args->command->name, "verify") == 0)
+        show_verify_result(&show, code, text.text, progress.found ? progress.found->places : NULL);
+    else
+        show_result(&show, code, text.text);
+    if (progress.found)
+        lockstep__control__response__free_unpacked(progress.found, NULL);
     return (int)code;
 }
 

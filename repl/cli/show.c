@@ -375,14 +375,52 @@ void show_event(const struct show *s, const Lockstep__Control__Event *e)
     fflush(s->out);
 }
 
+static struct json_object *result_json(enum control_exit code, const char *text)
+{
+    struct json_object *o = json_object_new_object();
+    put(o, "version", json_object_new_int(JSON_VERSION));
+    put(o, "exit_code", json_object_new_int((int)code));
+    put(o, "text", text_or_null(text));
+    return o;
+}
+
+static struct json_object *places_json(const Lockstep__Control__Places *found)
+{
+    struct json_object *list = json_object_new_array();
+    for (size_t i = 0; found && i < found->n_place; i++) {
+        struct json_object *o = json_object_new_object();
+        put(o, "offset_bytes", json_object_new_uint64(found->place[i]->offset_bytes));
+        put(o, "length_bytes", json_object_new_uint64(found->place[i]->length_bytes));
+        put(o, "what", json_object_new_string(found->place[i]->what));
+        json_object_array_add(list, o);
+    }
+    return list;
+}
+
+void show_verify_result(const struct show *s, enum control_exit code, const char *text,
+                        const Lockstep__Control__Places *found)
+{
+    bool compared = found || code == CONTROL_DONE;
+    uint64_t untold = found ? found->total - min_u64(found->total, found->n_place) : 0;
+    if (s->json) {
+        struct json_object *o = result_json(code, text);
+        put(o, "differences", compared ? places_json(found) : NULL);
+        put(o, "more_differences", number_if(compared, untold));
+        print_json(s, o);
+        return;
+    }
+    for (size_t i = 0; found && i < found->n_place; i++)
+        fprintf(s->out, "offset %llu, length %llu: %s\n", (unsigned long long)found->place[i]->offset_bytes,
+                (unsigned long long)found->place[i]->length_bytes, found->place[i]->what);
+    if (untold)
+        fprintf(s->out, "and %llu more place%s\n", (unsigned long long)untold, untold == 1 ? "" : "s");
+    show_result(s, code, text);
+}
+
 void show_result(const struct show *s, enum control_exit code, const char *text)
 {
     if (s->json) {
-        struct json_object *o = json_object_new_object();
-        put(o, "version", json_object_new_int(JSON_VERSION));
-        put(o, "exit_code", json_object_new_int((int)code));
-        put(o, "text", text_or_null(text));
-        print_json(s, o);
+        print_json(s, result_json(code, text));
         return;
     }
     if (code == CONTROL_DONE && *text)

@@ -21,6 +21,10 @@ void show_event(const struct show *s, const Lockstep__Control__Event *event);
 /* How a command ended. For eyes: to `out` if it was done, else to stderr. JSON: to `out` in any case. */
 void show_result(const struct show *s, enum control_exit code, const char *text);
 
+/* How a verify ended, with what it found, or NULL. For eyes: a line to `out` for each place, before the result. */
+void show_verify_result(const struct show *s, enum control_exit code, const char *text,
+                        const Lockstep__Control__Places *found);
+
 /* How far something is, on stderr: a bar that is drawn over on a terminal, else a line for every tenth. `last_tenth` is
  * the caller's to keep, -1 at first. */
 void show_progress(const Lockstep__Control__Progress *p, const char *volume, int *last_tenth);

@@ -7,6 +7,7 @@
 
 #include "repl/core/action.h"
 #include "repl/core/event.h"
+#include "repl/core/verify_places.h"
 #include "repl/mirror/mirror.h"
 #include "repl/sync/verify.h"
 
@@ -118,6 +119,9 @@ void engine_hello(struct engine *e, const uint8_t nonce[HELLO_NONCE_BYTES], stru
 
 /* Of the verify under way, or the last. */
 void engine_verify_view(const struct engine *e, struct verify_view *view);
+
+/* What it found. Neighbours that are alike are one place. */
+void engine_verify_places(const struct engine *e, struct verify_places *out);
 
 void engine_view(struct engine *e, struct engine_view *out);
 

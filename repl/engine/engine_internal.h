@@ -73,7 +73,6 @@ struct engine_log {
     } slots[PAGE_SLOTS];
 };
 
-#define VERIFY_RUNS_MAX 16        /* places that differ, of which each is told */
 #define BUSY_NS (100 * NS_PER_MS) /* application writes flow if there was a request in this time */
 
 struct engine_verify {
@@ -102,7 +101,7 @@ struct engine_verify {
     struct verify_run {
         struct range range;
         enum verify_finding finding;
-    } runs[VERIFY_RUNS_MAX];
+    } runs[VERIFY_PLACES_MAX]; /* of which each is told */
     unsigned run_count;
     unsigned places;
 };

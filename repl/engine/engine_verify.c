@@ -42,7 +42,7 @@ static void found(void *ctx, struct range granule, enum verify_finding finding, 
         return;
     }
     e->verify.places++;
-    if (e->verify.run_count < VERIFY_RUNS_MAX)
+    if (e->verify.run_count < VERIFY_PLACES_MAX)
         e->verify.runs[e->verify.run_count++] = (struct verify_run) { granule, finding };
 }
 
@@ -352,4 +352,11 @@ void engine_verify_view(const struct engine *e, struct verify_view *view)
 {
     verify_view(e->verify.asker, view);
     view->running = e->verify.running;
+}
+
+void engine_verify_places(const struct engine *e, struct verify_places *out)
+{
+    *out = (struct verify_places) { .total = e->verify.places, .count = e->verify.run_count };
+    for (unsigned i = 0; i < out->count; i++)
+        out->places[i] = (struct verify_place) { e->verify.runs[i].range, whose(e, e->verify.runs[i].finding) };
 }

@@ -150,6 +150,8 @@ static void order_done(void *ctx, int result, const char *text)
 {
     struct command *c = ctx;
     struct answer answer = { .kind = ANSWER_ORDER, .command = c, .result = result };
+    if (c->request.command == CONTROL_VERIFY && result == -EILSEQ)
+        volume_verify_places(c->volume, &c->places);
     snprintf(answer.text, sizeof(answer.text), "%s", text ? text : "");
     bool put = queue_put(&c->node->answers, &answer);
     assert(put);
@@ -162,6 +164,7 @@ static void order(struct command *c, enum volume_order what, bool force)
         return;
     }
     c->phase = PHASE_ORDERED;
+    c->volume = c->nv->volume;
     c->node->orders++;
     volume_order(c->nv->volume, what, force, order_done, c);
 }
@@ -235,6 +238,10 @@ void command_ordered(struct command *c, int result, const char *text)
     }
     const char *volume = c->nv->config->volume;
     const char *node = config_self(c->nv->config)->name;
+    if (c->client && c->places.total) {
+        uint8_t frame[CONTROL_FRAME_BYTES_MAX];
+        control_send(c->client, frame, control_encode_places(frame, &c->places));
+    }
     if (result) {
         finish(c, exit_code_of(result), "volume %s: %s", volume, *text ? text : strerror(-result));
         return;

@@ -129,6 +129,27 @@ size_t control_encode_progress(uint8_t *out, const char *text, uint64_t done, ui
     return pack(&r, out);
 }
 
+size_t control_encode_places(uint8_t *out, const struct verify_places *places)
+{
+    Lockstep__Control__Place list[VERIFY_PLACES_MAX];
+    Lockstep__Control__Place *pointers[VERIFY_PLACES_MAX];
+    for (unsigned i = 0; i < places->count; i++) {
+        lockstep__control__place__init(&list[i]);
+        list[i].offset_bytes = places->places[i].range.offset_bytes;
+        list[i].length_bytes = places->places[i].range.length_bytes;
+        list[i].what = (char *)places->places[i].what;
+        pointers[i] = &list[i];
+    }
+    Lockstep__Control__Places found = LOCKSTEP__CONTROL__PLACES__INIT;
+    found.total = places->total;
+    found.n_place = places->count;
+    found.place = pointers;
+    Lockstep__Control__Response r = LOCKSTEP__CONTROL__RESPONSE__INIT;
+    r.message_case = LOCKSTEP__CONTROL__RESPONSE__MESSAGE_PLACES;
+    r.places = &found;
+    return pack(&r, out);
+}
+
 size_t control_encode_node(uint8_t *out, const char *name, unsigned volumes)
 {
     char shown[NAME_BYTES_MAX];

@@ -8,6 +8,7 @@
 #include "proto/control_wire.h"
 #include "repl/base/err.h"
 #include "repl/core/names.h"
+#include "repl/core/verify_places.h"
 #include "repl/node/config.h"
 #include "repl/node/events.h"
 #include "repl/node/volume_host.h"
@@ -48,6 +49,7 @@ int control_request_decode(const uint8_t *bytes, size_t count, struct control_re
 
 size_t control_encode_result(uint8_t *out, enum control_exit code, const char *text);
 size_t control_encode_progress(uint8_t *out, const char *text, uint64_t done, uint64_t total);
+size_t control_encode_places(uint8_t *out, const struct verify_places *places);
 size_t control_encode_node(uint8_t *out, const char *name, unsigned volumes);
 size_t control_encode_event(uint8_t *out, const struct event_record *record);
 

@@ -76,6 +76,9 @@ struct command {
     struct control_request request;
     struct node_volume *nv; /* NULL: all */
     enum command_phase phase;
+    /* PHASE_ORDERED */
+    struct volume *volume;
+    struct verify_places places; /* of a verify, when it has ended: written by the volume's thread */
     /* PHASE_STREAMS */
     uint64_t cursor;  /* of the events; of status: 0: nothing sent yet, n: n - 1 volumes */
     uint64_t told_ns; /* when progress was sent last */

@@ -567,6 +567,8 @@ static void run_status(struct ring_task *task)
     pthread_mutex_unlock(&v->lock);
 }
 
+void volume_verify_places(struct volume *v, struct verify_places *out) { engine_verify_places(v->engine, out); }
+
 void volume_status(struct volume *v, struct volume_status *out)
 {
     struct timespec until;

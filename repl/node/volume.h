@@ -1,6 +1,7 @@
 /* A volume that runs on this node: one thread, one ring, one engine, and what carries the engine's actions out. */
 #pragma once
 
+#include "repl/core/verify_places.h"
 #include "repl/node/config.h"
 #include "repl/node/volume_host.h"
 
@@ -23,6 +24,9 @@ enum volume_order {
  * why, in one sentence; NULL when done. */
 void volume_order(struct volume *v, enum volume_order order, bool force,
                   void (*done)(void *ctx, int result, const char *text), void *ctx);
+
+/* Where the verify that has just ended with -EILSEQ found differences. Only within the `done` of its order. */
+void volume_verify_places(struct volume *v, struct verify_places *out);
 
 /* From one thread, not the volume's: waits until the volume's thread has answered, or a second at most. Then it gives
  * the latest snapshot, but for `is_protected` and `why_not`, and waits no more until there was an answer. */

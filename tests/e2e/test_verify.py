@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """`lockstep verify`: finds what was planted on either leg, and nothing else, while the volume is written to; repairs it."""
 
+import json
 import os
 
 from lib import nbdio, proc, run
@@ -57,6 +58,11 @@ def test(t):
         p = c.a.cli("verify", c.volume, ok=(FAILED,))
         at = offset // 4096 * 4096
         t.check(f"4096 bytes in 1 place differ, the first at offset {at}," in p.stderr, "it is found, and nothing else", p.stderr)
+        t.check(p.stdout.strip() == f"offset {at}, length 4096: the legs differ", "it is listed", p.stdout)
+        p = c.a.cli("verify", c.volume, "--json", ok=(FAILED,))
+        found = json.loads(p.stdout)
+        t.check(found["differences"] == [{"offset_bytes": at, "length_bytes": 4096, "what": "the legs differ"}]
+                and found["more_differences"] == 0, "in JSON, too", p.stdout)
         s = c.a.status()
         t.check(not s["protected"] and "differ" in s["why_not"], f"the volume is not called protected: {s['why_not']}", s)
         t.check(s["peer"]["out_of_sync_bytes"] == 4096, "4096 bytes are out of sync", s["peer"])

@@ -77,6 +77,28 @@ static void a_peer_whose_leg_differs_knows_it(void **state)
     close_both(&a, &b);
 }
 
+/* As many as there is room for. */
+static void the_places_are_known(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, true);
+    for (unsigned i = 0; i < VERIFY_PLACES_MAX + 4; i++)
+        b.content[2 * i * GRANULE_BYTES_DEFAULT] = 1;
+    assert_int_equal(verify(&a, &b, false), -EILSEQ);
+    struct verify_places found;
+    engine_verify_places(a.engine, &found);
+    assert_int_equal(found.total, VERIFY_PLACES_MAX + 4);
+    assert_int_equal(found.count, VERIFY_PLACES_MAX);
+    for (unsigned i = 0; i < found.count; i++) {
+        const struct verify_place *p = &found.places[i];
+        assert_int_equal(b.content[p->range.offset_bytes], 1);
+        assert_int_equal(p->range.length_bytes, GRANULE_BYTES_DEFAULT);
+        assert_string_equal(p->what, "the legs differ");
+    }
+    assert_true(told(&a, "in 20 places differ"));
+    close_both(&a, &b);
+}
+
 /* What was answered holds after a crash: the bits are on this node's disk, too. */
 static void the_answer_waits_for_the_bits(void **state)
 {
@@ -388,6 +410,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_peer_whose_leg_differs_knows_it),
+        cmocka_unit_test(the_places_are_known),
         cmocka_unit_test(the_answer_waits_for_the_bits),
         cmocka_unit_test(the_order_waits_for_the_peers_record),
         cmocka_unit_test(repairing_makes_the_peer_equal_to_the_primary),

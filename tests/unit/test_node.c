@@ -45,6 +45,7 @@ enum answer_kind {
     ANSWER_REFUSED, /* -EPERM */
     ANSWER_NOT_NOW, /* -EBUSY */
     ANSWER_NO_PEER, /* -ENOTCONN */
+    ANSWER_DIFFERS, /* -EILSEQ */
     ANSWER_NEVER,   /* until the volume is stopped */
     ANSWER_LATE,    /* done, but heard of only when the volume is being stopped */
 };
@@ -97,6 +98,8 @@ static void *run_order(void *arg)
         o->done(o->ctx, -EPERM, "promise 4 forbids it");
     } else if (kind == ANSWER_NOT_NOW) {
         o->done(o->ctx, -EBUSY, "its role is just changing");
+    } else if (kind == ANSWER_DIFFERS) {
+        o->done(o->ctx, -EILSEQ, "they differ");
     } else if (kind == ANSWER_NO_PEER) {
         o->done(o->ctx, -ENOTCONN, "5 requests wait for b");
     } else {
@@ -119,6 +122,14 @@ void volume_order(struct volume *v, enum volume_order order, bool force,
     struct fake_order *o = &v->orders[v->order_count++];
     *o = (struct fake_order) { .volume = v, .order = order, .force = force, .done = done, .ctx = ctx };
     assert_int_equal(pthread_create(&o->thread, NULL, run_order, o), 0);
+}
+
+void volume_verify_places(struct volume *v, struct verify_places *out)
+{
+    assert_true(v->order_count > 0); /* one of its own orders has ended */
+    *out = (struct verify_places) { .total = 19, .count = VERIFY_PLACES_MAX };
+    for (unsigned i = 0; i < VERIFY_PLACES_MAX; i++)
+        out->places[i] = (struct verify_place) { { i * MIB, 4096 }, "the legs differ" };
 }
 
 void volume_status(struct volume *v, struct volume_status *out)
@@ -654,6 +665,40 @@ static void status_answers_while_a_job_runs(void **state)
     end_cleanly();
 }
 
+static unsigned places_seen;
+
+static void count_places(const Lockstep__Control__Response *r)
+{
+    if (r->message_case != LOCKSTEP__CONTROL__RESPONSE__MESSAGE_PLACES)
+        return;
+    assert_int_equal(r->places->total, 19);
+    for (size_t i = 0; i < r->places->n_place; i++) {
+        assert_int_equal(r->places->place[i]->offset_bytes, i * MIB);
+        assert_int_equal(r->places->place[i]->length_bytes, 4096);
+        assert_string_equal(r->places->place[i]->what, "the legs differ");
+        places_seen++;
+    }
+}
+
+static void a_verify_tells_where_the_legs_differ(void **state)
+{
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    places_seen = 0;
+    SEND(VERIFY, verify, Verify, verify, .volume = g);
+    assert_int_equal(read_result(count_places), CONTROL_DONE);
+    assert_int_equal(places_seen, 0);
+    atomic_store(&answer_kind, ANSWER_DIFFERS);
+    SEND(VERIFY, verify, Verify, verify, .volume = g);
+    assert_int_equal(read_result(count_places), CONTROL_FAILED);
+    assert_string_equal(result_text, "volume g: they differ");
+    assert_int_equal(places_seen, VERIFY_PLACES_MAX);
+    SEND(VERIFY, verify, Verify, verify, .volume = g);
+    client_close(&client); /* nobody is told */
+    atomic_store(&answer_kind, ANSWER_DONE);
+    end_cleanly();
+}
+
 static void clients_may_go_while_their_command_runs(void **state)
 {
     open_node(60 * NS_PER_S);
@@ -788,6 +833,7 @@ int main(void)
         TEST(unknown_volumes_are_told_apart),
         TEST(events_are_shown_and_followed),
         TEST(status_answers_while_a_job_runs),
+        TEST(a_verify_tells_where_the_legs_differ),
         TEST(clients_may_go_while_their_command_runs),
         TEST(a_hangup_is_told_and_ends_nothing),
         TEST(what_cannot_drain_does_not_hang_the_shutdown),

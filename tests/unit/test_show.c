@@ -331,11 +331,48 @@ static void results_are_told(void **state)
     expect(&s, "{\"version\":1,\"exit_code\":3,\"text\":\"no\"}\n");
 }
 
+static void what_a_verify_found_is_listed(void **state)
+{
+    Lockstep__Control__Place a = LOCKSTEP__CONTROL__PLACE__INIT, b = LOCKSTEP__CONTROL__PLACE__INIT;
+    a.offset_bytes = 4096;
+    a.length_bytes = 8192;
+    a.what = (char *)"the legs differ";
+    b.offset_bytes = MIB;
+    b.length_bytes = 4096;
+    b.what = (char *)"cannot be read here";
+    Lockstep__Control__Place *places[] = { &a, &b };
+    Lockstep__Control__Places found = LOCKSTEP__CONTROL__PLACES__INIT;
+    found.place = places;
+    found.n_place = 2;
+    found.total = 2;
+    struct show s = begin(false, false);
+    show_verify_result(&s, CONTROL_FAILED, "no", &found);
+    expect(&s, "offset 4096, length 8192: the legs differ\noffset 1048576, length 4096: cannot be read here\n");
+    found.total = 5;
+    s = begin(false, false);
+    show_verify_result(&s, CONTROL_FAILED, "no", &found);
+    expect(&s, "offset 4096, length 8192: the legs differ\noffset 1048576, length 4096: cannot be read here\n"
+               "and 3 more places\n");
+    s = begin(true, false);
+    show_verify_result(&s, CONTROL_FAILED, "no", &found);
+    expect(&s, "{\"version\":1,\"exit_code\":1,\"text\":\"no\",\"differences\":["
+               "{\"offset_bytes\":4096,\"length_bytes\":8192,\"what\":\"the legs differ\"},"
+               "{\"offset_bytes\":1048576,\"length_bytes\":4096,\"what\":\"cannot be read here\"}],"
+               "\"more_differences\":3}\n");
+    s = begin(true, false);
+    show_verify_result(&s, CONTROL_DONE, "equal", NULL);
+    expect(&s, "{\"version\":1,\"exit_code\":0,\"text\":\"equal\",\"differences\":[],\"more_differences\":0}\n");
+    s = begin(true, false);
+    show_verify_result(&s, CONTROL_UNREACHABLE, "gone", NULL); /* nobody knows */
+    expect(&s, "{\"version\":1,\"exit_code\":4,\"text\":\"gone\",\"differences\":null,\"more_differences\":null}\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(status_is_json),
         cmocka_unit_test(what_is_not_known_is_null),
+        cmocka_unit_test(what_a_verify_found_is_listed),
         cmocka_unit_test(status_is_for_eyes),
         cmocka_unit_test(what_waits_is_told),
         cmocka_unit_test(colours_mean_something),
