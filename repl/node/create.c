@@ -5,6 +5,7 @@
 #include <blkid/blkid.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -362,6 +363,17 @@ static int begin_history(struct superblock *sb, const struct volume_config *conf
     return 0;
 }
 
+/* That there is such a file is on disk, too: without it the leg would be lost with the power. */
+static int flush_directory_of(const char *path, struct err *err)
+{
+    char directory[CONFIG_PATH_BYTES];
+    snprintf(directory, sizeof(directory), "%s", path);
+    CLEANUP_CLOSE int fd = open(dirname(directory), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || fsync(fd) < 0)
+        return err_set(err, -errno, "the directory of %s cannot be flushed: %s", path, strerror(errno));
+    return 0;
+}
+
 static int write_first_superblock(const struct volume_config *config, const struct target *t, bool adopt,
                                   uint8_t *block, struct err *err)
 {
@@ -392,7 +404,7 @@ static int write_first_superblock(const struct volume_config *config, const stru
     }
     if (fsync(t->data_fd) < 0 || fsync(t->meta_fd) < 0)
         return err_set(err, -errno, "the leg cannot be flushed: %s", strerror(errno));
-    return 0;
+    return t->meta_fd != t->data_fd && !t->holder_bytes ? flush_directory_of(self->metadata, err) : 0;
 }
 
 static int wipe_copies(const struct target *t, const struct meta_layout *layout, uint8_t *block, struct err *err)
