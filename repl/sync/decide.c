@@ -395,6 +395,10 @@ static void explain_replaced(const struct hello *own, const struct hello *peer, 
 /* Of legs with equal histories, whose is the source: the one to whom nothing worse has happened. */
 static bool leads_among_equals(const struct hello *a, const struct hello *b)
 {
+    /* Neither was part of anything yet, but one may have served while the first resync was under way. The other was
+     * never written to: it has nothing to give, whoever promoted it. */
+    if (is_new(a) && a->pristine != b->pristine)
+        return b->pristine;
     if (is_primary(a) != is_primary(b))
         return is_primary(a);
     bool a_lacks = may_lack_what_was_flushed(a, b), b_lacks = may_lack_what_was_flushed(b, a);

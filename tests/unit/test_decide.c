@@ -164,6 +164,24 @@ static void who_belongs_to_whom(void **state)
     y.block_bytes = 4096;
     expect(&x, &y, "block-too-large", SYNC_REFUSE, false);
 
+    /* One has served in the first resync of a leg whose disk was replaced then. */
+    for (unsigned i = 0; i < 2; i++) {
+        struct hello served = i ? b() : a(), made_anew = i ? a() : b();
+        served.pristine = false;
+        served.volume_id = make_id(9);
+        served.size_bytes = GIB;
+        served.epoch = 2;
+        served.peer_leg_id = make_id(7);
+        expect(&served, &made_anew, "own-is-ahead", SYNC_SOURCE, true);
+        served.lost_power = served.peer_failed = true;
+        expect(&served, &made_anew, "own-is-ahead", SYNC_SOURCE, true);
+        made_anew.was_primary = true;
+        expect(&served, &made_anew, "own-is-ahead", SYNC_SOURCE, true);
+        made_anew.role = ROLE_PRIMARY;
+        made_anew.epoch = 2;
+        expect(&served, &made_anew, "primary-is-behind", SYNC_REFUSE, false);
+    }
+
     /* A disk was replaced; or data adopted, and the peer added. */
     x = a(), y = b();
     pair_up(&x, &y);
