@@ -110,6 +110,8 @@
     X(grown, 1, "larger sizes that clients were told")                                                                 \
     X(promoted_half, 1, "operator: targets of a resync promoted by force half-way")                                    \
     X(split_told, 1, "runs that ended in a split brain, and said so on both nodes")                                    \
+    X(half_lacks, 1, "fault: secondaries that lost power in runs in which operators use force")                        \
+    X(half_served, 1, "... that were served on while they were half made, and behind")                                 \
     X(half_told, 1, "runs that ended as a target was promoted by force, and said so")                                  \
     X(two_volumes, 1, "runs that ended with two volumes of one name, and said so")                                     \
     X(promoted, 1, "operator: promotions")                                                                             \

@@ -182,6 +182,14 @@ void sim_legs_serves(struct sim *s, unsigned node)
     sim_legs_look(s);
     if (l->split || !l->behind[node])
         return;
+    /* Half made, by force: what the other one has is not given up for that. Only a person can tell which is the volume.
+     * That this one may seem to have everything counts for nothing: see below. */
+    if (s->plan.half[node] && s->plan.forces[node] && s->acked_epoch > 0 && !sim_legs_is_target(s, 1 - node)) {
+        COVER(half_served);
+        sim_trace(s, "  legs    split brain: %c was promoted half made", 'A' + node);
+        l->split = true;
+        return;
+    }
     /* A resync may have ended without the source knowing of it. That alone the content does not tell when the other
      * node has acknowledged without this leg: what was in flight together has no order, so that it may seem to have
      * what it lacks. */
@@ -200,13 +208,6 @@ void sim_legs_serves(struct sim *s, unsigned node)
         sim_fail(s, "stale-promoted", "node %u serves without force, and lacks what was acknowledged: %s", node,
                  s->model.facts);
     COVER(stale_served);
-    /* Half made, by force: what the other one has is not given up for that. Only a person can tell which is the volume.
-     */
-    if (s->plan.half[node] && s->plan.forces[node] && s->acked_epoch > 0 && !sim_legs_is_target(s, 1 - node)) {
-        sim_trace(s, "  legs    split brain: %c was promoted half made", 'A' + node);
-        l->split = true;
-        return;
-    }
     if (!l->alone[1 - node])
         give_up(s, node);
 }

@@ -45,7 +45,8 @@ void sim_plan_reset(struct sim *s)
             network_faults(s);
     }
     p->mends = chance(s, 700000);
-    bool loses_power = has(s, STRIKE_POWER) || has(s, STRIKE_POWER_BOTH) || has(s, STRIKE_DISKLESS);
+    bool loses_power =
+        has(s, STRIKE_POWER) || has(s, STRIKE_POWER_BOTH) || has(s, STRIKE_DISKLESS) || has(s, STRIKE_PROMOTE_FORCE);
     /* One copy of the superblock may be spoilt, and a write of it fail on any; but where power cuts a write, which
      * tears two, one more is more than four copies can bear. */
     if (loses_power)
@@ -103,6 +104,8 @@ void sim_plan_look(struct sim *s, unsigned node)
     if (s->node[node].up)
         resync = engine_resync_view(s->node[node].engine);
     bool active = resync.active && resync.is_source && sim_node_view(s, node, &v);
+    /* What the source takes for one may be over already, as its target is another daemon now. */
+    active &= s->plan.resync.known || (s->node[1 - node].up && engine_resync_view(s->node[1 - node].engine).active);
     bool same = s->plan.resync.known && s->plan.resync.source == node;
     for (unsigned i = 0; i < SIM_NODES; i++)
         same &= s->plan.resync.boot[i] == s->node[i].boot;

@@ -7,7 +7,12 @@ static bool may_be_given_up(struct sim *s, unsigned node)
 {
     unsigned other = 1 - node;
     struct engine_view v;
+    struct superblock theirs;
     if (s->legs.split || s->plan.gone[other] || !sim_legs_can_be_source(s, other))
+        return false;
+    /* In a resize that was cut off this one may be the larger. */
+    sim_node_superblock(s, other, &theirs);
+    if (theirs.size_bytes < (uint64_t)s->block_count * BLOCK_BYTES)
         return false;
     return !sim_node_view(s, other, &v) || (v.leg == LEG_UP_TO_DATE && !v.diskless_epoch);
 }

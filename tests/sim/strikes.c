@@ -41,7 +41,6 @@ static void power_of(struct sim *s, const bool cut[SIM_NODES])
 
 static void cut_power_of(struct sim *s, unsigned node)
 {
-    COVER(diskless_power);
     power_loss(s, (bool[SIM_NODES]) { node == 0, node == 1 });
     sim_at(s, now_plus(s, draw(s, 1, 2 * s->dead_after_ns / NS_PER_MS) * NS_PER_MS), Q_START, node, 0);
 }
@@ -134,7 +133,8 @@ void sim_plan_sends(struct sim *s, unsigned from, const struct frame *frame)
         unsigned victim = chance(s, 500000) ? from : 1 - from;
         sim_at(s, now_plus(s, draw(s, 1, 200 * NS_PER_US)), Q_CRASH, victim, CUT_POWER_THIS);
     }
-    if (has(s, STRIKE_PROMOTE_FORCE) && frame->kind == FRAME_SYNC_DATA && chance(s, 50000)) {
+    if (has(s, STRIKE_PROMOTE_FORCE) && frame->kind == FRAME_SYNC_DATA &&
+        chance(s, s->legs.behind[target] ? 400000 : 50000)) {
         if (chance(s, 700000))
             cut_soon(s, from, CUT_SESSION);
         sim_at(s, now_plus(s, draw(s, 1, 3 * NS_PER_MS)), Q_ORDER, target, ORDER_PROMOTE_FORCE);
@@ -183,8 +183,10 @@ void sim_plan_cut(struct sim *s, unsigned node, enum cut how)
             return;
         if (how == CUT_NODE)
             crash(s, node);
-        else
+        else {
+            COVER(diskless_power);
             cut_power_of(s, node);
+        }
         return;
     }
     if (how != CUT_DAEMON) {
@@ -212,6 +214,12 @@ static void strike_primary_crash(struct sim *s, unsigned primary_node)
 
 static void strike_force(struct sim *s, unsigned primary_node)
 {
+    /* It loses power, and is to be forced in the middle of its resync: sim_plan_sends(). */
+    if (chance(s, 400000)) {
+        COVER(half_lacks);
+        cut_power_of(s, 1 - primary_node);
+        return;
+    }
     /* The operator sees no primary and takes his decision, rightly or not. */
     s->net.partitioned_until_ns = now_plus(s, draw(s, 1, 3) * s->dead_after_ns);
     sim_at(s, now_plus(s, draw(s, 0, 2 * s->dead_after_ns)), Q_ORDER, 1 - primary_node, ORDER_PROMOTE_FORCE);
@@ -270,8 +278,10 @@ static void strike_diskless(struct sim *s, unsigned p)
             crash(s, other);
         return;
     case 2:
-        if (s->node[other].up)
+        if (s->node[other].up) {
+            COVER(diskless_power);
             cut_power_of(s, other);
+        }
         return;
     case 3:
         if (!plan_order(s, p, chance(s, 700000) ? ORDER_DEMOTE : ORDER_DETACH))
