@@ -206,9 +206,13 @@ void grow_on_disk_done(struct engine *e, int32_t result, struct actions *out)
     g->disk_busy = false;
     if (result == 0)
         return;
-    /* Nothing that anybody counts on has been lost: there is no room, that is all. */
+    /* What could not be zeroed, nobody counts on: there is no room, that is all. A flush is of the whole disk: what the
+     * application has completed may be lost with it, and the next one succeeds. */
+    bool may_have_lost = g->flushing;
     ended(e, result,
           actions_text(out, "%s of what is to be added failed on %s: %s", g->flushing ? "a flush" : "the zeroing",
                        e->config.backing, strerror(-result)),
           out);
+    if (may_have_lost)
+        leg_fail_for_good(e, actions_text(out, "the leg of %s has failed", e->config.node), out);
 }

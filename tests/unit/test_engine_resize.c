@@ -310,6 +310,33 @@ static void a_peer_is_not_believed(void **state)
     close_both(&a, &b);
 }
 
+/* It is a flush of the whole disk, and told once: what had been completed before may be lost. */
+static void a_flush_that_fails_in_it_fails_the_leg(void **state)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        struct node a, b;
+        open_grown(&a, &b, true);
+        struct node *failing = i ? &b : &a;
+        order(&a, EV_RESIZE, false);
+        for (bool asked = false; !asked;) {
+            assert_true(run_step(&a, &b));
+            asked = failing->disk_count == 1 && failing->disk[0].disk.op == ENGINE_OP_GROW &&
+                    failing->disk[0].disk.kind == OP_FLUSH;
+        }
+        disk_done(failing, -EIO);
+        assert_int_equal(view_of(failing).leg, LEG_FAILED);
+        assert_true(failing->dropped);
+        while (failing->meta_pending)
+            meta_done(failing, 0);
+        assert_true(failing->on_disk.reads_lie);
+        disconnect_nodes(&a, &b);
+        assert_int_equal(a.orders_done, 1);
+        assert_true(a.order_result < 0);
+        assert_int_equal(view_of(&a).size_bytes, VOLUME_BYTES);
+        close_both(&a, &b);
+    }
+}
+
 /* Who is taken down does not wait until all is zeroed. */
 static void a_demotion_ends_it(void **state)
 {
@@ -350,6 +377,7 @@ int main(void)
         cmocka_unit_test(nothing_of_the_metadata_is_written_while_it_moves),
         cmocka_unit_test(what_cannot_be_is_refused),
         cmocka_unit_test(a_peer_is_not_believed),
+        cmocka_unit_test(a_flush_that_fails_in_it_fails_the_leg),
         cmocka_unit_test(a_demotion_ends_it),
         cmocka_unit_test(a_volume_of_one_node_grows_alone),
     };
