@@ -297,7 +297,8 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
             break;
         }
         if (sync_owns(ev->disk.op)) {
-            sync_on_disk_done(e, ev->disk.op, ev->disk.result, ev->now_ns, out);
+            if (!sync_on_disk_done(e, ev->disk.op, ev->disk.result, ev->now_ns, out) && is_steady(e))
+                return;
             break;
         }
         if (ev->disk.op == OP_GROW) {

@@ -309,7 +309,8 @@ const char *sync_on_frame(struct engine *e, const struct frame *frame, struct bu
                           struct actions *out);
 void sync_advance(struct engine *e, uint64_t now_ns, struct actions *out);
 bool sync_owns(uint32_t op);
-void sync_on_disk_done(struct engine *e, uint32_t op, int32_t result, uint64_t now_ns, struct actions *out);
+/* False: nothing has become possible of which the mirror would not tell. */
+bool sync_on_disk_done(struct engine *e, uint32_t op, int32_t result, uint64_t now_ns, struct actions *out);
 uint64_t sync_deadline_ns(const struct engine *e);
 bool sync_target_is_done(const struct engine *e);
 void sync_target_finish(struct engine *e, struct actions *out);

@@ -120,12 +120,10 @@ const char *sync_on_frame(struct engine *e, const struct frame *frame, struct bu
 
 bool sync_owns(uint32_t op) { return op >= SYNC_OP_FIRST && op < SYNC_OP_END; }
 
-void sync_on_disk_done(struct engine *e, uint32_t op, int32_t result, uint64_t now_ns, struct actions *out)
+bool sync_on_disk_done(struct engine *e, uint32_t op, int32_t result, uint64_t now_ns, struct actions *out)
 {
-    if (op < SYNC_SOURCE_OP_FIRST)
-        resync_target_disk_done(e->target, op, result, now_ns, out);
-    else
-        resync_source_disk_done(e->source, op, result, now_ns, out);
+    return op < SYNC_SOURCE_OP_FIRST ? resync_target_disk_done(e->target, op, result, now_ns, out)
+                                     : resync_source_disk_done(e->source, op, result, now_ns, out);
 }
 
 bool sync_is_idle(const struct engine *e)

@@ -7,10 +7,10 @@
 #define RETRY_NS (1 * NS_PER_MS) /* when no buffer was free */
 
 enum entry_state {
-    ENTRY_IDLE,    /* nothing is asked of lock or disk */
-    ENTRY_LOCKING, /* waits for its range */
-    ENTRY_DISK,    /* has its range, and is with the disk */
-    ENTRY_LOCKED,  /* has its range, and the disk is done */
+    ENTRY_IDLE,   /* nothing is asked of the disk */
+    ENTRY_WANTED, /* waits for its range */
+    ENTRY_DISK,   /* has its range, and is with the disk */
+    ENTRY_OVER,   /* has its range, and the disk is done */
 };
 
 struct sync_entry {
@@ -20,10 +20,29 @@ struct sync_entry {
     bool has_digest;
     enum sync_answer answer;
     struct digest digest;
-    /* While it is locked. */
+    /* From window_want() until its range is given back. */
     enum entry_state state;
     enum op_kind op;
     int32_t result;
+    uint32_t span;
+};
+
+/* Entries that lie close together share one lock, gaps and all: scattered blocks come by the hundred, and each lock
+ * looks at all others of its region. Who changes something in a gap waits for a disk, as he would beside it. */
+#define SPAN_GAP_BYTES_MAX (64 * KIB)
+#define SPAN_BYTES_MAX RANGE_LOCK_REGION_BYTES /* but for a single entry */
+
+enum span_state {
+    SPAN_FREE,
+    SPAN_LOCKING, /* waits for its range */
+    SPAN_LOCKED,
+};
+
+struct sync_span {
+    enum span_state state;
+    uint32_t first; /* entries [first, end): those that were wanted, and others that lie between */
+    uint32_t end;
+    uint32_t busy; /* entries that wait for its range or are with the disk */
     struct range_lock lock;
 };
 
@@ -42,10 +61,12 @@ struct sync_window {
     uint32_t number; /* target: once it was asked */
     uint32_t op_first;
     uint32_t count;
+    uint32_t span_count;
     uint32_t busy; /* entries that wait for their range or are with the disk */
     struct buf *buf;
     struct range_locks *locks;
-    struct sync_entry entries[SYNC_ENTRIES_MAX];
+    struct sync_entry entries[SYNC_ENTRIES_MAX]; /* of rising offsets */
+    struct sync_span spans[SYNC_ENTRIES_MAX];
 };
 
 /* A window from its number until it is stable. */
@@ -72,14 +93,21 @@ static inline struct range entry_range(const struct sync_entry *e)
 
 void window_open(struct sync_window *w, struct range_locks *locks, uint32_t op_first);
 
-/* Asks for the range of entry `i` and does `op` once it has it: at once, or when the lock is granted. */
-void window_start_entry(struct sync_window *w, uint32_t i, bool exclusive, enum op_kind op, struct actions *out);
+/* Entry `i` is for the disk: window_go() begins it. */
+void window_want(struct sync_window *w, uint32_t i, enum op_kind op);
+
+/* Asks for the ranges of all entries that are wanted, in one step; each goes to the disk once it has its range. No
+ * range may be held. */
+void window_go(struct sync_window *w, bool exclusive, struct actions *out);
 
 /* The disk's answer to entry `i`, which keeps its range. True: it was the last that the window waited for. */
 bool window_disk_done(struct sync_window *w, uint32_t i, int32_t result);
 
-/* Gives back an entry's range. */
-void window_unlock(struct sync_window *w, uint32_t i, struct actions *out);
+/* Gives back the range of entry `i` and its neighbours, if the disk is done with all of them. */
+void window_unlock_if_over(struct sync_window *w, uint32_t i, struct actions *out);
+
+/* Gives back all ranges. The disk is done with all of them. */
+void window_unlock(struct sync_window *w, struct actions *out);
 
 /* The session is over: takes SYNC_WINDOWS_MAX windows out of use, but for what is with the disk. */
 void windows_stop(struct sync_window *windows, struct actions *out);
@@ -87,7 +115,7 @@ void windows_stop(struct sync_window *windows, struct actions *out);
 /* WINDOW_DRAINING: gives back what the disk is done with; free once nothing is left. */
 void window_drain(struct sync_window *w, struct actions *out);
 
-/* Gives the buffer back and is free. No entry may hold a range. */
+/* Gives the buffer back and is free. No range may be held. */
 void window_free(struct sync_window *w);
 
 /* Is `range` made of whole granules of a volume, where the last may be short? */

@@ -168,8 +168,7 @@ static void window_answer(struct resync_source *s, struct sync_window *w, struct
     while (s->answered != s->begun && record_of(s, s->answered + 1)->over)
         s->answered++;
     /* Only now may changes go on: their frames come after the answer, whatever they do to what it says. */
-    for (uint32_t i = 0; i < w->count; i++)
-        window_unlock(w, i, out);
+    window_unlock(w, out);
     window_free(w);
 }
 
@@ -230,7 +229,8 @@ static bool begin_window(struct resync_source *s, struct actions *out)
         r->entries[i].stays = false;
     }
     for (uint32_t i = 0; i < w->count; i++)
-        window_start_entry(w, i, false, OP_READ, out);
+        window_want(w, i, OP_READ);
+    window_go(w, false, out);
     return true;
 }
 
@@ -366,7 +366,7 @@ static void let_go(struct resync_source *s, struct actions *out)
     s->deadline_ns = UINT64_MAX;
 }
 
-void resync_source_disk_done(struct resync_source *s, uint32_t op, int32_t result, uint64_t now_ns, struct actions *out)
+bool resync_source_disk_done(struct resync_source *s, uint32_t op, int32_t result, uint64_t now_ns, struct actions *out)
 {
     assert(op >= SYNC_SOURCE_OP_FIRST && op - SYNC_SOURCE_OP_FIRST < RESYNC_OPS && result <= 0);
     s->now_ns = now_ns;
@@ -378,6 +378,8 @@ void resync_source_disk_done(struct resync_source *s, uint32_t op, int32_t resul
             window_drain(w, out);
         else if (last)
             window_answer(s, w, out);
+        else
+            return false;
     } else {
         s->flushing = false;
         if (result) {
@@ -392,6 +394,7 @@ void resync_source_disk_done(struct resync_source *s, uint32_t op, int32_t resul
         s->flush_is_ours = false;
     }
     advance(s, out);
+    return true;
 }
 
 /* ---- Its owner ---- */

@@ -30,8 +30,9 @@ void resync_source_set_busy(struct resync_source *s, bool busy);
  * given before does not clear them any more. Not needed for changes that reach both legs. */
 void resync_source_keep(struct resync_source *s, struct range range);
 
-/* Answers to operations from SYNC_SOURCE_OP_FIRST on, RESYNC_OPS of them; also to those of earlier sessions. */
-void resync_source_disk_done(struct resync_source *s, uint32_t op, int32_t result, uint64_t now_ns,
+/* Answers to operations from SYNC_SOURCE_OP_FIRST on, RESYNC_OPS of them; also to those of earlier sessions. False:
+ * more of the same window are with the disk, and nothing has become possible but for whom a range was given to. */
+bool resync_source_disk_done(struct resync_source *s, uint32_t op, int32_t result, uint64_t now_ns,
                              struct actions *out);
 
 /* The deadline has come, or something that may have freed buffers. */

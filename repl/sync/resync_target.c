@@ -271,7 +271,8 @@ static bool open_window(struct resync_target *t, struct actions *out)
     }
     w->state = WINDOW_READING;
     for (uint32_t i = 0; i < w->count; i++)
-        window_start_entry(w, i, false, OP_READ, out);
+        window_want(w, i, OP_READ);
+    window_go(w, false, out);
     return true;
 }
 
@@ -425,12 +426,12 @@ static const char *on_data(struct resync_target *t, const struct frame *frame, s
         case SYNC_ANSWER_DATA:
             t->data_bytes += e->length_bytes;
             t->unflushed_bytes += e->length_bytes;
-            window_start_entry(w, i, true, OP_WRITE, out);
+            window_want(w, i, OP_WRITE);
             break;
         case SYNC_ANSWER_ZEROES:
             t->zero_bytes += e->length_bytes;
             t->unflushed_bytes += e->length_bytes;
-            window_start_entry(w, i, true, OP_WRITE_ZEROES, out);
+            window_want(w, i, OP_WRITE_ZEROES);
             break;
         case SYNC_ANSWER_UNREADABLE:
             t->unreadable_bytes += e->length_bytes;
@@ -438,6 +439,7 @@ static const char *on_data(struct resync_target *t, const struct frame *frame, s
             break;
         }
     }
+    window_go(w, true, out);
     t->equal_bytes += equal_bytes;
     learn_from(t, equal_bytes, digest_bytes);
     if (w->busy == 0)
@@ -521,7 +523,8 @@ static void on_flushed(struct resync_target *t, int32_t result, struct actions *
     actions_add(out, ACT_SEND)->send.frame = (struct frame) { .kind = FRAME_SYNC_STABLE, .tag = t->flushed };
 }
 
-static void on_window_done(struct resync_target *t, struct sync_window *w, uint32_t i, int32_t result,
+/* False: the window goes on. */
+static bool on_window_done(struct resync_target *t, struct sync_window *w, uint32_t i, int32_t result,
                            struct actions *out)
 {
     struct sync_entry *e = &w->entries[i];
@@ -532,26 +535,30 @@ static void on_window_done(struct resync_target *t, struct sync_window *w, uint3
     if (w->state == WINDOW_DRAINING) {
         window_drain(w, out);
     } else {
-        window_unlock(w, i, out);
+        window_unlock_if_over(w, i, out);
         if (last && w->state == WINDOW_READING)
             window_was_read(t, w, out);
         else if (last && !lost)
             window_is_over(t, w);
+        else if (!lost)
+            return false;
     }
     if (lost)
         fail(t, out);
+    return true;
 }
 
-void resync_target_disk_done(struct resync_target *t, uint32_t op, int32_t result, uint64_t now_ns, struct actions *out)
+bool resync_target_disk_done(struct resync_target *t, uint32_t op, int32_t result, uint64_t now_ns, struct actions *out)
 {
     assert(op >= SYNC_TARGET_OP_FIRST && op - SYNC_TARGET_OP_FIRST < RESYNC_OPS && result <= 0);
     t->now_ns = now_ns;
     uint32_t index = op - SYNC_TARGET_OP_FIRST;
     if (index == OP_FLUSH_INDEX)
         on_flushed(t, result, out);
-    else
-        on_window_done(t, &t->windows[index / SYNC_ENTRIES_MAX], index % SYNC_ENTRIES_MAX, result, out);
+    else if (!on_window_done(t, &t->windows[index / SYNC_ENTRIES_MAX], index % SYNC_ENTRIES_MAX, result, out))
+        return false;
     advance(t, out);
+    return true;
 }
 
 /* ---- Its owner ---- */

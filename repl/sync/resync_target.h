@@ -22,8 +22,9 @@ void resync_target_begin(struct resync_target *t, const struct digest_key *key, 
 const char *resync_target_frame(struct resync_target *t, const struct frame *frame, struct buf *payload,
                                 uint64_t now_ns, struct actions *out);
 
-/* Answers to operations from SYNC_TARGET_OP_FIRST on, RESYNC_OPS of them; also to those of earlier sessions. */
-void resync_target_disk_done(struct resync_target *t, uint32_t op, int32_t result, uint64_t now_ns,
+/* Answers to operations from SYNC_TARGET_OP_FIRST on, RESYNC_OPS of them; also to those of earlier sessions. False:
+ * more of the same window are with the disk, and nothing has become possible but for whom a range was given to. */
+bool resync_target_disk_done(struct resync_target *t, uint32_t op, int32_t result, uint64_t now_ns,
                              struct actions *out);
 
 /* The deadline has come, or something that may have freed buffers. */

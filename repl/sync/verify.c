@@ -110,7 +110,8 @@ static bool begin_window(struct verify *v, struct actions *out)
     if (walk->range.length_bytes == 0)
         v->walk_count--;
     w->state = WINDOW_READING;
-    window_start_entry(w, 0, false, OP_READ, out);
+    window_want(w, 0, OP_READ);
+    window_go(w, false, out);
     return true;
 }
 
@@ -138,7 +139,7 @@ static void add_walk(struct verify *v, struct walk walk)
 
 static void window_over(struct sync_window *w, struct actions *out)
 {
-    window_unlock(w, 0, out);
+    window_unlock(w, out);
     window_free(w);
 }
 
@@ -155,7 +156,7 @@ static void window_narrow(struct verify *v, struct sync_window *w, enum verify_f
         add_walk(v, (struct walk) { range, piece });
     } else if (finding == VERIFY_UNREADABLE_HERE) {
         /* Without the range: changes may come before, and mend it as well. */
-        window_unlock(w, 0, out);
+        window_unlock(w, out);
         w->state = WINDOW_MENDING;
         return;
     } else {

@@ -67,7 +67,8 @@ static bool begin_window(struct verify_reply *r, struct actions *out)
     r->waiting_count--;
     memmove(&r->waiting[0], &r->waiting[1], r->waiting_count * sizeof(r->waiting[0]));
     w->state = WINDOW_READING;
-    window_start_entry(w, 0, false, OP_READ, out);
+    window_want(w, 0, OP_READ);
+    window_go(w, false, out);
     return true;
 }
 
@@ -110,7 +111,7 @@ static void answer(struct verify_reply *r, struct sync_window *w, int32_t result
         w->buf = NULL;
     }
     r->open--;
-    window_unlock(w, 0, out);
+    window_unlock(w, out);
     window_free(w);
 }
 

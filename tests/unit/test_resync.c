@@ -10,6 +10,7 @@
 #include "repl/base/block.h"
 #include "repl/base/prng.h"
 #include "repl/sync/pace.h"
+#include "repl/sync/resync_internal.h"
 #include "repl/sync/resync_source.h"
 #include "repl/sync/resync_target.h"
 #include "repl/sync/verify_reply.h"
@@ -1192,6 +1193,92 @@ static void what_is_marked_anew_is_not_cleared_by_an_older_answer(void **state)
     solo_close(t);
 }
 
+static unsigned locks_of(const struct solo *t)
+{
+    unsigned n = 0;
+    list_for_each (node, &t->locks.all)
+        n++;
+    return n;
+}
+
+static void granted_later(struct range_lock *lock, struct actions *out)
+{
+    (void)out;
+    *(bool *)lock->owner = true;
+}
+
+/* Entries near each other share a lock, gaps and all; it is given back when all of them are answered, and not before.
+ */
+static void scattered_entries_share_locks(void **state)
+{
+    (void)state;
+    struct solo *t = solo_open(8 * MIB, 4096);
+    bitmap_set_all(t->bitmap);
+    resync_source_begin(t->source, &solo_key, 1, &t->out);
+    solo_take(t);
+    /* A gap as long as may be; one that is longer; a span that becomes too long. */
+    struct sync_entry_wire entries[SYNC_ENTRIES_MAX] = { entry(0, 4096, 0), entry(4096 + SPAN_GAP_BYTES_MAX, 4096, 0),
+                                                         entry(12288 + 2 * SPAN_GAP_BYTES_MAX, 4096, 0) };
+    unsigned count = 3;
+    for (uint64_t at = 4 * MIB; at <= 4 * MIB + SPAN_BYTES_MAX; at += 64 * KIB)
+        entries[count++] = entry(at, 4096, 0);
+    assert_null(ask(t, 1, entries, count));
+    assert_int_equal(locks_of(t), 4);
+
+    bool gap_granted = false, beyond_granted = false;
+    struct range_lock gap = { .on_granted = granted_later, .owner = &gap_granted };
+    struct range_lock beyond = { .on_granted = granted_later, .owner = &beyond_granted };
+    assert_false(range_lock(&t->locks, &gap, (struct range) { 8192, 4096 }, true));
+    assert_true(range_lock(&t->locks, &beyond, (struct range) { 2 * MIB, 4096 }, true));
+
+    struct action reads[SYNC_ENTRIES_MAX];
+    uint32_t reads_count = 0;
+    for (uint32_t i = 0; i < t->out.count; i++) {
+        assert_int_equal(t->out.list[i].kind, ACT_DISK);
+        reads[reads_count++] = t->out.list[i];
+    }
+    assert_int_equal(reads_count, count);
+    actions_clear(&t->out);
+    for (uint32_t i = 0; i < reads_count; i++) {
+        bool last = i + 1 == reads_count;
+        memset(reads[i].disk.buf->data + reads[i].disk.buf_offset_bytes, 1, reads[i].disk.length_bytes);
+        assert_int_equal(resync_source_disk_done(t->source, reads[i].disk.op, 0, 2, &t->out), last);
+        assert_int_equal(gap_granted, last);
+        assert_int_equal(t->out.count, last);
+    }
+    assert_int_equal(t->out.list[0].send.frame.payload_bytes, SYNC_TABLE_BYTES + count * 4096);
+    range_unlock(&t->locks, &gap, &t->out);
+    range_unlock(&t->locks, &beyond, &t->out);
+    solo_close(t);
+}
+
+/* The session ends while one span waits and another is with the disk: the one is given back now, the other then. */
+static void a_window_that_is_cut_off_keeps_what_is_with_the_disk(void **state)
+{
+    (void)state;
+    struct solo *t = solo_open(8 * MIB, 4096);
+    bitmap_set_all(t->bitmap);
+    resync_source_begin(t->source, &solo_key, 1, &t->out);
+    solo_take(t);
+    bool granted = false;
+    struct range_lock change = { .on_granted = granted_later, .owner = &granted };
+    assert_true(range_lock(&t->locks, &change, (struct range) { 2 * MIB, 4096 }, true));
+    struct sync_entry_wire entries[] = { entry(0, 4096, 0), entry(8192, 4096, 0), entry(2 * MIB, 4096, 0) };
+    assert_null(ask(t, 1, entries, 3));
+    assert_int_equal(t->out.count, 2);
+    struct action first = t->out.list[0], second = t->out.list[1];
+    solo_take(t);
+    resync_source_stop(t->source, &t->out);
+    assert_int_equal(locks_of(t), 2); /* the change's, and one span's */
+    range_unlock(&t->locks, &change, &t->out);
+    assert_false(resync_source_is_idle(t->source));
+    assert_true(resync_source_disk_done(t->source, first.disk.op, 0, 2, &t->out));
+    assert_int_equal(locks_of(t), 1);
+    assert_true(resync_source_disk_done(t->source, second.disk.op, -EIO, 2, &t->out));
+    assert_true(resync_source_is_idle(t->source));
+    solo_close(t);
+}
+
 static const char *tell(struct solo *t, struct frame frame, const void *data)
 {
     struct buf *payload = NULL;
@@ -1340,6 +1427,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_source_bounds_a_hostile_target),
         cmocka_unit_test(what_is_marked_anew_is_not_cleared_by_an_older_answer),
+        cmocka_unit_test(scattered_entries_share_locks),
+        cmocka_unit_test(a_window_that_is_cut_off_keeps_what_is_with_the_disk),
         cmocka_unit_test(a_limit_of_rate_is_kept_and_reached),
         cmocka_unit_test(a_target_asks_no_faster_than_it_may),
         cmocka_unit_test(a_target_believes_only_what_it_asked_for),
