@@ -20,6 +20,7 @@ struct leg {
     struct disk *bare; /* the backing without faults and delays; with the recorder, if one is configured */
     struct meta_layout layout;
     struct meta_layout present; /* that the backing's present size would give, where it has grown */
+    uint64_t former_end_bytes;  /* of the metadata's former place, if leg_wipe_stale() left something there; else 0 */
     struct leg_store {
         struct leg_copy {
             struct disk_io io;
@@ -75,6 +76,8 @@ int leg_open(struct leg *leg, struct ring *ring, struct buf_pool *pool, const st
              struct err *err);
 void leg_close(struct leg *leg);
 
+static inline bool leg_is_internal(const struct leg *leg) { return leg->meta == leg->bare; }
+
 /* Reads the superblock, running the loop until it is there; copies that did not agree are repaired by the next write.
  * -ENOENT: the backing was never created. Other volume or node, a backing that has shrunk: refused with what to do.
  * One that has grown keeps its layout until a resize; internal metadata is looked for at former ends, for seconds. */
@@ -108,8 +111,10 @@ uint64_t leg_room_bytes(const struct leg *leg, const struct volume_config *confi
 void leg_grow(struct leg *leg, const struct volume_config *config, enum grow_step step, leg_grow_done_fn *done,
               void *ctx);
 
-/* Old superblocks at a former end are gone, on stable storage, when this returns 0. Runs the loop. */
-int leg_wipe_former(struct leg *leg, uint64_t former_backing_bytes, struct err *err);
+/* To be called when the superblock was read, before anything else is written: superblocks in places of which none may
+ * count any more are gone, on stable storage. 0 with a text in `err`: but for one, which alone never counts;
+ * sb->moved_from_bytes says so on. Runs the loop. */
+int leg_wipe_stale(struct leg *leg, struct superblock *sb, struct err *err);
 
 /* The layout of a configured leg, given the sizes of its backing and of what holds its metadata (0 where that is a file
  * that is still to be made). */

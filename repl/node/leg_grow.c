@@ -93,7 +93,7 @@ static int look(struct leg_grow *g, struct err *err)
 {
     struct leg *leg = g->leg;
     const struct volume_config *config = g->config;
-    bool internal = leg->meta == leg->bare;
+    bool internal = leg_is_internal(leg);
     if (config->test.disk_record[0])
         return err_set(err, -ENOTSUP, "it is being recorded (test.disk.record), for the size that it has");
     int r = disk_look_again(leg->disk, err);
@@ -112,6 +112,12 @@ static int look(struct leg_grow *g, struct err *err)
     if (config->size_bytes)
         g->plan.data_bytes = min_u64(g->plan.data_bytes, config->size_bytes);
     g->at_bytes = g->end_bytes = 0;
+    /* An old superblock is left there: it is zeroed with what is added, or has to stay beyond that. */
+    if (g->plan.data_bytes < leg->former_end_bytes)
+        return err_set(err, -ENOSPC,
+                       "%s: the configured `size` ends before or in the place that the metadata has left, which is not "
+                       "clear yet: make it at least %llu bytes",
+                       config->file, (unsigned long long)leg->former_end_bytes);
     /* Room that nobody may use is left for later. */
     if (!g->plan.move || g->plan.data_bytes <= now->data_bytes) {
         g->plan.move = false;

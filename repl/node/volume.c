@@ -638,12 +638,11 @@ static int attach_leg(struct volume *v, struct superblock *sb, struct err *err)
         r = read_boot_id(v->config.test.boot, &boot_id, err);
     if (r)
         return r;
-    /* Before anything can be written that would make them wrong. */
-    if (sb->moved_from_bytes)
-        r = leg_wipe_former(&v->leg, sb->moved_from_bytes, err);
+    r = leg_wipe_stale(&v->leg, sb, err);
     if (r)
         return r;
-    sb->moved_from_bytes = 0;
+    if (err->text[0])
+        note(v, NOTE_WARNING, "leg", err->text);
     engine_attach(sb, boot_id, v->config.node_count > 1);
     struct attach_write w = { .ring = v->ring };
     leg_write_superblock(&v->leg, sb, attach_written, &w);
