@@ -20,7 +20,9 @@ struct leg {
     struct disk *bare; /* the backing without faults and delays; with the recorder, if one is configured */
     struct meta_layout layout;
     struct meta_layout present; /* that the backing's present size would give, where it has grown */
-    uint64_t former_end_bytes;  /* of the metadata's former place, if leg_wipe_stale() left something there; else 0 */
+    unsigned
+        suspects; /* bits: copies at the present end that did not count, and must not later: for leg_wipe_stale() */
+    uint64_t former_end_bytes; /* of the metadata's former place, if leg_wipe_stale() left something there; else 0 */
     struct leg_store {
         struct leg_copy {
             struct disk_io io;

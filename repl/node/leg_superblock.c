@@ -95,6 +95,19 @@ static int read_copies(struct leg *leg, struct superblock *sb, struct err *err)
     return superblock_choose(blocks_of(leg), sb, &good, err);
 }
 
+/* Of those just read: what could not be read, or is ours in part. It did not count, and may another time. */
+static unsigned suspect_copies(struct leg *leg)
+{
+    unsigned suspects = 0;
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        struct superblock sb;
+        struct err ignored = { 0 };
+        if (leg->store.copies[i].io.result || superblock_decode(blocks_of(leg)[i], i, &sb, &ignored) != -ENOENT)
+            suspects |= 1u << i;
+    }
+    return suspects;
+}
+
 /* A disk that was never a leg's is not read to its beginning. */
 #define SEARCH_NS (3 * NS_PER_S)
 
@@ -191,6 +204,7 @@ int leg_read_superblock(struct leg *leg, const struct volume_config *config, str
     bool look_further = leg_is_internal(leg) && (r == -ENOENT || r == -EBADMSG);
     struct err ignored = { 0 };
     if (look_further) {
+        leg->suspects = suspect_copies(leg);
         int former = read_former_end(leg, sb, r == -ENOENT ? err : &ignored);
         /* What was found last counts, but finding none leaves what was there before. */
         r = former == -ENOENT || former == -ENOMEM ? r : former;
@@ -222,8 +236,8 @@ struct wipe {
 
 static void wiped(struct disk_io *io) { ring_stop(container_of(io, struct wipe, io)->ring); }
 
-/* Zeroes `copies` (bits) of a place of which none may count again. One that cannot be zeroed never counts alone, and is
- * told in `err`, without a code; more of them are an error. */
+/* Zeroes `copies` (bits) of a place of which none may count again. How many are left: one that cannot be zeroed, which
+ * is told in `err`, without a code; more of them are an error, as they could count. */
 static int wipe_copies(struct leg *leg, const struct meta_layout *place, unsigned copies, struct err *err)
 {
     struct wipe w = { .ring = leg->ring };
@@ -255,25 +269,27 @@ static int wipe_copies(struct leg *leg, const struct meta_layout *place, unsigne
             err->text, sizeof(err->text),
             "%s: an old superblock at %llu cannot be removed: %s. Alone it does no harm; the next start tries again",
             leg->meta->path, (unsigned long long)at_bytes, strerror(-error));
-    return 0;
+    return (int)left;
 }
 
 int leg_wipe_stale(struct leg *leg, struct superblock *sb, struct err *err)
 {
-    int r = 0;
-    leg->former_end_bytes = 0;
+    struct meta_layout former;
+    int left = 0;
     *err = (struct err) { 0 };
-    if (sb->moved_from_bytes) {
-        struct meta_layout former;
-        r = meta_layout_internal(sb->moved_from_bytes, &former, err);
-        if (!r)
-            r = wipe_copies(leg, &former, ALL_COPIES, err);
-        if (!r && err->text[0])
-            leg->former_end_bytes = former.meta_offset_bytes + former.meta_bytes;
-        else if (!r)
-            sb->moved_from_bytes = 0;
-    }
-    return r;
+    /* A leg that has grown by less than its metadata takes has never moved: what it needs reaches into this place. */
+    if (leg->present.meta_offset_bytes >= leg->layout.meta_offset_bytes + leg->layout.meta_bytes)
+        left = wipe_copies(leg, &leg->present, leg->suspects, err);
+    if (left < 0 || !sb->moved_from_bytes)
+        return left < 0 ? left : 0;
+    int r = meta_layout_internal(sb->moved_from_bytes, &former, err);
+    left = r ? r : wipe_copies(leg, &former, ALL_COPIES, err);
+    if (left < 0)
+        return left;
+    leg->former_end_bytes = left ? former.meta_offset_bytes + former.meta_bytes : 0;
+    if (!left)
+        sb->moved_from_bytes = 0;
+    return 0;
 }
 
 /* A loss of power may tear every copy that is being written then: never so many that no two of the others agree. */

@@ -211,12 +211,65 @@ static void old_superblocks_inside_the_volume_are_not_believed(void **state)
     assert_false(is_zeroes(&former_place, 0));
 }
 
+/* A move whose superblock had reached two copies when it was cut off: nobody was told of it, and one of them cannot be
+ * read at the next start. The leg goes on at the former end, and that is what the start after it finds. */
+static void a_move_that_was_cut_off_does_not_come_back(void **state)
+{
+    for (unsigned bad = 0; bad < 2; bad++) {
+        struct superblock sb;
+        struct err err = { 0 };
+        teardown(state);
+        assert_int_equal(setup(state), 0);
+        sb = superblock_at_the_former_end();
+        grow_to(PRESENT_BYTES);
+        sb.sequence++;
+        sb.lsn = 1;
+        sb.backing_bytes = PRESENT_BYTES;
+        write_copies(&sb, &present_place, 2);
+        open_leg(OP_READ, superblock_copy_offset(&present_place, bad), SUPERBLOCK_BYTES);
+        assert_int_equal(attach(&sb, &err), 0);
+        assert_string_equal(err.text, "");
+        assert_int_equal(sb.backing_bytes, FORMER_BYTES);
+        sb.lsn = 77;
+        write_copies(&sb, &former_place, SUPERBLOCK_COPIES);
+        close_leg();
+        assert_int_equal(attach_again(&sb, &err), 0);
+        assert_int_equal(sb.lsn, 77);
+        assert_int_equal(sb.backing_bytes, FORMER_BYTES);
+    }
+}
+
+/* The present end's place lies in the metadata, where the log has something. */
+static void a_leg_that_has_grown_a_little_keeps_its_metadata(void **state)
+{
+    struct superblock sb;
+    struct err err = { 0 };
+    struct meta_layout little;
+    uint8_t block[SUPERBLOCK_BYTES], found[SUPERBLOCK_BYTES];
+    grow_to(FORMER_BYTES + MIB);
+    assert_int_equal(meta_layout_internal(FORMER_BYTES + MIB, &little, &err), 0);
+    off_t at = (off_t)superblock_copy_offset(&little, 2);
+    assert_in_range(at, meta_page_offset(&former_place, META_ACTIVITY_LOG, 0),
+                    former_place.meta_offset_bytes + former_place.meta_bytes);
+    memset(block, 0x5a, sizeof(block));
+    int fd = open(config.nodes[0].backing, O_RDWR | O_CLOEXEC);
+    assert_int_equal(pwrite(fd, block, sizeof(block), at), sizeof(block));
+    open_leg(OP_READ, (uint64_t)at, SUPERBLOCK_BYTES);
+    assert_int_equal(attach(&sb, &err), 0);
+    close_leg();
+    assert_int_equal(pread(fd, found, sizeof(found), at), sizeof(found));
+    assert_memory_equal(found, block, sizeof(found));
+    close(fd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(an_old_superblock_that_cannot_be_removed_keeps_no_leg_down, setup, teardown),
         cmocka_unit_test_setup_teardown(two_old_superblocks_that_cannot_be_removed_are_too_many, setup, teardown),
         cmocka_unit_test_setup_teardown(old_superblocks_inside_the_volume_are_not_believed, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_move_that_was_cut_off_does_not_come_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_leg_that_has_grown_a_little_keeps_its_metadata, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
