@@ -216,14 +216,14 @@ static int find_layout(int fd, const struct metadata_source *source, uint64_t ba
                        uint8_t *chunk, struct meta_layout *layout, struct metadata *m, struct err *err)
 {
     struct superblock_search search;
-    struct range places[SUPERBLOCK_SEARCH_READS];
+    uint64_t places[SUPERBLOCK_SEARCH_READS];
     unsigned count = 0;
     struct meta_layout passed = *layout;
     time_t until_s = time_s() + SEARCH_S;
     superblock_search_begin(&search, source->metadata ? 0 : backing_bytes);
     while (!m->usable && time_s() < until_s && (count = superblock_search_next(&search, places)))
         for (unsigned i = 0; i < count && !m->usable; i++)
-            if (read_at(fd, chunk, places[i].length_bytes, places[i].offset_bytes) &&
+            if (read_at(fd, chunk, SUPERBLOCK_BYTES, places[i]) &&
                 superblock_search_look(places[i], chunk, &passed, layout)) {
                 passed = *layout;
                 read_superblocks(fd, layout, chunk, m);

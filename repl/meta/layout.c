@@ -40,7 +40,9 @@ static int too_small(uint64_t have, uint64_t need, struct err *err)
 
 int meta_layout_internal(uint64_t backing_bytes, struct meta_layout *out, struct err *err)
 {
-    uint64_t usable = align_down(backing_bytes, META_BLOCK_BYTES);
+    /* So that a copy of the superblock lies at a multiple of their spacing, whatever the size: it can be searched for.
+     */
+    uint64_t usable = align_down(backing_bytes, SUPERBLOCK_SPACING_BYTES);
     if (usable > VOLUME_BYTES_MAX + meta_bytes_for(VOLUME_BYTES_MAX))
         return err_set(err, -EFBIG, "larger than the largest volume, 64 TiB");
     /* Sized for the whole backing: a little more than the data needs, and it depends on nothing else. */

@@ -37,26 +37,25 @@ uint32_t meta_page_count(const struct meta_layout *layout, enum meta_area area);
 /* Of copy 0 ... SUPERBLOCK_COPIES - 1, from the start of what holds the metadata. */
 uint64_t superblock_copy_offset(const struct meta_layout *layout, unsigned copy);
 
+#define SUPERBLOCK_SPACING_BYTES (256 * KIB) /* from copy to copy; internal metadata lies at a multiple of it */
+
 /* Looking for the copies of a leg whose backing has grown since they were written: they lie before what was its end
- * then. From the present end backwards: near it, everything; further on, one block in each MiB, which finds a copy if
- * the former size was a multiple of SUPERBLOCK_SPACING_BYTES. The caller reads, and says when it has been enough. */
-#define SUPERBLOCK_SPACING_BYTES (256 * KIB) /* from copy to copy */
+ * then. From the present end backwards, two of the four places in each MiB. What lies behind the volume's data is come
+ * to before anything that its users may have written there. The caller reads, and says when it has been enough. */
 #define SUPERBLOCK_SEARCH_READS 32
-#define SUPERBLOCK_SEARCH_READ_BYTES (32 * KIB) /* of each read at the most */
 
 struct superblock_search {
-    uint64_t end_bytes; /* all from here on was looked at, as far as it is */
-    uint64_t near_bytes;
+    uint64_t end_bytes; /* all from here on was looked at */
 };
 
 void superblock_search_begin(struct superblock_search *s, uint64_t backing_bytes);
 
-/* The next places to read, the last of the backing first; 0: it has come to the beginning. */
-unsigned superblock_search_next(struct superblock_search *s, struct range reads[SUPERBLOCK_SEARCH_READS]);
+/* The next places to read SUPERBLOCK_BYTES from, the last of the backing first; 0: it has come to the beginning. */
+unsigned superblock_search_next(struct superblock_search *s, uint64_t places[SUPERBLOCK_SEARCH_READS]);
 
-/* What was read there. True: it holds a good copy, in the place that belongs to it; `out`: the layout that it tells of.
+/* What was read there. True: it is a good copy, in the place that belongs to it; `out`: the layout that it tells of.
  * `but`: one that was looked at before, where too few copies agree: its copies are passed over. May be NULL. */
-bool superblock_search_look(struct range read, const uint8_t *bytes, const struct meta_layout *but,
+bool superblock_search_look(uint64_t place_bytes, const uint8_t block[SUPERBLOCK_BYTES], const struct meta_layout *but,
                             struct meta_layout *out);
 
 void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block[SUPERBLOCK_BYTES]);

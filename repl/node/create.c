@@ -136,7 +136,7 @@ static bool is_hole(int fd, uint64_t from_bytes, uint64_t end_bytes)
 struct former_search {
     const struct target *target;
     struct superblock_search search;
-    struct range places[SUPERBLOCK_SEARCH_READS];
+    uint64_t places[SUPERBLOCK_SEARCH_READS];
     unsigned count, next; /* of the places */
     uint64_t until_ns;
     void *bytes; /* owned */
@@ -145,7 +145,7 @@ struct former_search {
 static int former_search_open(struct former_search *f, const struct target *t, struct err *err)
 {
     *f = (struct former_search) { .target = t, .until_ns = monotonic_ns() + SEARCH_NS };
-    if (posix_memalign(&f->bytes, 4096, SUPERBLOCK_SEARCH_READ_BYTES))
+    if (posix_memalign(&f->bytes, 4096, SUPERBLOCK_BYTES))
         return err_set(err, -ENOMEM, "out of memory");
     /* Metadata of its own file or device lies at the start of that. */
     superblock_search_begin(&f->search, t->meta_fd == t->data_fd ? t->geometry.size_bytes : 0);
@@ -162,8 +162,7 @@ static bool former_search_refill(struct former_search *f)
         f->count = superblock_search_next(&f->search, f->places);
         if (f->count == 0)
             return false;
-    } while (is_hole(f->target->data_fd, f->places[f->count - 1].offset_bytes,
-                     f->places[0].offset_bytes + f->places[0].length_bytes));
+    } while (is_hole(f->target->data_fd, f->places[f->count - 1], f->places[0] + SUPERBLOCK_BYTES));
     return true;
 }
 
@@ -171,9 +170,9 @@ static bool former_search_refill(struct former_search *f)
 static bool former_search_next(struct former_search *f, struct meta_layout *out)
 {
     while (monotonic_ns() < f->until_ns && (f->next < f->count || former_search_refill(f))) {
-        struct range at = f->places[f->next];
-        ssize_t n = pread(f->target->data_fd, f->bytes, at.length_bytes, (off_t)at.offset_bytes);
-        if (n == (ssize_t)at.length_bytes && superblock_search_look(at, f->bytes, NULL, out))
+        uint64_t at = f->places[f->next];
+        ssize_t n = pread(f->target->data_fd, f->bytes, SUPERBLOCK_BYTES, (off_t)at);
+        if (n == SUPERBLOCK_BYTES && superblock_search_look(at, f->bytes, NULL, out))
             return true;
         f->next++;
     }
@@ -183,7 +182,7 @@ static bool former_search_next(struct former_search *f, struct meta_layout *out)
 /* The caller need not fail for it, but whoever ordered it must know: a text without a code. */
 static void former_search_tell(const struct former_search *f, struct err *err)
 {
-    uint64_t left = f->next < f->count ? f->places[f->next].offset_bytes : f->search.end_bytes;
+    uint64_t left = f->next < f->count ? f->places[f->next] : f->search.end_bytes;
     if (left)
         snprintf(err->text, sizeof(err->text),
                  "it took too long to look for a former leg everywhere: the first %llu bytes were not looked at, and "

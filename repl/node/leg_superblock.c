@@ -130,13 +130,13 @@ static int read_former_end(struct leg *leg, struct superblock *sb, struct err *e
 {
     CLEANUP_FREE struct search_read *reads = calloc(SUPERBLOCK_SEARCH_READS, sizeof(*reads));
     CLEANUP_FREE void *bytes = NULL;
-    if (!reads || posix_memalign(&bytes, BUF_BYTES_MIN, SUPERBLOCK_SEARCH_READS * SUPERBLOCK_SEARCH_READ_BYTES)) {
+    if (!reads || posix_memalign(&bytes, BUF_BYTES_MIN, SUPERBLOCK_SEARCH_READS * SUPERBLOCK_BYTES)) {
         return err_set(err, -ENOMEM, "out of memory");
     }
     struct meta_layout passed = leg->layout, found;
     int r = -ENOENT;
     struct superblock_search search;
-    struct range places[SUPERBLOCK_SEARCH_READS];
+    uint64_t places[SUPERBLOCK_SEARCH_READS];
     unsigned pending;
     uint64_t until_ns = ring_now_ns(leg->ring) + SEARCH_NS;
     superblock_search_begin(&search, leg->meta->geometry.size_bytes);
@@ -145,9 +145,9 @@ static int read_former_end(struct leg *leg, struct superblock *sb, struct err *e
         for (unsigned i = 0; i < count; i++) {
             reads[i] = (struct search_read) { .ring = leg->ring, .pending = &pending };
             reads[i].io.kind = OP_READ;
-            reads[i].io.offset_bytes = places[i].offset_bytes;
-            reads[i].io.length_bytes = places[i].length_bytes;
-            reads[i].io.data = (uint8_t *)bytes + i * SUPERBLOCK_SEARCH_READ_BYTES;
+            reads[i].io.offset_bytes = places[i];
+            reads[i].io.length_bytes = SUPERBLOCK_BYTES;
+            reads[i].io.data = (uint8_t *)bytes + i * SUPERBLOCK_BYTES;
             reads[i].io.done = search_read_done;
             disk_submit(leg->meta, &reads[i].io);
         }

@@ -83,7 +83,7 @@ static void an_old_leg_is_gone_before_its_data_is(void **state)
 /* The backing has grown since: a daemon looks for the old leg before what was its end. */
 static void a_leg_at_a_former_end_is_gone_before_its_data_is(void **state)
 {
-    static const uint64_t growth[] = { 4096, 16 * MIB, 1000 * MIB };
+    static const uint64_t growth[] = { MIB, 16 * MIB, 1000 * MIB };
     for (unsigned i = 0; i < ARRAY_LEN(growth); i++) {
         for (int adopt = 0; adopt < 2; adopt++) {
             struct err err = { 0 };
