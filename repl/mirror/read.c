@@ -124,6 +124,10 @@ bool mirror_mend_over(struct mirror *m, int32_t *result)
 
 void read_granted(struct mirror *m, struct read *r, struct actions *out)
 {
+    if (r->result) { /* reads_fail_waiting() */
+        read_complete(m, r, r->result, out);
+        return;
+    }
     if (!m->local) {
         read_ask_peer(m, r, out);
         return;
@@ -326,6 +330,11 @@ void reads_peer_ready(struct mirror *m, struct actions *out)
 
 void reads_fail_waiting(struct mirror *m, int32_t result, struct actions *out)
 {
+    /* One that ends gives its range back, perhaps to another: none of them reaches the disk any more. */
+    for (unsigned i = 0; i < MIRROR_READS_MAX; i++) {
+        if (m->reads[i].state == READ_LOCKING)
+            m->reads[i].result = result;
+    }
     for (unsigned i = 0; i < MIRROR_READS_MAX; i++) {
         if (m->reads[i].state == READ_LOCKING || m->reads[i].state == READ_QUEUED)
             read_complete(m, &m->reads[i], result, out);

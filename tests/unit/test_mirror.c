@@ -709,6 +709,31 @@ static void a_read_that_the_leg_cannot_give_waits_for_the_peer(void **state)
     rig_close(&r);
 }
 
+/* A node that steps down shows nothing any more: a read that ends gives its range to a change, which ends, too, and gives
+ * it to another read. */
+static void no_read_reaches_the_disk_when_all_fail(void **state)
+{
+    struct rig r;
+    rig_open(&r, true);
+    ready(&r);
+    set_readable(&r, true);
+    set_replaceable(&r, true);
+    struct buf *first = read_into(&r, 1);
+    lost(&r);
+    disk_done(&r, -EIO);
+    request(&r, OP_DISCARD, 0, 1);
+    struct buf *second = read_into(&r, 1);
+    assert_int_equal(r.completed + r.disk_count, 0);
+    DO(&r, mirror_fail_all(r.mirror, -EIO, &r.actions));
+    assert_int_equal(r.disk_count, 0);
+    assert_int_equal(r.completed, 3);
+    assert_int_equal(r.result, -EIO);
+    buf_put(first);
+    buf_put(second);
+    assert_true(mirror_is_idle(r.mirror));
+    rig_close(&r);
+}
+
 static void answers_nobody_asked_for_are_refused(void **state)
 {
     struct rig r;
@@ -1421,6 +1446,7 @@ int main(void)
         cmocka_unit_test(what_cannot_be_read_is_mended_for_nobody),
         cmocka_unit_test(a_read_error_stands_where_the_peer_cannot_help),
         cmocka_unit_test(a_read_that_the_leg_cannot_give_waits_for_the_peer),
+        cmocka_unit_test(no_read_reaches_the_disk_when_all_fail),
         cmocka_unit_test(answers_nobody_asked_for_are_refused),
         cmocka_unit_test(a_failed_leg_is_replaced_by_the_peers_when_that_is_decided),
         cmocka_unit_test(undecided_changes_wait_until_the_peer_cannot_stand_in),
