@@ -709,8 +709,8 @@ static void a_read_that_the_leg_cannot_give_waits_for_the_peer(void **state)
     rig_close(&r);
 }
 
-/* A node that steps down shows nothing any more: a read that ends gives its range to a change, which ends, too, and gives
- * it to another read. */
+/* A node that steps down shows nothing any more: a read that ends gives its range to a change, which ends, too, and
+ * gives it to another read. */
 static void no_read_reaches_the_disk_when_all_fail(void **state)
 {
     struct rig r;
