@@ -312,7 +312,10 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
             break;
         }
         e->own_flush_busy = false;
-        e->own_flushed = true;
+        switch (e->own_flush_for) {
+        case FLUSH_FOR_ENDING: e->own_flushed = true; break;
+        case FLUSH_FOR_ALONE: alone_on_flushed(e, ev->disk.result, ev->now_ns); break;
+        }
         if (ev->disk.result) {
             actions_note(out, NOTE_ERROR, "disk", "flush failed on %s: %s", e->config.backing,
                          strerror(-ev->disk.result));

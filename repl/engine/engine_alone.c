@@ -1,7 +1,11 @@
 /* Going on alone, where the configuration allows it without a witness (`when-alone: continue`).
  *
  * The peer leaves the in-sync set durably, by a decree of its own, before anything that it lacks is acknowledged. It is
- * waited for a moment first: a daemon that is restarted, or a path that fails over, then costs no resync. */
+ * waited for a moment first: a daemon that is restarted, or a path that fails over, then costs no resync.
+ *
+ * The decree makes this leg the one that counts, and all that the peer has the one that is overwritten. So what both
+ * have completed is on stable storage here before it: else a loss of power would take that from the volume, although
+ * the peer has it. */
 #include "repl/engine/engine_internal.h"
 
 #define ALONE_RETRY_NS (10 * NS_PER_MS) /* a handshake is under way: it decides, or ends soon */
@@ -26,10 +30,25 @@ void alone_end(struct engine *e, struct actions *out)
     mirror_peer_ready(e->mirror, e->sb.epoch, e->peer.window_frames, e->peer.window_bytes, out);
 }
 
-void alone_forget(struct engine *e)
+void alone_on_session_up(struct engine *e)
 {
     e->alone_at_ns = 0;
+    e->alone_flush = ALONE_FLUSH_NOT;
     e->alone_wanted = false;
+}
+
+/* Of one that was forgotten meanwhile, nothing comes. */
+void alone_on_flushed(struct engine *e, int32_t result, uint64_t now_ns)
+{
+    if (e->alone_flush != ALONE_FLUSHING || result)
+        return;
+    e->alone_flush = ALONE_FLUSHED;
+    e->alone_at_ns = now_ns;
+}
+
+void alone_forget(struct engine *e)
+{
+    alone_on_session_up(e);
     if (e->alone)
         mirror_peer_hold(e->mirror);
     e->alone = false;
@@ -46,6 +65,23 @@ uint64_t alone_epoch(const struct engine *e)
     return e->sb.epoch;
 }
 
+/* A leg that has never been part of anything is no new one any more: what it has now, nobody may overwrite. */
+static bool needs_decree(const struct engine *e) { return e->sb.peer_in_sync || e->sb.history.count == 0; }
+
+/* The peer counts as lost. */
+static void leave_peer_behind(struct engine *e, struct actions *out)
+{
+    if (needs_decree(e) && e->alone_flush != ALONE_FLUSHED) {
+        if (e->alone_flush == ALONE_FLUSH_NOT)
+            e->alone_flush = ALONE_FLUSH_WANTED;
+        return;
+    }
+    if (needs_decree(e))
+        decree_renew(e, false, out);
+    e->alone_flush = ALONE_FLUSH_NOT;
+    e->alone_wanted = true;
+}
+
 void alone_advance(struct engine *e, uint64_t now_ns, struct actions *out)
 {
     if (e->alone_at_ns && now_ns >= e->alone_at_ns) {
@@ -54,12 +90,12 @@ void alone_advance(struct engine *e, uint64_t now_ns, struct actions *out)
         if (deciding) {
             e->alone_at_ns = now_ns + ALONE_RETRY_NS;
         } else if (may_go_alone(e) && e->session != SESSION_UP) {
-            /* A leg that has never been part of anything is no new one any more: what it has now, nobody may overwrite.
-             */
-            if (e->sb.peer_in_sync || e->sb.history.count == 0)
-                decree_renew(e, false, out);
-            e->alone_wanted = true;
+            leave_peer_behind(e, out);
         }
+    }
+    if (e->alone_flush == ALONE_FLUSH_WANTED && !e->own_flush_busy && may_go_alone(e)) {
+        e->alone_flush = ALONE_FLUSHING;
+        leg_flush(e, FLUSH_FOR_ALONE, out);
     }
     if (!e->alone_wanted || !persisted(e))
         return;

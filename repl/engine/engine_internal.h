@@ -171,7 +171,13 @@ struct engine {
     enum peer_state peer_state;
     uint64_t told_epoch;  /* of the entry that the peer was told and has not acknowledged; 0: none */
     uint64_t alone_at_ns; /* when the peer counts as lost; 0: it does not */
-    bool alone_wanted;    /* ... as soon as the decree is on disk */
+    enum alone_flush {
+        ALONE_FLUSH_NOT,
+        ALONE_FLUSH_WANTED, /* before the decree */
+        ALONE_FLUSHING,
+        ALONE_FLUSHED,
+    } alone_flush;
+    bool alone_wanted; /* ... as soon as the decree is on disk */
     struct resync_source *source;
     struct resync_target *target;
     struct engine_verify verify;
@@ -210,6 +216,10 @@ struct engine {
     bool untouched;  /* the leg was zeroes when it was attached */
     bool leg_failed; /* in this attachment */
     bool own_flush_busy;
+    enum own_flush {
+        FLUSH_FOR_ENDING,
+        FLUSH_FOR_ALONE,
+    } own_flush_for;
     bool own_flushed;      /* since the leg became idle for an ending */
     bool draining_primary; /* DETACHING from primary: the peer is still needed */
     void *orders[ENGINE_ORDERS_MAX];
@@ -278,6 +288,8 @@ void decree_on_answer(struct engine *e, const struct frame *frame, struct action
 /* engine_alone.c */
 void alone_consider(struct engine *e, uint64_t now_ns); /* there is no session */
 void alone_forget(struct engine *e);
+void alone_on_session_up(struct engine *e);
+void alone_on_flushed(struct engine *e, int32_t result, uint64_t now_ns);
 void alone_end(struct engine *e, struct actions *out); /* the mirror: changes are sent from now on */
 uint64_t alone_epoch(const struct engine *e);          /* of the decree by which the peer left the in-sync set */
 void alone_advance(struct engine *e, uint64_t now_ns, struct actions *out);
@@ -371,7 +383,7 @@ void resize_advance(struct engine *e, struct actions *out);
 void stall_look(struct engine *e, struct actions *out);
 
 /* engine_leg.c */
-void leg_flush(struct engine *e, struct actions *out);
+void leg_flush(struct engine *e, enum own_flush what_for, struct actions *out);
 void superblock_write_if_wanted(struct engine *e, struct actions *out);
 void peer_has_failed(struct engine *e);
 void leg_failed(struct engine *e, const char *what, struct actions *out); /* in words, for the log */

@@ -4,10 +4,11 @@
 
 #include "repl/engine/engine_internal.h"
 
-void leg_flush(struct engine *e, struct actions *out)
+void leg_flush(struct engine *e, enum own_flush what_for, struct actions *out)
 {
     assert(!e->own_flush_busy);
     e->own_flush_busy = true;
+    e->own_flush_for = what_for;
     struct action *a = actions_add(out, ACT_DISK);
     a->disk.op = OP_OWN_FLUSH;
     a->disk.kind = OP_FLUSH;

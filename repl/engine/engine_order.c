@@ -263,7 +263,7 @@ void orders_carry_out(struct engine *e, uint64_t now_ns, struct actions *out)
             break;
         case ROLE_NEED_FLUSH:
             if (!e->own_flush_busy)
-                leg_flush(e, out);
+                leg_flush(e, FLUSH_FOR_ENDING, out);
             return;
         case ROLE_NEED_RECORD:
             record_ending(e);

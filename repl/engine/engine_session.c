@@ -134,8 +134,7 @@ void session_on_up(struct engine *e, uint64_t now_ns, struct actions *out)
         return;
     e->session = SESSION_UP;
     e->session_was_up = true;
-    e->alone_at_ns = 0;
-    e->alone_wanted = false;
+    alone_on_session_up(e);
     e->ending_flushed = false; /* a flush that the last session took with it counts for nothing */
     /* The peer judged our hello as we judged its: it has persisted the higher of both epochs. */
     e->peer_epoch = max_u64(e->peer.epoch, e->said.epoch);

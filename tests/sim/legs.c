@@ -111,6 +111,19 @@ void sim_legs_acked(struct sim *s, unsigned node, const char *lacking)
     l->split = true;
 }
 
+void sim_legs_leaves_behind(struct sim *s, unsigned node, uint64_t parted)
+{
+    if (s->legs.split || s->legs.behind[node] || parted <= s->legs.flushed[node])
+        return;
+    COVER(left_behind);
+    if (!sim_leg_is_current(s, node, SIM_STABLE, parted))
+        sim_fail(s, "left-unflushed",
+                 "node %u puts on record that the other one has left the in-sync set, and would lose with its power "
+                 "what both had: %s",
+                 node, s->model.facts);
+    sim_legs_flushed(s, node, parted);
+}
+
 void sim_legs_acked_through(struct sim *s, unsigned node)
 {
     struct sim_legs *l = &s->legs;

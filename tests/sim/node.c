@@ -208,6 +208,8 @@ void sim_node_start(struct sim *s, unsigned node)
     };
     n->up = true;
     n->epoch = sb.epoch;
+    n->parted = s->model.clock;
+    n->session_up = false;
     n->boot++;
     n->serving = n->detached = n->superblock_busy = n->stepping = n->moves = false;
     memset(n->orders, 0, sizeof(n->orders));
@@ -364,6 +366,11 @@ static void superblock_write(struct sim *s, struct sim_node *n, const struct sup
     sim_size_on_record(s, n->index, sb);
     n->superblock_started = n->superblock_good = 0;
     n->superblock_epoch = sb->epoch;
+    struct superblock before;
+    sim_node_superblock(s, n->index, &before);
+    /* (Who is promoted by force does so as a secondary.) */
+    if (before.role == ROLE_PRIMARY && before.peer_in_sync && sb->role == ROLE_PRIMARY && !sb->peer_in_sync)
+        sim_legs_leaves_behind(s, n->index, n->parted);
     sim_trace(s, "%c meta    %s, leg %s, peer leg %s, epoch %" PRIu64 ", sequence %" PRIu64 "%s%s", 'A' + n->index,
               role_name(sb->role), leg_state_name(sb->leg), leg_state_name(sb->peer_leg), sb->epoch, sb->sequence,
               sb->attached ? ", attached" : "", sb->pristine ? ", pristine" : "");
@@ -410,9 +417,15 @@ static void check_session_event(struct sim *s, struct sim_node *n, const struct 
             sim_fail(s, "payload", "node %u: a damaged payload of %s LSN %" PRIu64 " got past the session", n->index,
                      frame_kind_name(ev->frame.frame.kind), ev->frame.frame.lsn);
         return;
-    case EV_SESSION_UP: COVER(sessions_up); return;
+    case EV_SESSION_UP:
+        COVER(sessions_up);
+        n->session_up = true;
+        return;
     case EV_SESSION_DOWN:
         COVER(sessions_down);
+        if (n->session_up)
+            n->parted = s->model.clock;
+        n->session_up = false;
         sim_clients_session_lost(s);
         return;
     case EV_HELLO: return;

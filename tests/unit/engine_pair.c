@@ -297,6 +297,33 @@ void disks_done(struct node *n)
         disk_done(n, 0);
 }
 
+static bool own_flush(const struct node *n, unsigned *at)
+{
+    for (*at = 0; *at < n->disk_count; ++*at)
+        if (n->disk[*at].disk.op == ENGINE_OP_OWN_FLUSH)
+            return true;
+    return false;
+}
+
+void flush_done(struct node *n, int32_t result)
+{
+    unsigned at;
+    assert_true(own_flush(n, &at));
+    struct action a = n->disk[at];
+    memmove(&n->disk[at], &n->disk[at + 1], (--n->disk_count - at) * sizeof(n->disk[0]));
+    if (result == 0)
+        carry_out(n, &a);
+    step(n, (struct event) { .kind = EV_DISK_DONE, .disk = { .op = a.disk.op, .result = result } });
+}
+
+void patience_ends(struct node *n, uint64_t patience_ns)
+{
+    unsigned at;
+    tick(n, n->now_ns + patience_ns);
+    if (own_flush(n, &at))
+        flush_done(n, 0);
+}
+
 struct frame deliver(struct node *from, struct node *to)
 {
     assert_true(from->sent_count > 0);

@@ -90,6 +90,10 @@ void page_done(struct node *n, int32_t result);
 /* Answers the oldest disk request. */
 void disk_done(struct node *n, int32_t result);
 void disks_done(struct node *n);
+/* Answers the leg's own flush, which is under way. */
+void flush_done(struct node *n, int32_t result);
+/* The peer counts as lost: what both have is flushed, as it is before a decree, if one is needed. */
+void patience_ends(struct node *n, uint64_t patience_ns);
 /* Answers the ACT_GROW. */
 void grow_done(struct node *n, int32_t result);
 /* Carries the oldest frame over. */

@@ -75,7 +75,7 @@ static void the_decree_is_on_disk_before_anything_is_acknowledged(void **state)
     assert_true(engine_deadline_ns(a.engine) <= deadline_ns);
     tick(&a, deadline_ns - 1);
     assert_false(a.meta_pending);
-    tick(&a, deadline_ns);
+    patience_ends(&a, 1);
     assert_true(a.meta_pending);
     write_block(&a, CHANGE_BYTES, 2);
     disks_done(&a);
@@ -101,7 +101,7 @@ static void a_bit_is_set_before_the_local_disk_is_written(void **state)
 {
     struct node a, b;
     open_and_part(&a, &b, &may_go_alone);
-    tick(&a, a.now_ns + PATIENCE_NS);
+    patience_ends(&a, PATIENCE_NS);
     metas_done(&a);
     struct hello hello;
     write_block(&a, 2 * CHANGE_BYTES, 2);
@@ -162,7 +162,7 @@ static void a_read_that_the_leg_cannot_give_waits_as_long_as_a_change_would(void
             assert_true(told(&a, "wrote back what was unreadable"));
             assert_int_equal(a.content[8 * CHANGE_BYTES], 7);
         } else {
-            tick(&a, deadline_ns);
+            patience_ends(&a, 1);
             assert_int_equal(a.completed, 1);
             assert_int_equal(a.complete_result, -EIO);
             metas_done(&a);
@@ -193,7 +193,7 @@ static void nobody_goes_on_alone_while_a_handshake_decides(void **state)
         assert_true(again_ns > deadline_ns && again_ns <= deadline_ns + NS_PER_S);
         if (fails) {
             disconnect_nodes(&a, &b);
-            tick(&a, again_ns);
+            patience_ends(&a, again_ns - a.now_ns);
             assert_true(a.meta_pending);
             metas_done(&a);
             assert_int_equal(a.completed, 1);
@@ -217,7 +217,7 @@ static void a_peer_that_is_back_while_the_decree_is_written_gets_all(void **stat
 {
     struct node a, b;
     open_and_part(&a, &b, &may_go_alone);
-    tick(&a, a.now_ns + PATIENCE_NS);
+    patience_ends(&a, PATIENCE_NS);
     assert_true(a.meta_pending);
     hellos(&a, &b);
     assert_false(a.ready);
@@ -236,6 +236,83 @@ static void a_peer_that_is_back_while_the_decree_is_written_gets_all(void **stat
     assert_int_equal(a.completed, 2);
     assert_int_equal(a.complete_result, 0);
     assert_in_sync(&a, &b);
+    close_both(&a, &b);
+}
+
+/* Both legs have completed it, and neither has flushed. With the decree on disk this leg is the one that the volume
+ * goes on from, and the peer's is overwritten: it must not have been lost here by then. */
+static void what_both_have_is_stable_before_the_decree(void **state)
+{
+    for (int cut = 0; cut < 2; cut++) {
+        struct node a, b;
+        node_open_with(&a, 0, &may_go_alone);
+        node_open_with(&b, 1, &may_go_alone);
+        connect_nodes(&a, &b);
+        promote(&a, &b);
+        write_block(&a, 0, 1);
+        run(&a, &b);
+        assert_int_equal(a.completed, 1);
+        disconnect_nodes(&a, &b);
+        tick(&a, a.now_ns + PATIENCE_NS);
+        assert_int_equal(a.disk_count, 1);
+        assert_int_equal(a.disk[0].disk.kind, OP_FLUSH);
+        assert_false(a.meta_pending);
+        if (cut) { /* the peer's leg is the one that counts, and has it */
+            node_lose_power(&a);
+            assert_int_equal(a.content[0], 0);
+        } else {
+            flush_done(&a, 0);
+            metas_done(&a);
+            assert_false(a.on_disk.peer_in_sync);
+            node_lose_power(&a);
+            assert_int_equal(a.content[0], 1);
+        }
+        connect_nodes(&a, &b);
+        run(&a, &b);
+        assert_in_sync(&a, &b);
+        assert_true(a.content[0] == 1 && b.content[0] == 1);
+        close_both(&a, &b);
+    }
+}
+
+/* Who has everything is the peer, who may stand in. */
+static void a_flush_that_fails_leaves_the_peer_in_the_set(void **state)
+{
+    struct node a, b;
+    open_and_part(&a, &b, &may_go_alone);
+    tick(&a, a.now_ns + PATIENCE_NS);
+    flush_done(&a, -EIO);
+    metas_done(&a);
+    tick(&a, a.now_ns + FOREVER_NS);
+    metas_done(&a);
+    assert_false(told(&a, "goes on alone"));
+    assert_true(a.on_disk.peer_in_sync);
+    assert_int_equal(a.completed, 0);
+    close_both(&a, &b);
+}
+
+/* The flush of an earlier parting says nothing of what was completed since. */
+static void a_peer_that_is_back_while_the_leg_is_flushed(void **state)
+{
+    struct node a, b;
+    open_and_part(&a, &b, &may_go_alone);
+    tick(&a, a.now_ns + PATIENCE_NS);
+    struct action flush = a.disk[0];
+    assert_int_equal(flush.disk.kind, OP_FLUSH);
+    a.disk_count = 0;
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_int_equal(a.completed, 1);
+    assert_in_sync(&a, &b);
+    disconnect_nodes(&a, &b);
+    tick(&a, a.now_ns + PATIENCE_NS);
+    assert_int_equal(a.disk_count, 0); /* one at a time */
+    step(&a, (struct event) { .kind = EV_DISK_DONE, .disk = { .op = flush.disk.op } });
+    assert_false(a.meta_pending);
+    flush_done(&a, 0);
+    assert_true(a.meta_pending);
+    metas_done(&a);
+    assert_true(told(&a, "goes on alone"));
     close_both(&a, &b);
 }
 
@@ -264,7 +341,7 @@ static void a_failed_leg_does_not_go_on_alone(void **state)
     disk_done(&a, -EIO);
     metas_done(&a);
     struct superblock before = a.on_disk;
-    tick(&a, a.now_ns + PATIENCE_NS);
+    patience_ends(&a, PATIENCE_NS);
     assert_false(a.meta_pending);
     assert_int_equal(a.completed, 0); /* all wait for the peer, who may stand in */
     assert_int_equal(a.on_disk.epoch, before.epoch);
@@ -279,7 +356,7 @@ static void a_leg_that_fails_beside_the_decree_acknowledges_nothing(void **state
         struct node a, b;
         open_and_part(&a, &b, &may_go_alone);
         write_block(&a, CHANGE_BYTES, 2);
-        tick(&a, a.now_ns + PATIENCE_NS);
+        patience_ends(&a, PATIENCE_NS);
         assert_true(a.meta_pending);
         if (superblock) {
             meta_done(&a, -EIO);
@@ -302,7 +379,7 @@ static void promoted_again_it_goes_on_alone_at_once(void **state)
 {
     struct node a, b;
     open_and_part(&a, &b, &may_go_alone);
-    tick(&a, a.now_ns + PATIENCE_NS);
+    patience_ends(&a, PATIENCE_NS);
     metas_done(&a);
     node_restart(&a, true);
     uint32_t entries = a.on_disk.history.count;
@@ -327,13 +404,13 @@ static void of_two_that_went_on_alone_neither_is_overwritten(void **state)
 {
     struct node a, b;
     open_and_part(&a, &b, &may_go_alone);
-    tick(&a, a.now_ns + PATIENCE_NS);
+    patience_ends(&a, PATIENCE_NS);
     metas_done(&a);
     node_restart(&a, true);
     order(&b, EV_PROMOTE, false);
     metas_done(&b);
     assert_true(b.serving);
-    tick(&b, b.now_ns + PATIENCE_NS);
+    patience_ends(&b, PATIENCE_NS);
     metas_done(&b);
     write_block(&b, 0, 3);
     disks_done(&b);
@@ -357,7 +434,7 @@ static void a_refused_peer_does_not_end_going_alone(void **state)
 {
     struct node a, b;
     open_and_part(&a, &b, &may_go_alone);
-    tick(&a, a.now_ns + PATIENCE_NS);
+    patience_ends(&a, PATIENCE_NS);
     metas_done(&a);
     uint64_t epoch = view_of(&a).alone_epoch;
     assert_true(epoch > 0);
@@ -371,7 +448,7 @@ static void a_refused_peer_does_not_end_going_alone(void **state)
     metas_done(&a);
     disconnect_nodes(&a, &a);
     assert_int_equal(view_of(&a).alone_epoch, epoch);
-    tick(&a, a.now_ns + PATIENCE_NS);
+    patience_ends(&a, PATIENCE_NS);
     metas_done(&a);
     assert_false(told(&a, "goes on alone"));
     int completed = a.completed;
@@ -391,6 +468,9 @@ int main(void)
         cmocka_unit_test(a_read_that_the_leg_cannot_give_waits_as_long_as_a_change_would),
         cmocka_unit_test(nobody_goes_on_alone_while_a_handshake_decides),
         cmocka_unit_test(a_peer_that_is_back_while_the_decree_is_written_gets_all),
+        cmocka_unit_test(what_both_have_is_stable_before_the_decree),
+        cmocka_unit_test(a_flush_that_fails_leaves_the_peer_in_the_set),
+        cmocka_unit_test(a_peer_that_is_back_while_the_leg_is_flushed),
         cmocka_unit_test(strict_waits_for_ever),
         cmocka_unit_test(a_failed_leg_does_not_go_on_alone),
         cmocka_unit_test(a_leg_that_fails_beside_the_decree_acknowledges_nothing),

@@ -440,7 +440,7 @@ static void nobody_stands_in_who_lacks_something(void **state)
     disconnect_nodes(&a, &b);
     write_block(&a, 0, 1);
     disks_done(&a);
-    tick(&a, a.now_ns + 2 * NS_PER_S);
+    patience_ends(&a, 2 * NS_PER_S);
     metas_done(&a);
     assert_int_equal(a.completed, 1); /* alone */
     connect_nodes(&a, &b);            /* and the resync is not done */

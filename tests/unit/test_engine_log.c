@@ -25,7 +25,7 @@ static void open_alone(struct node *a, struct node *b)
 {
     open_pair(a, b, &tiny_log);
     disconnect_nodes(a, b);
-    tick(a, a->now_ns + PATIENCE_NS);
+    patience_ends(a, PATIENCE_NS);
     metas_done(a);
     assert_true(told(a, "goes on alone"));
 }

@@ -271,7 +271,7 @@ static void what_cannot_be_is_refused(void **state)
     /* Nobody is there, or lacks something. */
     disconnect_nodes(&a, &b);
     refused(&a, -ENOTCONN, "no connection");
-    tick(&a, a.now_ns + PATIENCE_NS);
+    patience_ends(&a, PATIENCE_NS);
     metas_done(&a);
     write_block(&a, 4 * CHANGE_BYTES, 3);
     disks_done(&a);

@@ -48,7 +48,7 @@ static void open_apart(struct node *a, struct node *b)
     write_block(a, 0, 1);
     run(a, b);
     disconnect_nodes(a, b);
-    tick(a, a->now_ns + PATIENCE_NS);
+    patience_ends(a, PATIENCE_NS);
     metas_done(a);
     write_block(a, 4 * CHANGE_BYTES, 2);
     write_block(a, 64 * CHANGE_BYTES, 3);
@@ -232,7 +232,7 @@ static void a_source_that_goes_on_alone_again_is_the_source_again(void **state)
         open_resyncing(&a, &b);
         finish_up_to(&a, &b, last);
         end_session(&a, &b, SESSION_ENDS);
-        tick(&a, a.now_ns + PATIENCE_NS);
+        patience_ends(&a, PATIENCE_NS);
         metas_done(&a);
         int completed = a.completed;
         write_block(&a, 4 * CHANGE_BYTES, 9);
@@ -262,7 +262,7 @@ static void a_target_promoted_right_after_its_record(void **state)
         order(&b, EV_PROMOTE, false);
         metas_done(&b);
         assert_true(b.serving);
-        tick(&b, b.now_ns + PATIENCE_NS);
+        patience_ends(&b, PATIENCE_NS);
         metas_done(&b);
         write_block(&b, 0, 5);
         disks_done(&b);
@@ -270,7 +270,7 @@ static void a_target_promoted_right_after_its_record(void **state)
         if (source_goes_alone) {
             order(&a, EV_PROMOTE, false);
             metas_done(&a);
-            tick(&a, a.now_ns + PATIENCE_NS);
+            patience_ends(&a, PATIENCE_NS);
             metas_done(&a);
             write_block(&a, 0, 6);
             disks_done(&a);
@@ -760,7 +760,7 @@ static void an_old_flush_fails_in_a_resync(void **state)
     b.disk_count = 0;
     disks_done(&a);
     disconnect_nodes(&a, &b);
-    tick(&a, a.now_ns + PATIENCE_NS);
+    patience_ends(&a, PATIENCE_NS);
     metas_done(&a);
     write_block(&a, 4 * CHANGE_BYTES, 2);
     write_block(&a, 64 * CHANGE_BYTES, 3);
@@ -1050,7 +1050,7 @@ static void a_target_that_fails_ends_the_resync(void **state)
     hellos(&a, &b);
     assert_true(a.refused && b.refused);
     disconnect_nodes(&a, &b);
-    tick(&a, a.now_ns + PATIENCE_NS);
+    patience_ends(&a, PATIENCE_NS);
     metas_done(&a);
     int completed = a.completed;
     write_block(&a, 0, 9);
