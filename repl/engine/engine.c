@@ -268,11 +268,11 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
 }
 
 /* The events of the write path change nothing but the mirror, as long as nothing fails and nobody waits for idleness.
- */
+ * Nor do they while a block of the log is on its way: who waits then is looked at when it has come. */
 static bool is_steady(struct engine *e)
 {
-    return (e->role.phase == PHASE_PRIMARY || e->role.phase == PHASE_SECONDARY) && !mirror_has_faults(e->mirror) &&
-           !mirror_wants_log(e->mirror) && !mirror_wants_flush(e->mirror) && e->verify.mend == MEND_NOTHING;
+    return (e->role.phase == PHASE_PRIMARY || e->role.phase == PHASE_SECONDARY) &&
+           !mirror_needs_engine(e->mirror, e->log.phase == LOG_IDLE) && e->verify.mend == MEND_NOTHING;
 }
 
 static bool is_of_write_path(const struct frame *f)

@@ -96,8 +96,8 @@ static void hash_remove(struct activity_log *al, uint32_t i)
 static struct al_span span_of(const struct activity_log *al, struct range range)
 {
     assert(range.length_bytes > 0 && range_fits(range, al->options.size_bytes));
-    uint32_t bytes = al->options.extent_bytes;
-    struct al_span s = { (uint32_t)(range.offset_bytes / bytes), (uint32_t)((range_end(range) - 1) / bytes) + 1 };
+    struct al_span s = { (uint32_t)(range.offset_bytes >> al->extent_shift),
+                         (uint32_t)((range_end(range) - 1) >> al->extent_shift) + 1 };
     assert(s.end - s.first <= al_change_extents_max(al));
     return s;
 }
@@ -166,6 +166,7 @@ struct activity_log *al_open(const struct al_options *options, struct err *err)
         al->ring_sequences = resident_calloc(o.ring_blocks, sizeof(*al->ring_sequences));
         if (al->slot && al->hash && al->seen && al->ring_sequences) {
             al->options = o;
+            al->extent_shift = (uint32_t)__builtin_ctz(o.extent_bytes);
             al->sequence = 1;
             al_reset(al, o.slots, o.context_slots);
             al_set_size(al, o.size_bytes);
@@ -335,16 +336,18 @@ static enum al_verdict refuse(struct activity_log *al, struct al_span s)
 enum al_verdict al_enter(struct activity_log *al, struct range range)
 {
     struct al_span s = span_of(al, range);
+    uint32_t in[AL_UPDATES_MAX];
+    uint32_t n = 0;
     for (uint32_t e = s.first; e < s.end; e++) {
         uint32_t i = find(al, e);
         if (i == AL_NONE || !is_hot(&al->slot[i]) || al->slot[i].draining)
             return refuse(al, s);
+        in[n++] = i;
     }
-    for (uint32_t e = s.first; e < s.end; e++) {
-        uint32_t i = find(al, e);
-        if (al->slot[i].uses++ == 0)
-            list_move(al, i, AL_BUSY);
-        assert(al->slot[i].uses);
+    for (uint32_t k = 0; k < n; k++) {
+        if (al->slot[in[k]].uses++ == 0)
+            list_move(al, in[k], AL_BUSY);
+        assert(al->slot[in[k]].uses);
     }
     if (is_first(al, s))
         first_is_over(al);
@@ -488,8 +491,13 @@ void al_commit_done(struct activity_log *al, bool ok)
 
 uint32_t al_flush_begin(struct activity_log *al) { return al->generation++; }
 
+/* More could be given up after a flush than there is left: begun now, it may be over before that has run out. */
+static bool runs_low(const struct activity_log *al) { return al->lists[AL_UNFLUSHED].count > al->slots / 2; }
+
 bool al_wants_flush(const struct activity_log *al)
 {
+    if (runs_low(al))
+        return true;
     if (al->commit_in_flight || al->update_count > 0 || available(al) > 0)
         return false;
     return al->wanted_count > 0 || (al->has_first && missing(al, al->first) > 0);

@@ -9,8 +9,8 @@
  * - A change enters the log as the last thing that it waits for: it holds its range lock already.
  * - Changes that were told COLD or STUCK ask again after each al_commit_done() and each al_flush_done(), the oldest
  *   first, before anything else. (One that is given up simply does not ask again.)
- * - After asks, and after each done: al_commit_begin(); if it gives a block, write it. Else, if al_wants_flush(): flush
- *   both legs (alone: this one).
+ * - After asks, and after each done: al_commit_begin(); if it gives a block, write it. If somebody waits then, and
+ *   al_wants_flush(): flush both legs (alone: this one).
  * Pure: nothing here reads, writes or waits, and only open and close allocate. Not thread-safe. */
 #pragma once
 
@@ -102,7 +102,8 @@ void al_commit_done(struct activity_log *al, bool ok);
 /* A flush of both legs (alone: this one) begins now. Any number may be under way. */
 uint32_t al_flush_begin(struct activity_log *al);
 
-/* Somebody waits for a slot, and none can be given up before a flush. */
+/* To be asked when somebody waits for the log. No slot can be given up before a flush; or those that can, may run out
+ * before it is over. */
 bool al_wants_flush(const struct activity_log *al);
 
 /* It succeeded: extents that were left before it began may be given up. One that fails is not told. */

@@ -31,6 +31,7 @@ struct al_span {
 
 struct activity_log {
     struct al_options options;
+    uint32_t extent_shift;  /* log2 of extent_bytes */
     uint32_t capacity;      /* the most slots that the ring can tell of */
     uint32_t slots;         /* in use: as configured, or as found on disk */
     uint32_t context_slots; /* likewise */

@@ -55,8 +55,6 @@ void admission_retry(struct mirror *m, struct actions *out)
         change_ask_again(m, container_of(node, struct change, queue), out);
 }
 
-static bool anyone_waits(const struct mirror *m) { return !list_empty(&m->log_queue) || !list_empty(&m->repair_queue); }
-
 bool mirror_wants_log(const struct mirror *m) { return m->al && anyone_waits(m); }
 
 bool mirror_log_stuck(const struct mirror *m)

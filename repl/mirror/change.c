@@ -327,6 +327,15 @@ bool mirror_wants_flush(const struct mirror *m)
     return (full || mirror_log_stuck(m)) && own_flush_can_begin(m);
 }
 
+bool mirror_needs_engine(const struct mirror *m, bool log_is_idle)
+{
+    if (mirror_has_faults(m))
+        return true;
+    if (anyone_waits(m))
+        return log_is_idle;
+    return m->unflushed.ring && unflushed_is_half_full(&m->unflushed) && own_flush_can_begin(m);
+}
+
 void change_granted(struct mirror *m, struct change *c, struct actions *out)
 {
     change_step(m, c, CHANGE_GRANTED, 0, out);

@@ -87,11 +87,16 @@ const char *mirror_ack(struct mirror *m, const struct frame *ack, struct actions
 /* A change waits for its extents, or what mends a read does. Costs nothing. */
 bool mirror_wants_log(const struct mirror *m);
 
+/* Asked after each event of the write path, and cheap: something is to be done that only the engine can do: handle a
+ * fault, commit, flush. What waits for a commit or flush that is under way is looked at when that is done. */
+bool mirror_needs_engine(const struct mirror *m, bool log_is_idle);
+
 /* To be called right after each al_commit_done(), before anything else of the mirror: those that wait ask again, the
  * oldest first. */
 void mirror_log_committed(struct mirror *m, struct actions *out);
 
-/* Something waits for a flush of both legs: for a slot of the log, or for a place in the unflushed set. */
+/* Something waits for the log or for a place in the unflushed set, and a flush of both legs is needed for that, or will
+ * be soon. */
 bool mirror_log_stuck(const struct mirror *m);
 
 /* ---- own flushes, and the unflushed set ---- */

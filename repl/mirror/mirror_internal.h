@@ -194,9 +194,15 @@ enum admission admission_ask(struct mirror *m, struct change *c);
 void admission_over(struct mirror *m, struct change *c);
 void admission_retry(struct mirror *m, struct actions *out);
 
+static inline bool anyone_waits(const struct mirror *m)
+{
+    return !list_empty(&m->log_queue) || !list_empty(&m->repair_queue);
+}
+
 /* unflushed.c */
-bool unflushed_has_room(const struct unflushed *u);
-bool unflushed_is_half_full(const struct unflushed *u);
+static inline uint64_t unflushed_used(const struct unflushed *u) { return u->head - u->tail; }
+static inline bool unflushed_is_half_full(const struct unflushed *u) { return unflushed_used(u) > u->mask / 2; }
+static inline bool unflushed_has_room(const struct unflushed *u) { return unflushed_used(u) + u->reserved <= u->mask; }
 void unflushed_add(struct unflushed *u, struct range range);
 void unflushed_drop(struct unflushed *u, uint64_t mark);
 

@@ -2,12 +2,6 @@
 #include "repl/meta/bitmap.h"
 #include "repl/mirror/mirror_internal.h"
 
-static uint64_t unflushed_used(const struct unflushed *u) { return u->head - u->tail; }
-
-bool unflushed_has_room(const struct unflushed *u) { return unflushed_used(u) + u->reserved <= u->mask; }
-
-bool unflushed_is_half_full(const struct unflushed *u) { return unflushed_used(u) > u->mask / 2; }
-
 void unflushed_add(struct unflushed *u, struct range range)
 {
     assert(u->reserved > 0 && unflushed_used(u) <= u->mask);

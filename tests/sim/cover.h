@@ -72,8 +72,8 @@
     X(primary_crash, 1, "fault: primary daemons killed")                                                               \
     X(survivor_checked, 1, "promotions whose leg was proven to hold every acknowledged write")                         \
     X(acked_alone, 1, "changes and flushes acknowledged that the other leg lacked")                                    \
-    X(acked_late, 0, "changes acknowledged after the other node, who had them, served apart")                          \
     X(left_behind, 1, "decrees without the other leg, of what was acknowledged and not flushed")                       \
+    X(acked_late, 0, "changes acknowledged after the other node, who had them, served apart")                          \
     X(acked_diskless, 1, "changes and flushes acknowledged through the peer's leg, the own one having failed")         \
     X(read_diskless, 1, "reads answered by a primary whose leg has failed")                                            \
     X(diskless_cut_peer, 1, "fault: the node with the only leg killed while it recorded that")                         \

@@ -324,9 +324,9 @@ struct sim_node {
     struct superblock superblock_read; /* as it was read last */
     bool superblock_repairs;           /* ... with a copy that was not good */
     bool superblock_busy;
-    uint8_t superblock_blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES]; /* on their way to the disk */
     uint64_t parted; /* when its last session that was up ended, or its daemon started, by the model's clock */
     bool session_up;
+    uint8_t superblock_blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES]; /* on their way to the disk */
     unsigned superblock_started; /* copies, of which `superblock_left` are under way */
     unsigned superblock_left;
     unsigned superblock_good;
@@ -463,11 +463,11 @@ void sim_legs_replaced(struct sim *s, unsigned node);
  * unless it is on record that the other one is not in the in-sync set. */
 void sim_legs_acked(struct sim *s, unsigned node, const char *lacking);
 
-/* `node`, whose own leg is out, acknowledges through the other one's. Fails unless that is on record there. */
 /* `node` puts on record that the other one has left the in-sync set: what was acknowledged before they parted has to be
  * stable here. */
 void sim_legs_leaves_behind(struct sim *s, unsigned node, uint64_t parted);
 
+/* `node`, whose own leg is out, acknowledges through the other one's. Fails unless that is on record there. */
 void sim_legs_acked_through(struct sim *s, unsigned node);
 
 /* Its record says that it is being resynced: it cannot be promoted without force, whatever else it says. */

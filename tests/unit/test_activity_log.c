@@ -647,6 +647,33 @@ static void an_extent_is_not_given_up_before_a_flush_that_began_after_it_was_lef
     log_free(l);
 }
 
+/* While some slots can be given up still, so that they last until it is over. */
+static void a_flush_is_wanted_before_the_slots_run_out(void **state)
+{
+    (void)state;
+    static struct al_commit c;
+    struct log *l = log_of(8); /* all can be given up */
+    for (unsigned e = 0; e < 4; e++) {
+        assert_int_equal(al_enter(l->al, extents_range(e, 1)), AL_HOT);
+        al_leave(l->al, extents_range(e, 1));
+    }
+    assert_int_equal(al_enter(l->al, extents_range(20, 1)), AL_COLD);
+    assert_false(al_wants_flush(l->al)); /* as many are left as would come of it */
+    assert_int_equal(al_enter(l->al, extents_range(4, 1)), AL_HOT);
+    al_leave(l->al, extents_range(4, 1));
+    assert_true(al_wants_flush(l->al));
+    uint32_t flush = al_flush_begin(l->al);
+    /* Nobody waits for it. */
+    assert_true(al_commit_begin(l->al, &c));
+    assert_int_equal(c.evicted_count, 1);
+    assert_int_equal(c.evicted[0].offset_bytes, 5 * EXTENT);
+    al_commit_done(l->al, true);
+    assert_int_equal(al_enter(l->al, extents_range(20, 1)), AL_HOT);
+    al_flush_done(l->al, flush);
+    assert_false(al_wants_flush(l->al));
+    log_free(l);
+}
+
 /* Every slot is always in use by somebody who never lets go before the next one is in. A cold change gets in. */
 static void a_cold_change_does_not_starve_behind_hot_ones(void **state)
 {
@@ -760,6 +787,7 @@ int main(void)
         cmocka_unit_test(a_failed_commit_is_written_again_the_same),
         cmocka_unit_test(a_failed_commit_is_void_after_a_clean_end),
         cmocka_unit_test(an_extent_is_not_given_up_before_a_flush_that_began_after_it_was_left),
+        cmocka_unit_test(a_flush_is_wanted_before_the_slots_run_out),
         cmocka_unit_test(a_cold_change_does_not_starve_behind_hot_ones),
         cmocka_unit_test(a_younger_change_does_not_overtake),
         cmocka_unit_test(the_default_size_is_found_whole),

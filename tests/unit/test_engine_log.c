@@ -266,6 +266,62 @@ static void a_failed_leg_is_let_go_when_its_pages_are_back(void **state)
     close_both(&a, &b);
 }
 
+/* Who comes while a block is on its way is in the next one, which begins when that is done. */
+static void one_block_follows_the_other(void **state)
+{
+    static const struct node_options log_of_eight = {
+        .has_peer = true, .alone_after_ns = PATIENCE_NS, .extent_bytes = EXTENT_BYTES, .log_slots = 8
+    };
+    struct node a, b;
+    open_pair(&a, &b, &log_of_eight);
+    a.hold_pages = true;
+    write_block(&a, 0, 1);
+    write_block(&a, 1 * EXTENT_BYTES, 2);
+    write_block(&a, 2 * EXTENT_BYTES, 3);
+    assert_int_equal(a.page_count, 1);
+    page_done(&a, 0);
+    assert_int_equal(a.disk_count, 1);
+    assert_int_equal(a.page_count, 1);
+    disks_done(&a); /* what happens meanwhile changes nothing */
+    assert_int_equal(a.page_count, 1);
+    page_done(&a, 0);
+    assert_int_equal(a.disk_count, 2);
+    assert_int_equal(a.page_count, 0);
+    a.hold_pages = false;
+    run(&a, &b);
+    assert_int_equal(a.completed, 3);
+    close_both(&a, &b);
+}
+
+/* With half of the slots waiting for a flush it begins, while the others go to whoever is cold. */
+static void the_log_is_flushed_before_it_runs_out(void **state)
+{
+    static const struct node_options log_of_eight = {
+        .has_peer = true, .alone_after_ns = PATIENCE_NS, .extent_bytes = EXTENT_BYTES, .log_slots = 8
+    };
+    struct node a, b;
+    open_pair(&a, &b, &log_of_eight);
+    for (unsigned i = 0; i < 5; i++) {
+        write_block(&a, i * EXTENT_BYTES, 1);
+        run(&a, &b);
+    }
+    /* Nobody waits any more: nothing to flush for. */
+    assert_int_equal(a.disk_count + a.sent_count, 0);
+    write_block(&a, 5 * EXTENT_BYTES, 1);
+    assert_int_equal(a.disk_count, 2);
+    assert_int_equal(a.sent_count, 2);
+    assert_true(a.disk[0].disk.kind == OP_FLUSH || a.disk[1].disk.kind == OP_FLUSH);
+    /* It is under way, and not waited for. */
+    for (unsigned i = 6; i < 8; i++)
+        write_block(&a, i * EXTENT_BYTES, 1);
+    assert_int_equal(a.disk_count, 4);
+    write_block(&a, 8 * EXTENT_BYTES, 1); /* the ninth */
+    assert_int_equal(a.disk_count, 4);
+    run(&a, &b);
+    assert_int_equal(a.completed, 9);
+    close_both(&a, &b);
+}
+
 static void a_crash_leaves_the_extents_that_were_in_use(void **state)
 {
     struct node a, b;
@@ -349,6 +405,8 @@ int main(void)
         cmocka_unit_test(a_clean_end_without_the_peer_keeps_what_it_may_lose),
         cmocka_unit_test(a_failed_leg_keeps_its_log),
         cmocka_unit_test(a_failed_leg_is_let_go_when_its_pages_are_back),
+        cmocka_unit_test(one_block_follows_the_other),
+        cmocka_unit_test(the_log_is_flushed_before_it_runs_out),
         cmocka_unit_test(a_crash_leaves_the_extents_that_were_in_use),
         cmocka_unit_test(damage_counts_as_out_of_sync_and_is_told),
         cmocka_unit_test(what_a_verify_found_outlives_a_crash),
