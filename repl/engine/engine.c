@@ -216,6 +216,7 @@ static void flush_when_wanted(struct engine *e, uint64_t now_ns, struct actions 
         mirror_view(e->mirror, &mirror);
         e->flush_at_ns = now_ns + OWN_FLUSH_NS;
         wanted |= mirror.unflushed > 0;
+        log_seal(e, out);
     }
     if (wanted)
         mirror_flush(e->mirror, now_ns, out);

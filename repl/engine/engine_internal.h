@@ -350,7 +350,8 @@ uint64_t verify_next_ns(const struct engine *e);
 void log_advance(struct engine *e, struct actions *out);
 bool log_is_idle(const struct engine *e); /* nothing of it is with the disk */
 bool log_is_settled(const struct engine *e);
-void log_count_all(struct engine *e); /* every granule counts as out of sync from now on */
+void log_seal(struct engine *e, struct actions *out); /* what the newest block tells, if only that one does */
+void log_count_all(struct engine *e);                 /* every granule counts as out of sync from now on */
 void log_on_page_done(struct engine *e, enum meta_area area, uint32_t index, int32_t result, struct actions *out);
 
 /* engine_order.c */

@@ -186,6 +186,16 @@ void log_advance(struct engine *e, struct actions *out)
         pass_advance(e, out);
 }
 
+void log_seal(struct engine *e, struct actions *out)
+{
+    struct engine_log *l = &e->log;
+    bool may = e->role.phase == PHASE_PRIMARY && l->phase == LOG_IDLE && !l->wipe_wanted && !e->leg_failed;
+    if (!may || grow_holds_log(e) || !al_seal_begin(e->al, &l->commit))
+        return;
+    l->phase = LOG_BLOCK;
+    write_log_block(l->commit.index, l->commit.block, out);
+}
+
 bool log_is_idle(const struct engine *e)
 {
     const struct engine_log *l = &e->log;

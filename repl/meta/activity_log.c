@@ -137,6 +137,8 @@ void al_reset(struct activity_log *al, uint32_t slots, uint32_t context_slots)
         list_put(al, i, AL_FREE);
     }
     al->update_count = 0;
+    al->may_be_there = false;
+    al->unsealed = false;
     al->wanted_count = 0;
     al->has_first = false;
     al->draining_count = 0;
@@ -211,8 +213,8 @@ uint64_t al_next_sequence(const struct activity_log *al) { return al->sequence; 
 uint64_t al_clear(struct activity_log *al)
 {
     assert(!al->lists[AL_BUSY].count);
-    /* A block that could not be written may lie there, with this sequence. */
-    al->sequence += al->update_count > 0;
+    /* Void, too, like all that were written. */
+    al->sequence += al->may_be_there;
     al_reset(al, al->options.slots, al->options.context_slots);
     return al->sequence;
 }
@@ -473,12 +475,23 @@ bool al_commit_begin(struct activity_log *al, struct al_commit *c)
     return true;
 }
 
+bool al_seal_begin(struct activity_log *al, struct al_commit *c)
+{
+    if (al->commit_in_flight || al->update_count > 0 || !al->unsealed)
+        return false;
+    al->commit_in_flight = true;
+    fill_commit(al, c);
+    return true;
+}
+
 void al_commit_done(struct activity_log *al, bool ok)
 {
     assert(al->commit_in_flight);
     al->commit_in_flight = false;
+    al->may_be_there = !ok;
     if (!ok)
         return;
+    al->unsealed = al->update_count > 0;
     for (uint32_t i = 0; i < al->update_count; i++)
         list_move(al, al->updates[i].slot, AL_FLUSHED);
     al->update_count = 0;

@@ -93,6 +93,11 @@ struct al_commit {
 /* True: there is a block to be written, and none is under way; `c` is filled, and stays the caller's. */
 bool al_commit_begin(struct activity_log *al, struct al_commit *c);
 
+/* Now and then, when nobody waits. True: the newest block on disk is the only one that tells of its updates, and a
+ * block is to be written after it that has none, as any other is. From then on the loss of either is noticed, or
+ * harmless: docs/METADATA.md. */
+bool al_seal_begin(struct activity_log *al, struct al_commit *c);
+
 /* The block is stable; or it could not be written, and may be on disk or not: then the next al_commit_begin() gives the
  * same again, and what it gives up stays cold meanwhile. */
 void al_commit_done(struct activity_log *al, bool ok);

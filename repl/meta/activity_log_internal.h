@@ -48,6 +48,8 @@ struct activity_log {
     uint32_t hash_bits;
 
     bool commit_in_flight;
+    bool may_be_there;     /* the last write of this sequence's block failed */
+    bool unsealed;         /* the newest block on disk has updates, which no other tells of */
     uint32_t update_count; /* of the block being written, or to be written again */
     struct al_replaced {
         uint32_t slot;

@@ -155,6 +155,7 @@ int al_load(struct activity_log *al, const uint8_t *ring, uint64_t from_sequence
         return r;
     }
     al->sequence = newest + 1;
+    al->unsealed = newest >= from;
     tell(al, found, ctx);
     return 0;
 }

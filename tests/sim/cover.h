@@ -52,6 +52,7 @@
     X(meta_cut, 1, "superblock writes cut by a crash")                                                                 \
     X(meta_torn, 1, "superblock writes torn by a loss of power")                                                       \
     X(meta_damage, 1, "fault: metadata that rots or cannot be read any more")                                          \
+    X(seal_damage, 1, "... and was the seal of the activity log's newest block, or that block")                        \
     X(meta_unreadable, 1, "metadata that could not be read")                                                           \
     X(superblock_repaired, 1, "superblocks with a copy that was damaged or left behind")                               \
     X(disk_latent_error, 1, "reads of what cannot be read any more")                                                   \

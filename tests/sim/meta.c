@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "repl/base/checksum.h"
+#include "repl/meta/al_block.h"
 #include "tests/sim/sim.h"
 
 #define LATENCY_MIN_NS (20 * NS_PER_US)
@@ -36,6 +37,7 @@ void sim_meta_reset(struct sim_meta *meta)
     meta->busy = 0;
     meta->error_per_million = 0;
     meta->log_newest = meta->log_before = UINT32_MAX;
+    meta->log_sealed = false;
 }
 
 static uint32_t sector_of(struct sim *s, enum sim_meta_area area, uint32_t index)
@@ -122,7 +124,15 @@ void sim_meta_write(struct sim *s, unsigned node, enum sim_meta_area area, uint3
         meta->log_before = meta->log_newest;
         meta->log_newest = index;
     }
+    if (area == SIM_META_ACTIVITY_LOG)
+        meta->log_sealed = false;
     sim_at(s, s->now_ns + sim_between(s, CHANCE_NODE, LATENCY_MIN_NS, LATENCY_MAX_NS), Q_META, node, slot);
+}
+
+static bool changes_nothing(const uint8_t *block)
+{
+    struct al_block b;
+    return al_block_decode(block, &b, NULL) == 0 && b.update_count == 0;
 }
 
 void sim_meta_event(struct sim *s, unsigned node, uint32_t slot)
@@ -145,6 +155,8 @@ void sim_meta_event(struct sim *s, unsigned node, uint32_t slot)
     }
     put(&meta->medium, sector, r.block, ALL_SECTORS);
     settle(&meta->medium, sector);
+    if (r.area == SIM_META_ACTIVITY_LOG)
+        meta->log_sealed = changes_nothing(r.block);
     r.done(s, node, r.area, r.index, 0);
 }
 
@@ -203,10 +215,11 @@ bool sim_meta_damage(struct sim *s, unsigned node)
     struct medium *m = &meta->medium;
     enum sim_meta_area area = (enum sim_meta_area)sim_below(s, CHANCE_NODE, ARRAY_LEN(areas));
     uint32_t page = areas[area].first + (uint32_t)sim_below(s, CHANCE_NODE, areas[area].count);
-    /* The newest block of the log is not told from one that a crash has torn, and whose changes never began. Of a write
-     * that a crash has cut, nothing may be there: then it is the one before. */
-    if (area == SIM_META_ACTIVITY_LOG &&
-        (page - areas[area].first == meta->log_newest || page - areas[area].first == meta->log_before))
+    /* The newest block of the log, before it is sealed, is not told from one that a crash has torn, and whose changes
+     * never began. Of a write that a crash has cut, nothing may be there: then it is the one before. */
+    bool newest = area == SIM_META_ACTIVITY_LOG &&
+                  (page - areas[area].first == meta->log_newest || page - areas[area].first == meta->log_before);
+    if (newest && !meta->log_sealed)
         return false;
     if (meta->busy > 0 || !sector_bit(m->touched, page * PAGE_SECTORS))
         return false;
@@ -219,6 +232,8 @@ bool sim_meta_damage(struct sim *s, unsigned node)
     bool rots = sim_chance(s, CHANCE_NODE, 500000);
     if (!rots && !medium_make_unreadable(m, sector))
         return false;
+    if (newest)
+        COVER(seal_damage);
     if (rots)
         medium_rot(m, sector, (uint32_t)sim_below(s, CHANCE_NODE, SECTOR_BYTES * 8));
     sim_trace(s, "%c meta    %s page %u %s", 'A' + node, areas[area].name, page - areas[area].first,

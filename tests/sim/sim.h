@@ -160,6 +160,7 @@ struct sim_meta {
     unsigned error_per_million;
     uint32_t log_newest; /* the pages of the log that were written last */
     uint32_t log_before;
+    bool log_sealed; /* the newest is on disk, and without it nothing would be missing */
 };
 
 void sim_meta_open(struct sim_meta *meta);

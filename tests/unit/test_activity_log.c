@@ -52,7 +52,7 @@ struct world {
     bool flushing;
     uint32_t flush_generation;
     uint32_t waited_max;
-    unsigned stuck, evictions, torn, hot;
+    unsigned stuck, evictions, torn, hot, seals;
 };
 
 static struct range extents_range(uint32_t first, uint32_t count)
@@ -260,6 +260,9 @@ static void one_step(struct world *w)
         commit_done(w, prng_chance(&w->prng, 950000));
     } else if (what < 855 && c->phase == WAITS) {
         c->phase = IDLE; /* given up: it does not ask again */
+    } else if (what < 870 && !w->committing && al_seal_begin(w->al, &w->commit)) {
+        w->committing = true;
+        w->seals++;
     } else if (what == 998) {
         clean_end(w);
     } else if (what == 999) {
@@ -319,7 +322,7 @@ static void every_extent_that_may_differ_is_found_after_a_crash(void **state)
     (void)state;
     const char *wish = getenv("LOCKSTEP_TEST_SEEDS");
     uint64_t seeds = wish ? strtoull(wish, NULL, 10) : 150;
-    unsigned evictions = 0, torn = 0, stuck = 0, hot = 0, waited = 0;
+    unsigned evictions = 0, torn = 0, stuck = 0, hot = 0, seals = 0, waited = 0;
     for (uint64_t seed = 1; seed <= seeds; seed++) {
         struct world *w = world_of(seed);
         for (unsigned i = 0; i < 4000; i++)
@@ -330,13 +333,14 @@ static void every_extent_that_may_differ_is_found_after_a_crash(void **state)
         torn += w->torn;
         stuck += w->stuck;
         hot += w->hot;
+        seals += w->seals;
         waited = w->waited_max > waited ? w->waited_max : waited;
         al_close(w->al);
         free(w);
     }
-    printf("%u entered, %u evictions, %u torn blocks, %u stuck, longest wait %u rounds\n", hot, evictions, torn, stuck,
-           waited);
-    assert_true(evictions > 0 && torn > 0 && stuck > 0 && waited < 1000);
+    printf("%u entered, %u evictions, %u torn blocks, %u seals, %u stuck, longest wait %u rounds\n", hot, evictions,
+           torn, seals, stuck, waited);
+    assert_true(evictions > 0 && torn > 0 && seals > 0 && stuck > 0 && waited < 1000);
 }
 
 /* ---- The rules of trust, one by one ---- */
@@ -461,6 +465,71 @@ static void a_gap_is_noticed(void **state)
     assert_int_equal(reload(l, &small, 0, &err), -EBADMSG);
     assert_non_null(strstr(err.text, "20 is missing"));
     log_free(l);
+}
+
+static bool seal(struct log *l)
+{
+    static struct al_commit c;
+    if (!al_seal_begin(l->al, &c))
+        return false;
+    assert_int_equal(c.evicted_count, 0);
+    memcpy(l->ring[c.index], c.block, AL_BLOCK_BYTES);
+    al_commit_done(l->al, true);
+    return true;
+}
+
+/* Once there is a block after it, the newest that has updates is no torn write, whatever has become of it; and what
+ * seals it tells nothing that others don't. */
+static void a_sealed_block_is_missed(void **state)
+{
+    (void)state;
+    enum { NOTHING, SEALED_DAMAGED, SEALED_LOST, SEAL_DAMAGED, BOTH_DAMAGED, CASES };
+    for (int what = 0; what < CASES; what++) {
+        struct err err = { 0 };
+        struct log *l = log_of(19);
+        uint8_t before[AL_BLOCK_BYTES];
+        memcpy(before, l->ring[20 % R], AL_BLOCK_BYTES);
+        come(l, 19);
+        assert_true(seal(l));
+        assert_false(seal(l)); /* once is enough */
+        switch (what) {
+        case NOTHING: break;
+        case SEALED_LOST: memcpy(l->ring[20 % R], before, AL_BLOCK_BYTES); break;
+        case SEAL_DAMAGED: damage(l, 21); break;
+        case BOTH_DAMAGED: damage(l, 21); /* fall through */
+        case SEALED_DAMAGED: damage(l, 20); break;
+        }
+        bool noticed = what != NOTHING && what != SEAL_DAMAGED;
+        assert_int_equal(reload(l, &small, 0, &err), noticed ? -EBADMSG : 0);
+        assert_int_equal(l->found, noticed ? 0 : 8);
+        assert_true(noticed || (l->has[19] && l->has[12] && !l->has[11]));
+        log_free(l);
+    }
+}
+
+/* A seal that failed may be there or not. It is neither in the way of the next block nor of a clean end. */
+static void a_seal_that_failed_changes_nothing(void **state)
+{
+    (void)state;
+    static struct al_commit c;
+    for (int what = 0; what < 3; what++) {
+        struct err err = { 0 };
+        struct log *l = log_of(20);
+        assert_true(al_seal_begin(l->al, &c));
+        assert_false(al_seal_begin(l->al, &c)); /* one block at a time */
+        if (what)
+            memcpy(l->ring[c.index], c.block, AL_BLOCK_BYTES);
+        al_commit_done(l->al, false);
+        uint64_t from = 0;
+        if (what == 2)
+            from = al_clear(l->al);
+        else
+            come(l, 30);
+        assert_int_equal(reload(l, &small, from, &err), 0);
+        assert_int_equal(l->found, what == 2 ? 0 : 8);
+        assert_true(what == 2 || l->has[30]);
+        log_free(l);
+    }
 }
 
 static void blocks_of_earlier_lives_are_void(void **state)
@@ -780,6 +849,8 @@ int main(void)
         cmocka_unit_test(only_the_newest_block_may_be_torn),
         cmocka_unit_test(two_damaged_blocks_in_a_row_are_no_torn_write),
         cmocka_unit_test(a_gap_is_noticed),
+        cmocka_unit_test(a_sealed_block_is_missed),
+        cmocka_unit_test(a_seal_that_failed_changes_nothing),
         cmocka_unit_test(blocks_of_earlier_lives_are_void),
         cmocka_unit_test(the_number_of_slots_on_disk_holds_until_a_clean_end),
         cmocka_unit_test(every_flipped_bit_is_noticed),

@@ -322,6 +322,40 @@ static void the_log_is_flushed_before_it_runs_out(void **state)
     close_both(&a, &b);
 }
 
+static bool ring_is_written(const struct node *n, unsigned index)
+{
+    const uint8_t *block = n->ring + (size_t)index * META_PAGE_BYTES;
+    return block[0] != 0;
+}
+
+/* A block that nothing comes after for days is told from one that a crash has torn, if it rots. */
+static void the_newest_block_is_sealed(void **state)
+{
+    static const struct node_options two_blocks_a_cycle = {
+        .has_peer = true, .alone_after_ns = PATIENCE_NS, .extent_bytes = EXTENT_BYTES, .log_slots = 1024
+    };
+    enum { NOTHING, SEALED, SEAL, CASES };
+    for (int damaged = 0; damaged < CASES; damaged++) {
+        struct node a, b;
+        open_pair(&a, &b, &two_blocks_a_cycle);
+        write_block(&a, 0, 1);
+        disks_done(&a); /* and not the peer */
+        assert_true(ring_is_written(&a, 1) && !ring_is_written(&a, 2));
+        tick(&a, a.now_ns + 5 * NS_PER_S);
+        assert_true(ring_is_written(&a, 2));
+        tick(&a, a.now_ns + 5 * NS_PER_S);
+        assert_false(ring_is_written(&a, 3));
+        switch (damaged) {
+        case NOTHING: break;
+        case SEALED: a.ring[1 * META_PAGE_BYTES + 100] ^= 1; break;
+        case SEAL: a.ring[2 * META_PAGE_BYTES + 100] ^= 1; break;
+        }
+        node_restart(&a, true);
+        assert_int_equal(dirty_bytes(&a), damaged == SEALED ? VOLUME_BYTES : EXTENT_BYTES);
+        close_both(&a, &b);
+    }
+}
+
 static void a_crash_leaves_the_extents_that_were_in_use(void **state)
 {
     struct node a, b;
@@ -407,6 +441,7 @@ int main(void)
         cmocka_unit_test(a_failed_leg_is_let_go_when_its_pages_are_back),
         cmocka_unit_test(one_block_follows_the_other),
         cmocka_unit_test(the_log_is_flushed_before_it_runs_out),
+        cmocka_unit_test(the_newest_block_is_sealed),
         cmocka_unit_test(a_crash_leaves_the_extents_that_were_in_use),
         cmocka_unit_test(damage_counts_as_out_of_sync_and_is_told),
         cmocka_unit_test(what_a_verify_found_outlives_a_crash),
