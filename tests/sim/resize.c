@@ -94,6 +94,12 @@ void sim_size_served(struct sim *s, unsigned node, uint64_t bytes)
     if (blocks <= s->block_count)
         return;
     COVER(grown);
+    /* Apart, what only this leg has taken may be served: the other one has room. */
+    struct engine_view v;
+    struct superblock theirs;
+    sim_node_superblock(s, 1 - node, &theirs);
+    if (sim_node_view(s, node, &v) && v.session_up && !s->legs.blank[1 - node] && theirs.size_bytes < bytes)
+        sim_fail(s, "size", "node %u serves %u blocks, which the other one has not on record", node, blocks);
     for (unsigned i = 0; i < SIM_NODES; i++) {
         if (!has_room(s, i, bytes))
             sim_fail(s, "size", "node %u serves %u blocks, for which node %u has no room", node, blocks, i);
