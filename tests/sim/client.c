@@ -309,7 +309,8 @@ static void check_not_deposed(struct sim *s, const struct sim_op *read)
     for (uint32_t b = read->first; b < read->first + read->count; b++) {
         uint32_t write;
         const uint8_t *data = read->buf->data + (size_t)(b - read->first) * BLOCK_BYTES;
-        if (model_shows_failed(&s->model, data, b, &write) && s->model.writes[write].owner == read->node &&
+        if (model_shows_failed(&s->model, data, b, &write) && !s->model.writes[write].given_up &&
+            s->model.writes[write].owner == read->node &&
             s->model.writes[write].ended > model_span_begun(&s->model, read->span))
             sim_fail(s, "deposed-read", "of block %u on node %u, which is secondary, shows write %u, which failed", b,
                      read->node, write);

@@ -204,10 +204,11 @@ void sim_legs_serves(struct sim *s, unsigned node)
         return;
     }
     /* A resync may have ended without the source knowing of it. That alone the content does not tell when the other
-     * node has acknowledged without this leg: what was in flight together has no order, so that it may seem to have
-     * what it lacks. */
+     * node has acknowledged without this leg, or when it was promoted by force after a loss of power: what was in
+     * flight together has no order, so that it may seem to have what it lacks. */
+    bool forced = s->plan.forces[node] && s->plan.obstacle[node];
     bool has_all = sim_leg_is_current(s, node, SIM_CONTENT, s->model.clock);
-    if (has_all && (!l->alone[1 - node] || has_been_part(s, node))) {
+    if (has_all && !forced && (!l->alone[1 - node] || has_been_part(s, node))) {
         if (l->blank[node]) /* it was taken in, and its source heard nothing of that any more */
             l->flushed[node] = l->flushed[1 - node];
         l->behind[node] = l->blank[node] = false;

@@ -212,6 +212,7 @@ void model_lost_power(struct model *m, uint64_t since)
             continue;
         w->acked = MODEL_NEVER;
         w->ended = now;
+        w->given_up = true;
         tell_clusters(m, i);
     }
 }

@@ -26,6 +26,7 @@ struct model_write {
     uint32_t count;
     bool zero;
     bool durable;   /* acknowledged as stable */
+    bool given_up;  /* it was acknowledged, and counts as answered with an error now */
     unsigned owner; /* the node that it was given to; not looked at here */
 };
 
