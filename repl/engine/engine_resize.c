@@ -174,8 +174,16 @@ const char *resize_on_frame(struct engine *e, const struct frame *frame, struct 
         return "the legs are not in sync";
     if (frame->kind == FRAME_RESIZE)
         return on_asked(e, frame, out);
-    if (!r->ordered || frame->tag != r->number)
-        return NULL; /* of a resize that has ended here */
+    if (frame->tag != r->number)
+        return NULL; /* of another resize */
+    if (!r->ordered) {
+        /* It has ended here, as this node was demoted, and the peer has taken the size meanwhile: in the same session
+         * it may become primary, and serve it. */
+        bool taken = !frame->status && r->size_bytes && frame->offset_bytes == r->size_bytes;
+        if (taken && own_leg(e) == LEG_UP_TO_DATE && !engine_fix_size(e, max_u64(r->size_bytes, e->sb.size_bytes)))
+            return TEXT_NO_MEMORY;
+        return NULL;
+    }
     if (frame->status) {
         finish(e, -frame->status,
                actions_text(out, "%s cannot grow its leg: %s. Its log has the reason", e->config.peer,

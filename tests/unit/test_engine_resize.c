@@ -353,6 +353,29 @@ static void a_demotion_ends_it(void **state)
     close_both(&a, &b);
 }
 
+/* In the same session the other one may be promoted next, and serve what it has taken. */
+static void a_demotion_after_the_peer_was_told_takes_the_size(void **state)
+{
+    struct node a, b;
+    open_grown(&a, &b, true);
+    order(&a, EV_RESIZE, false);
+    while (b.on_disk.size_bytes != GROWN_BYTES)
+        assert_true(run_step(&a, &b));
+    assert_int_equal(a.on_disk.size_bytes, VOLUME_BYTES);
+    order(&a, EV_DEMOTE, false);
+    run(&a, &b);
+    assert_int_equal(a.orders_done, 2);
+    assert_int_equal(a.on_disk.size_bytes, GROWN_BYTES);
+    promote(&b, &a);
+    assert_int_equal(b.served_bytes, GROWN_BYTES);
+    write_block(&b, GROWN_BYTES - CHANGE_BYTES, 9);
+    run(&a, &b);
+    assert_false(a.dropped);
+    assert_int_equal(a.content[GROWN_BYTES - 1], 9);
+    assert_in_sync(&a, &b);
+    close_both(&a, &b);
+}
+
 static void a_volume_of_one_node_grows_alone(void **state)
 {
     struct node a;
@@ -379,6 +402,7 @@ int main(void)
         cmocka_unit_test(a_peer_is_not_believed),
         cmocka_unit_test(a_flush_that_fails_in_it_fails_the_leg),
         cmocka_unit_test(a_demotion_ends_it),
+        cmocka_unit_test(a_demotion_after_the_peer_was_told_takes_the_size),
         cmocka_unit_test(a_volume_of_one_node_grows_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
