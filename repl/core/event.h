@@ -75,6 +75,7 @@ struct event {
             enum grow_step step;
             int32_t result;        /* 0, or a negative errno */
             const char *reason;    /* of an error, in a sentence; valid during the step */
+            bool flush_failed;     /* ... of a flush: the disk may have lost other things, too */
             struct grow_plan plan; /* of GROW_LOOK */
         } grow;
     };

@@ -176,6 +176,11 @@ void grow_on_done(struct engine *e, const struct event *ev, struct actions *out)
 {
     struct engine_grow *g = &e->grow;
     const char *reason = ev->grow.reason ? ev->grow.reason : strerror(-ev->grow.result);
+    if (ev->grow.flush_failed) { /* the disk's, and not only of the metadata's new place: as below */
+        ended(e, ev->grow.result, actions_text(out, "%s", reason), out);
+        leg_fail_for_good(e, actions_text(out, "the leg of %s has failed", e->config.node), out);
+        return;
+    }
     switch (ev->grow.step) {
     case GROW_LOOK:
         assert(g->phase == GROW_LOOKING);

@@ -72,7 +72,7 @@ void faults_handle(struct engine *e, struct mirror_faults faults, struct actions
         /* The peer must not go on in the belief that there are two good legs: the next hello tells it. A primary learns
          * it from the acknowledgement; but what was begun in an earlier session is acknowledged to nobody, and a target
          * that goes on would call stable what it has just lost. */
-        if (faults.own || is_leading(e) || e->peer_state == PEER_SOURCE)
+        if (faults.own || faults.unheard || is_leading(e) || e->peer_state == PEER_SOURCE)
             session_drop(e, actions_text(out, "the leg of %s has failed", e->config.node), out);
     }
     /* The peer may be unable to record it, with the same disk: what it had not flushed counts as lost from now on. */

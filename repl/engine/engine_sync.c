@@ -243,7 +243,8 @@ static void fail_leg_if_theirs_did(struct engine *e, struct actions *out)
 {
     bool failed = resync_target_state(e->target) == RESYNC_FAILED || resync_source_state(e->source) == RESYNC_FAILED;
     /* Also when a write had failed before: that is mended by an attach, and a failed flush is not. */
-    if (!failed || (e->leg_failed && (e->sb.leg == LEG_FAILED || e->sb.lost_power)))
+    bool recorded = e->sb.reads_lie && (e->sb.leg == LEG_FAILED || e->sb.lost_power);
+    if (!failed || (e->leg_failed && recorded))
         return;
     leg_fail_for_good(e, "its leg failed in a resync", out);
 }

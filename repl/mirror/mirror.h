@@ -181,6 +181,7 @@ struct mirror_faults {
     bool leg;      /* a change or flush failed on the local disk: from then on no change is acknowledged */
     bool flush;    /* ... and one was a flush or FUA: earlier writes may be lost */
     bool own;      /* ... and one was of this node's own, as primary: the peer's leg may have it */
+    bool unheard;  /* ... and one was the peer's, of an earlier session: no acknowledgement tells it */
     bool peer_leg; /* the peer reported the same of its disk */
     bool peer_flush;
 };

@@ -108,6 +108,7 @@ void peer_change_disk_done(struct mirror *m, struct peer_change *p, int32_t resu
                      (unsigned long long)p->frame.offset_bytes, (unsigned long long)p->frame.length_bytes,
                      (unsigned long long)p->frame.lsn);
         mirror_local_failure(m, durable, false);
+        m->faults.unheard |= p->session != m->session;
     } else {
         m->lsn = max_u64(m->lsn, p->frame.lsn);
     }

@@ -58,6 +58,7 @@ struct leg {
         uint64_t at_bytes, end_bytes;
         void *memory; /* to copy through; owned */
         struct err err;
+        bool flush_failed; /* `err` is of a flush */
         leg_grow_done_fn *done;
         void *ctx;
     } grow;

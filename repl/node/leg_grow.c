@@ -42,6 +42,7 @@ static bool failed(struct leg_grow *g, const struct disk_io *io, const char *wha
 {
     if (io->result == 0)
         return false;
+    g->flush_failed = io->kind == OP_FLUSH;
     err_set(&g->err, io->result, "%s: %s failed: %s", g->leg->meta->path, what, strerror(-io->result));
     answer(g);
     return true;
@@ -198,6 +199,7 @@ void leg_grow(struct leg *leg, const struct volume_config *config, enum grow_ste
     g->done = done;
     g->ctx = ctx;
     g->err = (struct err) { 0 };
+    g->flush_failed = false;
     switch (step) {
     case GROW_LOOK:
         g->plan = (struct grow_plan) { 0 };

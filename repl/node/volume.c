@@ -164,10 +164,15 @@ static void page_written(void *ctx, enum meta_area area, uint32_t index, int32_t
 static void grow_done(void *ctx, enum grow_step step_done, int32_t err, const char *reason,
                       const struct grow_plan *plan)
 {
-    step(ctx, &(struct event) {
-                  .kind = EV_GROW_DONE,
-                  .grow = { .step = step_done, .result = err, .reason = reason, .plan = *plan },
-              });
+    struct volume *v = ctx;
+    step(v, &(struct event) {
+                .kind = EV_GROW_DONE,
+                .grow = { .step = step_done,
+                          .result = err,
+                          .reason = reason,
+                          .flush_failed = v->leg.grow.flush_failed,
+                          .plan = *plan },
+            });
 }
 
 /* ---- front ---- */

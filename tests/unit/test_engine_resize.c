@@ -313,17 +313,25 @@ static void a_peer_is_not_believed(void **state)
 /* It is a flush of the whole disk, and told once: what had been completed before may be lost. */
 static void a_flush_that_fails_in_it_fails_the_leg(void **state)
 {
-    for (unsigned i = 0; i < 2; i++) {
+    enum { OWN, PEERS, SHELLS, KINDS };
+    for (int kind = 0; kind < KINDS; kind++) {
         struct node a, b;
         open_grown(&a, &b, true);
-        struct node *failing = i ? &b : &a;
+        struct node *failing = kind == PEERS ? &b : &a;
         order(&a, EV_RESIZE, false);
-        for (bool asked = false; !asked;) {
+        for (bool asked = kind == SHELLS; !asked;) {
             assert_true(run_step(&a, &b));
             asked = failing->disk_count == 1 && failing->disk[0].disk.op == ENGINE_OP_GROW &&
                     failing->disk[0].disk.kind == OP_FLUSH;
         }
-        disk_done(failing, -EIO);
+        if (kind == SHELLS) {
+            assert_int_equal(a.grow_pending, 1 + GROW_LOOK);
+            a.grow_pending = 0;
+            step(&a, (struct event) { .kind = EV_GROW_DONE,
+                                      .grow = { .step = GROW_LOOK, .result = -EIO, .flush_failed = true } });
+        } else {
+            disk_done(failing, -EIO);
+        }
         assert_int_equal(view_of(failing).leg, LEG_FAILED);
         assert_true(failing->dropped);
         while (failing->meta_pending)

@@ -984,6 +984,65 @@ static void after_a_failed_flush_equal_reads_prove_nothing(void **state)
     }
 }
 
+/* A failed write is mended by an attach. The flush that fails after it is not, though the leg had lost its power
+ * before. */
+static void a_failed_flush_is_recorded_whatever_came_before(void **state)
+{
+    struct node a, b;
+    open_resyncing(&a, &b);
+    disconnect_nodes(&a, &b);
+    metas_done(&a);
+    metas_done(&b);
+    node_lose_power(&b);
+    assert_true(b.on_disk.lost_power && b.on_disk.leg == LEG_SYNCING);
+    connect_nodes(&a, &b);
+    while (b.disk_count == 0 || b.disk[0].disk.kind != OP_FLUSH)
+        assert_true(run_step(&a, &b));
+    write_block(&a, 128 * CHANGE_BYTES, 7);
+    while (deliver(&a, &b).kind != FRAME_WRITE) {}
+    assert_int_equal(b.disk_count, 2);
+    struct action flush = b.disk[0];
+    b.disk[0] = b.disk[1];
+    b.disk[1] = flush;
+    disk_done(&b, -EIO);
+    assert_int_equal(view_of(&b).leg, LEG_FAILED);
+    metas_done(&b);
+    assert_false(b.on_disk.reads_lie);
+    disk_done(&b, -EIO);
+    metas_done(&b);
+    assert_true(b.on_disk.reads_lie);
+    close_both(&a, &b);
+}
+
+/* A flush of an earlier session: its acknowledgement would belong to that one. */
+static void a_failure_that_no_acknowledgement_tells_ends_the_session(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, &strict);
+    write_block(&a, 0, 1);
+    run(&a, &b);
+    request(&a, OP_FLUSH, 0);
+    deliver(&a, &b);
+    disks_done(&a);
+    disconnect_nodes(&a, &b);
+    connect_nodes(&a, &b);
+    assert_int_equal(deliver(&a, &b).kind, FRAME_FLUSH);
+    assert_int_equal(b.disk_count, 2);
+    disk_done(&b, -EIO);
+    assert_true(b.dropped);
+    metas_done(&b);
+    assert_int_equal(b.on_disk.leg, LEG_FAILED);
+    disconnect_nodes(&a, &b);
+    disks_done(&b);
+    assert_false(view_of(&a).in_sync);
+    node_restart(&b, true);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(b.stable[0], 1);
+    close_both(&a, &b);
+}
+
 /* In sync, or the wrong way around: what belongs to no resync of ours touches no disk, and ends the session. */
 static void what_nobody_asked_for_ends_the_session(void **state)
 {
@@ -1095,6 +1154,8 @@ int main(void)
         cmocka_unit_test(full_stays_on_record_until_the_bitmap_tells),
         cmocka_unit_test(a_mended_leg_gets_what_it_lacks),
         cmocka_unit_test(after_a_failed_flush_equal_reads_prove_nothing),
+        cmocka_unit_test(a_failed_flush_is_recorded_whatever_came_before),
+        cmocka_unit_test(a_failure_that_no_acknowledgement_tells_ends_the_session),
         cmocka_unit_test(what_nobody_asked_for_ends_the_session),
         cmocka_unit_test(a_target_that_fails_ends_the_resync),
     };
