@@ -181,6 +181,7 @@ void sync_source_on_told(struct engine *e, struct actions *out)
     e->alone_since_ns = 0;
     e->sb.full = false;
     e->sb.lost_power = false;
+    e->sb.reads_lie = false; /* what it showed was written back */
     e->sb.peer_leg = LEG_NONE;
     e->log.settle = true;
     decree_agreed(e);
@@ -211,7 +212,7 @@ static void begin_source(struct engine *e, uint64_t now_ns, struct actions *out)
     struct digest_key key = resync_key(e->said.nonce, e->peer.nonce);
     e->sync_begun = true;
     e->sync_settle_ns = now_ns + SETTLE_NS;
-    resync_source_begin(e->source, &key, now_ns, out);
+    resync_source_begin(e->source, &key, !reads_may_lie(e), now_ns, out);
 }
 
 /* The target is done: this node's record says so first, then the peer is told. */

@@ -108,6 +108,7 @@ void mirror_set_local(struct mirror *m, bool local, struct actions *out)
 void mirror_fail_leg(struct mirror *m, struct actions *out)
 {
     m->leg_failed = true;
+    m->reads_lie = true;
     admission_retry(m, out);
 }
 

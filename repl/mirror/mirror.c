@@ -129,6 +129,7 @@ void mirror_local_failure(struct mirror *m, bool durable, bool own)
     m->leg_failed = true;
     m->faults.leg = true;
     m->faults.flush |= durable;
+    m->reads_lie |= durable;
     m->faults.own |= own;
 }
 

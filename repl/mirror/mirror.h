@@ -126,8 +126,9 @@ void mirror_set_peer_readable(struct mirror *m, bool readable, struct actions *o
 
 /* The peer's leg, connected now or not, holds every acknowledged change and may become the only one. While it is so, a
  * failure of the own leg fails nobody: from then on nothing completes, but for reads that the own leg can still answer,
- * before mirror_set_local(). A read that the own leg cannot answer waits for the peer as a change does. False fails
- * what waits for that. */
+ * before mirror_set_local(). A read that the own leg cannot answer waits for the peer as a change does; after a failed
+ * flush all do: the disk may have dropped what it had not written, and show what was there before. False fails what
+ * waits for that, but for reads that can have what the leg shows. */
 void mirror_set_replaceable(struct mirror *m, bool replaceable, struct actions *out);
 
 /* False: it is on stable storage (the peer's) that the own leg is not in the in-sync set: changes and flushes complete

@@ -103,6 +103,7 @@ struct mirror {
     size_t pool_keep_free_bytes;
     struct mirror_faults faults;
     bool leg_failed;
+    bool reads_lie;     /* ... in a way that may have taken its cache along: what it shows may be what it had before */
     bool local;         /* the own leg is in the in-sync set, and in use by the primary */
     bool alone;         /* changes complete without the peer */
     bool peer_readable; /* it is connected and up to date, and answers what the own leg cannot read */
@@ -163,6 +164,9 @@ static inline bool change_is_own_flush(const struct mirror *m, const struct chan
 
 /* The own leg has failed, and the peer can go on for it: what the failure concerns waits for mirror_set_local(). */
 static inline bool is_undecided(const struct mirror *m) { return m->local && m->leg_failed && m->replaceable; }
+
+/* Its reads wait for the peer, too: what was acknowledged may not show on the own leg any more. */
+static inline bool is_undecided_for_reads(const struct mirror *m) { return is_undecided(m) && m->reads_lie; }
 
 /* change.c */
 enum change_event {

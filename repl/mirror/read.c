@@ -122,6 +122,12 @@ bool mirror_mend_over(struct mirror *m, int32_t *result)
     return over;
 }
 
+static void read_start_local(struct mirror *m, struct read *r, struct actions *out)
+{
+    r->state = READ_LOCAL;
+    read_start_disk(m, r, OP_READ, r->request.buf, out);
+}
+
 void read_granted(struct mirror *m, struct read *r, struct actions *out)
 {
     if (r->result) { /* reads_fail_waiting() */
@@ -132,8 +138,11 @@ void read_granted(struct mirror *m, struct read *r, struct actions *out)
         read_ask_peer(m, r, out);
         return;
     }
-    r->state = READ_LOCAL;
-    read_start_disk(m, r, OP_READ, r->request.buf, out);
+    if (is_undecided_for_reads(m)) {
+        r->state = READ_QUEUED;
+        return;
+    }
+    read_start_local(m, r, out);
 }
 
 /* With the range locked, and without bits in it, the peer's leg holds the same as the own one should. */
@@ -153,7 +162,13 @@ static bool peer_is_waited_for(const struct mirror *m, const struct read *r)
 static void read_local_done(struct mirror *m, struct read *r, int32_t result, struct actions *out)
 {
     if (result == 0) {
-        read_complete(m, r, 0, out);
+        /* The leg may have failed, or be out, since this was given to the disk. */
+        if (is_undecided_for_reads(m))
+            r->state = READ_QUEUED;
+        else if (!m->local && m->reads_lie)
+            read_ask_peer(m, r, out);
+        else
+            read_complete(m, r, 0, out);
         return;
     }
     r->result = result;
@@ -300,15 +315,17 @@ void reads_peer_lost(struct mirror *m, struct actions *out)
     }
 }
 
-/* The peer will not be asked: the own disk's error is the answer. */
+/* The peer will not be asked: what the own disk says is the answer, an error or not. */
 void reads_unreplaced(struct mirror *m, struct actions *out)
 {
     for (unsigned i = 0; i < MIRROR_READS_MAX; i++) {
         struct read *r = &m->reads[i];
         if (r->state != READ_QUEUED)
             continue;
-        assert(r->result);
-        read_complete(m, r, r->result, out);
+        if (r->result)
+            read_complete(m, r, r->result, out);
+        else
+            read_start_local(m, r, out);
     }
 }
 

@@ -50,7 +50,7 @@ enum window_state {
     WINDOW_FREE,
     WINDOW_READING,  /* target: for digests; source: for the answer */
     WINDOW_ASKED,    /* target: holds no range and no buffer, waits for the answer */
-    WINDOW_WRITING,  /* target */
+    WINDOW_WRITING,  /* target; source: what it has read, back */
     WINDOW_DRAINING, /* its session is over; the disk is not done with it */
     WINDOW_MENDING,  /* verify: holds nothing, waits until what only the peer can read can be read here */
     WINDOW_VOID,     /* verify: holds nothing; asked in one that was ended, the answer is still to come */
@@ -99,6 +99,9 @@ void window_want(struct sync_window *w, uint32_t i, enum op_kind op);
 /* Asks for the ranges of all entries that are wanted, in one step; each goes to the disk once it has its range. No
  * range may be held. */
 void window_go(struct sync_window *w, bool exclusive, struct actions *out);
+
+/* Writes what entry `i` has read, whose range it holds exclusively, where it was read. */
+void window_write_back(struct sync_window *w, uint32_t i, struct actions *out);
 
 /* The disk's answer to entry `i`, which keeps its range. True: it was the last that the window waited for. */
 bool window_disk_done(struct sync_window *w, uint32_t i, int32_t result);

@@ -16,6 +16,7 @@ struct resync_source {
     struct resync_config config;
     enum resync_state state;
     struct digest_key key;
+    bool reads_count; /* see resync_source_begin() */
     uint64_t now_ns;
     uint64_t deadline_ns;
     bool busy;
@@ -230,8 +231,20 @@ static bool begin_window(struct resync_source *s, struct actions *out)
     }
     for (uint32_t i = 0; i < w->count; i++)
         window_want(w, i, OP_READ);
-    window_go(w, false, out);
+    window_go(w, !s->reads_count, out);
     return true;
+}
+
+/* A failed flush has left in the cache what no later one will write, unless it is written anew. Nobody else has it. */
+static void window_was_read(struct resync_source *s, struct sync_window *w, struct actions *out)
+{
+    w->state = WINDOW_WRITING;
+    for (uint32_t i = 0; i < w->count && !s->reads_count; i++) {
+        if (w->entries[i].result == 0)
+            window_write_back(w, i, out);
+    }
+    if (w->busy == 0)
+        window_answer(s, w, out);
 }
 
 /* What the target has on stable storage counts once it is on this leg's, too: it may have been in a cache only when it
@@ -366,27 +379,47 @@ static void let_go(struct resync_source *s, struct actions *out)
     s->deadline_ns = UINT64_MAX;
 }
 
+static void fail(struct resync_source *s, struct actions *out)
+{
+    let_go(s, out);
+    s->state = RESYNC_FAILED;
+}
+
+/* True: there may be more to do. */
+static bool on_window_done(struct resync_source *s, struct sync_window *w, uint32_t i, int32_t result,
+                           struct actions *out)
+{
+    struct sync_entry *e = &w->entries[i];
+    bool last = window_disk_done(w, i, result);
+    bool lost = result && e->op == OP_WRITE;
+    if (lost)
+        actions_note(out, NOTE_ERROR, "disk", "resync: write failed on %s: %s, offset %llu, length %u",
+                     s->config.backing, strerror(-result), (unsigned long long)e->offset_bytes, e->length_bytes);
+    if (w->state == WINDOW_DRAINING)
+        window_drain(w, out);
+    else if (last && w->state == WINDOW_READING)
+        window_was_read(s, w, out);
+    else if (last && !lost)
+        window_answer(s, w, out);
+    if (lost)
+        fail(s, out);
+    return last || lost || w->state == WINDOW_DRAINING;
+}
+
 bool resync_source_disk_done(struct resync_source *s, uint32_t op, int32_t result, uint64_t now_ns, struct actions *out)
 {
     assert(op >= SYNC_SOURCE_OP_FIRST && op - SYNC_SOURCE_OP_FIRST < RESYNC_OPS && result <= 0);
     s->now_ns = now_ns;
     uint32_t index = op - SYNC_SOURCE_OP_FIRST;
     if (index != OP_FLUSH_INDEX) {
-        struct sync_window *w = &s->windows[index / SYNC_ENTRIES_MAX];
-        bool last = window_disk_done(w, index % SYNC_ENTRIES_MAX, result);
-        if (w->state == WINDOW_DRAINING)
-            window_drain(w, out);
-        else if (last)
-            window_answer(s, w, out);
-        else
+        if (!on_window_done(s, &s->windows[index / SYNC_ENTRIES_MAX], index % SYNC_ENTRIES_MAX, result, out))
             return false;
     } else {
         s->flushing = false;
         if (result) {
             actions_note(out, NOTE_ERROR, "disk", "resync: flush failed on %s: %s", s->config.backing,
                          strerror(-result));
-            let_go(s, out);
-            s->state = RESYNC_FAILED;
+            fail(s, out);
         } else if (s->flush_is_ours) {
             records_clear(s->records, &s->cleared, s->flush_to, s->config.bitmap);
             actions_add(out, ACT_SEND)->send.frame = (struct frame) { .kind = FRAME_SYNC_STABLE, .tag = s->cleared };
@@ -399,10 +432,12 @@ bool resync_source_disk_done(struct resync_source *s, uint32_t op, int32_t resul
 
 /* ---- Its owner ---- */
 
-void resync_source_begin(struct resync_source *s, const struct digest_key *key, uint64_t now_ns, struct actions *out)
+void resync_source_begin(struct resync_source *s, const struct digest_key *key, bool reads_count, uint64_t now_ns,
+                         struct actions *out)
 {
     assert(s->state == RESYNC_IDLE || s->state == RESYNC_FAILED);
     s->key = *key;
+    s->reads_count = reads_count;
     s->now_ns = now_ns;
     s->state = RESYNC_RUNNING;
     s->bits_over = false;

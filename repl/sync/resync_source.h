@@ -15,8 +15,11 @@ struct resync_source *resync_source_open(const struct resync_config *config);
 void resync_source_close(struct resync_source *s);
 
 /* A session is up in which the peer's leg is the target, which lacks nothing but what either bitmap says. From now on
- * until resync_source_stop(), every change of the application's goes to the peer before its range is unlocked. */
-void resync_source_begin(struct resync_source *s, const struct digest_key *key, uint64_t now_ns, struct actions *out);
+ * until resync_source_stop(), every change of the application's goes to the peer before its range is unlocked.
+ * `reads_count`: what this leg's disk shows is what it has, or will have after a flush; else all that is read for an
+ * answer is written back before. */
+void resync_source_begin(struct resync_source *s, const struct digest_key *key, bool reads_count, uint64_t now_ns,
+                         struct actions *out);
 
 /* FRAME_SYNC_ASK, _STABLE, _DONE; takes over the payload's reference. NULL, or what is wrong with it: a constant text.
  */

@@ -131,6 +131,17 @@ void window_go(struct sync_window *w, bool exclusive, struct actions *out)
     }
 }
 
+void window_write_back(struct sync_window *w, uint32_t i, struct actions *out)
+{
+    struct sync_entry *e = &w->entries[i];
+    struct sync_span *s = &w->spans[e->span];
+    assert(e->state == ENTRY_OVER && s->state == SPAN_LOCKED && e->op == OP_READ && e->result == 0);
+    e->op = OP_WRITE;
+    w->busy++;
+    s->busy++;
+    to_disk(w, e, out);
+}
+
 bool window_disk_done(struct sync_window *w, uint32_t i, int32_t result)
 {
     struct sync_entry *e = &w->entries[i];

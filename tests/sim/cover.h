@@ -88,6 +88,7 @@
     X(finish_raced, 1, "resyncs whose target was done while changes were in flight")                                   \
     X(zeroes_resync, 1, "discards and write-zeroes acknowledged during a resync")                                      \
     X(bits_left, 1, "hellos with set bits and a history equal to the other's")                                         \
+    X(read_old, 1, "blocks read from a disk that shows what it had before a failed flush")                             \
     X(reads_lie, 1, "daemons that ended after a failed flush, whose disk still shows what it has lost")                \
     X(resync_resumed, 1, "resyncs that went on where they had been interrupted")                                       \
     X(resync_full_resumed, 1, "... of everything, likewise")                                                           \

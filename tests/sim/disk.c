@@ -37,7 +37,7 @@ void sim_disk_reset(struct sim *s, unsigned node, uint32_t block_count)
     d->faults = (struct sim_disk_faults) { 0 };
     d->stalled_until_ns = 0;
     d->zeroes_fast = sim_chance(s, CHANCE_DISK, 700000);
-    d->has_failed = d->lies = false;
+    d->has_failed = d->lies = d->shows_old = false;
 }
 
 static void spoil(struct sim *s, struct sim_disk *d, uint32_t from, uint32_t to)
@@ -167,6 +167,29 @@ static void lose_dirt(struct sim *s, struct sim_disk *d, const struct sim_disk_r
         if (sector_bit(r->dirty_before, i) && sim_chance(s, CHANCE_DISK, 300000))
             medium_forget_dirty(&d->data, i);
     }
+    d->shows_old = true;
+}
+
+/* Until its daemon ends: what a failed flush has lost is not in the cache any more either. Only as long as another leg
+ * can answer instead; what nobody else has, a disk that shows something older gives to nobody. */
+static bool shows_stable(struct sim *s, struct sim_disk *d, uint32_t block)
+{
+    struct engine_view v;
+    bool lost = !sector_bit(d->data.dirty, block) &&
+                memcmp(sim_block(d->data.content, block), sim_block(d->data.stable, block), BLOCK_BYTES) != 0;
+    return lost && sim_node_view(s, d->node, &v) && v.diskless_epoch;
+}
+
+static void read_blocks(struct sim *s, struct sim_disk *d, const struct sim_disk_request *r)
+{
+    uint8_t *to = r->buf->data + r->buf_offset;
+    memcpy(to, sim_block(d->data.content, r->first), (size_t)r->count * BLOCK_BYTES);
+    for (uint32_t i = 0; d->shows_old && i < r->count; i++) {
+        if (!shows_stable(s, d, r->first + i))
+            continue;
+        COVER(read_old);
+        memcpy(to + (size_t)i * BLOCK_BYTES, sim_block(d->data.stable, r->first + i), BLOCK_BYTES);
+    }
 }
 
 static void count_error(enum op_kind kind)
@@ -241,7 +264,7 @@ static int32_t do_request(struct sim *s, struct sim_disk *d, struct sim_disk_req
             memset(r->buf->data + r->buf_offset, 0xee, (size_t)r->count * BLOCK_BYTES);
             return -EIO;
         }
-        memcpy(r->buf->data + r->buf_offset, sim_block(d->data.content, r->first), (size_t)r->count * BLOCK_BYTES);
+        read_blocks(s, d, r);
         return 0;
     case OP_WRITE:
         if (sim_chance(s, CHANCE_DISK, d->faults.short_per_million)) {
@@ -317,17 +340,22 @@ void sim_disk_crash(struct sim *s, unsigned node)
         }
         end_request(d, slot);
     }
+    sim_disk_daemon_ends(s, node);
+}
+
+void sim_disk_daemon_ends(struct sim *s, unsigned node)
+{
+    struct sim_disk *d = &s->disk[node];
     /* A daemon that dies before it could record a failed flush would not know of it: not simulated, what was lost is
-     * found again. Nor is that a leg that others may be made from has it in a lying cache. Else it reads on, and is
-     * never written. */
+     * found again. Else it reads on, and is never written. */
     struct superblock sb;
     sim_node_superblock(s, node, &sb);
-    d->lies = sb.reads_lie && sim_legs_can_be_source(s, 1 - node);
+    d->shows_old = false;
+    d->lies = sb.reads_lie;
     if (d->lies)
         COVER(reads_lie);
     else
         medium_find_dirty(&d->data);
-    sim_disks_stop_lying(s);
 }
 
 void sim_disk_stop_lying(struct sim *s, unsigned node)
@@ -335,13 +363,6 @@ void sim_disk_stop_lying(struct sim *s, unsigned node)
     if (s->disk[node].lies)
         medium_find_dirty(&s->disk[node].data);
     s->disk[node].lies = false;
-}
-
-void sim_disks_stop_lying(struct sim *s)
-{
-    for (unsigned i = 0; i < SIM_NODES; i++)
-        if (!sim_legs_can_be_source(s, 1 - i))
-            sim_disk_stop_lying(s, i);
 }
 
 void sim_disk_power_loss(struct sim *s, unsigned node, unsigned survive_per_million)
@@ -358,7 +379,7 @@ void sim_disk_power_loss(struct sim *s, unsigned node, unsigned survive_per_mill
     uint32_t lost = medium_power_loss(&d->data, &s->chance[CHANCE_DISK], survive_per_million);
     if (lost > 0)
         COVER(power_lost_sectors);
-    d->lies = false;
+    d->lies = d->shows_old = false;
     sim_trace(s, "%c disk    loses power, and %u unflushed blocks with it", 'A' + node, lost);
 }
 

@@ -53,6 +53,11 @@ MUTANTS = [
      [("    if (p->payload)\n        buf_put(p->payload);", "    if (p->payload && p->frame.lsn % 64)\n        buf_put(p->payload);")]),
     ("leg-failure-ignored", "changes are acknowledged on a failed leg", MIRROR,
      [("    m->leg_failed = true;\n    m->faults.leg = true;", "    m->faults.leg = false;")]),
+    ("reads-after-flush", "after a failed flush reads are answered from that leg", READ,
+     [("    if (is_undecided_for_reads(m)) {\n        r->state = READ_QUEUED;\n        return;\n    }\n", ""),
+      ("        if (is_undecided_for_reads(m))\n            r->state = READ_QUEUED;\n"
+       "        else if (!m->local && m->reads_lie)\n            read_ask_peer(m, r, out);\n        else\n"
+       "            read_complete(m, r, 0, out);", "        read_complete(m, r, 0, out);")]),
     ("deposed-reads", "a deposed primary answers the reads that waited", LEGS,
      [("    reads_fail_waiting(m, result, out);\n", "")]),
     ("fast-zeroes-at-once", "zeroes that may be refused are sent to the peer first", CHANGE,
@@ -98,6 +103,8 @@ MUTANTS = [
     ("log-forgotten", "the activity log is not read after a crash", ENGINE,
      [("static void found_hot(void *ctx, struct range range)\n{\n    struct engine *e = ctx;\n    bitmap_set(e->bitmap, range);",
        "static void found_hot(void *ctx, struct range range)\n{\n    struct engine *e = ctx;\n    (void)e;\n    (void)range;")]),
+    ("source-not-rewritten", "after a failed flush the source does not write back what its cache shows", ENGINE,
+     [("!reads_may_lie(e), now_ns, out);", "true, now_ns, out);")]),
     ("stable-before-flush", "the target says what is stable, and clears it, before its flush", "repl/sync/resync_target.c",
      [("    a->disk.op = SYNC_TARGET_OP_FIRST + OP_FLUSH_INDEX;\n    a->disk.kind = OP_FLUSH;\n",
        "    a->disk.op = SYNC_TARGET_OP_FIRST + OP_FLUSH_INDEX;\n    a->disk.kind = OP_FLUSH;\n    on_flushed(t, 0, out);\n    t->flushing = true;\n"),

@@ -168,7 +168,6 @@ void sim_node_start(struct sim *s, unsigned node)
         sim_meta_put(s, node, SIM_META_SUPERBLOCK, i, block,
                      i < whole ? SIM_META_WHOLE : (unsigned)sim_below(s, CHANCE_NODE, SIM_META_WHOLE + 1));
     }
-    sim_disks_stop_lying(s);
     if (cut) {
         sim_plan_start_is_cut(s, node);
         return;
@@ -307,7 +306,7 @@ static void finish_detach(struct sim *s, struct sim_node *n)
     if (s->disk[n->index].busy)
         sim_fail(s, "detach", "node %u is detached with %u disk requests in flight", n->index, s->disk[n->index].busy);
     sim_net_crash(s, n->index, false);
-    medium_find_dirty(&s->disk[n->index].data); /* as after a crash */
+    sim_disk_daemon_ends(s, n->index);
     drop_ballast(n);
     if (n->pool.free_bytes != n->pool.arena_bytes)
         sim_fail(s, "buffers", "node %u is detached and keeps %zu bytes of buffers", n->index,

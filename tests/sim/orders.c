@@ -50,7 +50,7 @@ bool plan_order(struct sim *s, unsigned node, enum order what)
         s->plan.obstacle[node] = has_obstacle(s, node);
         s->plan.half[node] = v.leg == LEG_SYNCING;
     }
-    if (what == ORDER_PROMOTE_FORCE) /* the other is made from it then */
+    if (what == ORDER_PROMOTE_FORCE) /* it serves before it has written anything back */
         sim_disk_stop_lying(s, node);
     sim_node_order(s, node, what);
     return true;

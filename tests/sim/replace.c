@@ -32,7 +32,6 @@ static void replace(struct sim *s, unsigned node)
     sim_disk_replace(s, node, theirs.history.count > 0 && chance(s, 300000));
     sim_node_create(s, node);
     sim_legs_replaced(s, node);
-    sim_disks_stop_lying(s);
     s->plan.resync.known = false;
     s->plan.half_forced[node] = s->plan.half[node] = s->plan.obstacle[node] = false;
 }

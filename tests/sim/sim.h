@@ -104,6 +104,7 @@ struct sim_disk {
     uint64_t stalled_until_ns;
     bool zeroes_fast; /* else write-zeroes that must be fast are refused */
     bool has_failed;  /* a write, discard, zeroes or flush has failed since the run began */
+    bool shows_old;   /* a flush has failed, and this daemon has not ended since */
     bool lies;        /* since its daemon ended it reads what a failed flush has lost */
 };
 
@@ -117,8 +118,9 @@ void sim_disk_submit(struct sim *s, unsigned node, const struct action *a);
 void sim_disk_event(struct sim *s, unsigned node, uint32_t slot);
 void sim_disk_crash(struct sim *s, unsigned node); /* the process dies: what was in flight has happened, or half */
 
-/* What a disk reads and does not have is found dirty after all, where the other leg is no source for it any more. */
-void sim_disks_stop_lying(struct sim *s);
+void sim_disk_daemon_ends(struct sim *s, unsigned node);
+
+/* What a disk reads and does not have is found dirty after all. */
 void sim_disk_stop_lying(struct sim *s, unsigned node);
 
 /* The machine loses power: of what was in flight any part has happened, of what was not stable any part is left. */

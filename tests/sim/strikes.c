@@ -24,7 +24,6 @@ static void power_loss(struct sim *s, const bool cut[SIM_NODES])
         lost[i] = sb.attached; /* else everything was flushed before */
     }
     sim_legs_power_lost(s, lost);
-    sim_disks_stop_lying(s);
 }
 
 static void power_of(struct sim *s, const bool cut[SIM_NODES])

@@ -984,6 +984,36 @@ static void after_a_failed_flush_equal_reads_prove_nothing(void **state)
     }
 }
 
+/* It went on alone: nobody else has what its cache shows, and no later flush writes that, unless it is written anew. */
+static void a_source_whose_reads_lie_writes_back_what_it_sends(void **state)
+{
+    for (int failed = 0; failed < 2; failed++) {
+        struct node a, b;
+        open_apart(&a, &b);
+        if (failed) {
+            request(&a, OP_FLUSH, 0);
+            disk_done(&a, -EIO);
+            metas_done(&a);
+        }
+        assert_int_equal(a.on_disk.reads_lie, failed);
+        node_restart(&a, true);
+        connect_nodes(&a, &b);
+        bool wrote = false;
+        while (a.sent_count == 0 || a.sent[0].frame.kind != FRAME_SYNC_DATA) {
+            for (unsigned i = 0; i < a.disk_count; i++)
+                wrote |= a.disk[i].disk.kind == OP_WRITE;
+            assert_true(run_step(&a, &b));
+        }
+        assert_int_equal(wrote, failed);
+        run(&a, &b);
+        assert_in_sync(&a, &b);
+        assert_int_equal(a.content[64 * CHANGE_BYTES], 3);
+        assert_memory_equal(a.stable, a.content, VOLUME_BYTES);
+        assert_false(a.on_disk.reads_lie || a.on_disk.lost_power);
+        close_both(&a, &b);
+    }
+}
+
 /* A failed write is mended by an attach. The flush that fails after it is not, though the leg had lost its power
  * before. */
 static void a_failed_flush_is_recorded_whatever_came_before(void **state)
@@ -1154,6 +1184,7 @@ int main(void)
         cmocka_unit_test(full_stays_on_record_until_the_bitmap_tells),
         cmocka_unit_test(a_mended_leg_gets_what_it_lacks),
         cmocka_unit_test(after_a_failed_flush_equal_reads_prove_nothing),
+        cmocka_unit_test(a_source_whose_reads_lie_writes_back_what_it_sends),
         cmocka_unit_test(a_failed_flush_is_recorded_whatever_came_before),
         cmocka_unit_test(a_failure_that_no_acknowledgement_tells_ends_the_session),
         cmocka_unit_test(what_nobody_asked_for_ends_the_session),

@@ -858,6 +858,57 @@ static void undecided_changes_wait_until_the_peer_cannot_stand_in(void **state)
     rig_close(&r);
 }
 
+/* A disk that fails a flush may drop what it had not written. What was acknowledged, the peer has: a read shows that,
+ * or waits. */
+static void after_a_failed_flush_reads_are_the_peers(void **state)
+{
+    for (int stands_in = 0; stands_in < 2; stands_in++) {
+        struct rig r;
+        rig_open(&r, true);
+        ready(&r);
+        set_readable(&r, true);
+        set_replaceable(&r, true);
+        struct buf *early = read_into(&r, 4), *late = read_into(&r, 5);
+        request(&r, OP_FLUSH, 0, 0);
+        disk_done_at(&r, 2, -EIO);
+        set_readable(&r, false);
+        disk_done(&r, 0); /* the early one: the answer may be older than the failure, or not */
+        lost(&r);
+        struct buf *next = read_into(&r, 6);
+        assert_int_equal(r.completed, 0);
+        assert_int_equal(r.disk_count, 1);
+        if (stands_in) {
+            DO(&r, mirror_set_local(r.mirror, false, &r.actions));
+            ready(&r);
+            disk_done(&r, 0);
+            assert_int_equal(r.completed, 0);
+            for (unsigned i = 0; i < 3; i++) {
+                struct action ask = take_sent(&r);
+                while (ask.send.frame.kind != FRAME_READ)
+                    ask = take_sent(&r);
+                assert_null(answer(&r, ask.send.frame, get_filled(&r, 42)));
+            }
+            assert_int_equal(r.completed, 3);
+            assert_int_equal(early->data[0] + late->data[0] + next->data[0], 3 * 42);
+        } else { /* nobody has anything better */
+            set_replaceable(&r, false);
+            assert_int_equal(r.completed, 1);
+            assert_int_equal(r.result, -EIO); /* the flush */
+            assert_int_equal(r.disk_count, 3);
+            while (r.disk_count)
+                disk_done(&r, 0);
+            assert_int_equal(r.completed, 4);
+            assert_int_equal(r.result, 0);
+            assert_true(mirror_is_idle(r.mirror));
+        }
+        buf_put(early);
+        buf_put(late);
+        buf_put(next);
+        forget_sent(&r);
+        rig_close(&r);
+    }
+}
+
 /* ---- Reads for the peer ---- */
 
 static const char *peer_read(struct rig *r, uint64_t offset, uint64_t length, uint32_t tag)
@@ -1450,6 +1501,7 @@ int main(void)
         cmocka_unit_test(answers_nobody_asked_for_are_refused),
         cmocka_unit_test(a_failed_leg_is_replaced_by_the_peers_when_that_is_decided),
         cmocka_unit_test(undecided_changes_wait_until_the_peer_cannot_stand_in),
+        cmocka_unit_test(after_a_failed_flush_reads_are_the_peers),
         cmocka_unit_test(the_peers_reads_are_answered),
         cmocka_unit_test(the_peers_reads_take_bounded_memory),
         cmocka_unit_test(nothing_differs_that_nobody_knows_of),

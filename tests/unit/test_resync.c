@@ -45,6 +45,7 @@ struct node {
     uint8_t *content; /* what a read returns */
     uint8_t *stable;  /* what is left without power */
     bool bad[BLOCKS_MAX];
+    bool lost[BLOCKS_MAX]; /* by a failed flush: later ones do not write it, unless it is written anew */
     struct request_slot requests[REQUESTS_MAX];
     unsigned busy;
 };
@@ -93,6 +94,7 @@ struct world {
     uint64_t session;
     bool up, alone, quiet;
     bool write_errors;
+    bool source_lies; /* what its disk shows where bits are set, a failed flush may have lost */
     bool large;
     uint64_t seed;
 };
@@ -143,7 +145,7 @@ static void apply(struct world *w, struct node *n, const struct action *a, bool 
         else
             memset(at, 0, BLOCK_BYTES);
         if (a->disk.kind != OP_READ)
-            n->bad[first + i] = false;
+            n->bad[first + i] = n->lost[first + i] = false;
     }
 }
 
@@ -173,6 +175,10 @@ static void submit(struct world *w, struct node *n, const struct action *a)
     if (a->disk.kind == OP_FLUSH) {
         r->snapshot = malloc(w->size_bytes);
         memcpy(r->snapshot, n->content, w->size_bytes);
+        for (uint64_t b = 0; w->source_lies && b < w->size_bytes / BLOCK_BYTES; b++) {
+            if (n->lost[b])
+                memcpy(r->snapshot + b * BLOCK_BYTES, n->stable + b * BLOCK_BYTES, BLOCK_BYTES);
+        }
         return;
     }
     CHECK(w, range_fits(range, w->size_bytes) && range.length_bytes > 0 && range.length_bytes % BLOCK_BYTES == 0);
@@ -519,7 +525,7 @@ static void session_begin(struct world *w)
     carry_out(w, SOURCE);
     if (chance(w, 5))
         bitmap_set_all(w->nodes[SOURCE].bitmap);
-    resync_source_begin(w->source, &key, w->now_ns, &w->out);
+    resync_source_begin(w->source, &key, !w->source_lies, w->now_ns, &w->out);
     carry_out(w, SOURCE);
     resync_target_begin(w->target, &key, !chance(w, 10), w->now_ns);
     carry_out(w, TARGET);
@@ -579,6 +585,7 @@ static void lose_power(struct world *w, unsigned node)
         if (chance(w, 50))
             memcpy(n->content + b * BLOCK_BYTES, n->stable + b * BLOCK_BYTES, BLOCK_BYTES);
         memcpy(n->stable + b * BLOCK_BYTES, n->content + b * BLOCK_BYTES, BLOCK_BYTES);
+        n->lost[b] = false;
     }
     for (uint32_t g = 0; g < granules(w); g++) {
         struct range range = granule_range(w, g);
@@ -632,8 +639,10 @@ static void fill(struct world *w)
         struct range range = granule_range(w, g);
         /* Where either knows that they differ, the source may not have flushed; nor the target, where the source knows.
          */
-        if ((bitmap_any(s->bitmap, range) || bitmap_any(t->bitmap, range)) && chance(w, 30))
+        if ((bitmap_any(s->bitmap, range) || bitmap_any(t->bitmap, range)) && chance(w, 30)) {
             s->stable[range.offset_bytes] ^= 0xaa;
+            s->lost[range.offset_bytes / BLOCK_BYTES] = w->source_lies;
+        }
         if (bitmap_any(s->bitmap, range) && chance(w, 30))
             t->stable[range.offset_bytes] ^= 0x99;
         if (bitmap_any(s->bitmap, range) && bad && chance(w, bad))
@@ -660,6 +669,7 @@ static struct world *world_open(uint64_t seed)
     if (w->large)
         w->granule_bytes = 512;
     w->size_bytes = blocks * BLOCK_BYTES;
+    w->source_lies = chance(w, 15);
     struct resync_config config = { .backing = "disk", .peer = "peer" };
     for (unsigned i = 0; i < 2; i++) {
         struct node *n = &w->nodes[i];
@@ -1064,7 +1074,7 @@ static void a_source_bounds_a_hostile_target(void **state)
     struct sync_entry_wire good = entry(0, 4096, 0);
     complains(ask(t, 1, &good, 1), "no resync");
     bitmap_set_all(t->bitmap);
-    resync_source_begin(t->source, &solo_key, 1, &t->out);
+    resync_source_begin(t->source, &solo_key, true, 1, &t->out);
     complains(ask(t, 2, &good, 1), "tag");
     complains(ask(t, 0, &good, 1), "tag");
     struct {
@@ -1179,7 +1189,7 @@ static void what_is_marked_anew_is_not_cleared_by_an_older_answer(void **state)
     (void)state;
     struct solo *t = solo_open(8192, 4096);
     bitmap_set_all(t->bitmap);
-    resync_source_begin(t->source, &solo_key, 1, &t->out);
+    resync_source_begin(t->source, &solo_key, true, 1, &t->out);
     struct sync_entry_wire both[] = { entry(0, 4096, 0), entry(4096, 4096, 0) };
     assert_null(ask(t, 1, both, 2));
     solo_disk_all(t);
@@ -1214,7 +1224,7 @@ static void scattered_entries_share_locks(void **state)
     (void)state;
     struct solo *t = solo_open(8 * MIB, 4096);
     bitmap_set_all(t->bitmap);
-    resync_source_begin(t->source, &solo_key, 1, &t->out);
+    resync_source_begin(t->source, &solo_key, true, 1, &t->out);
     solo_take(t);
     /* A gap as long as may be; one that is longer; a span that becomes too long. */
     struct sync_entry_wire entries[SYNC_ENTRIES_MAX] = { entry(0, 4096, 0), entry(4096 + SPAN_GAP_BYTES_MAX, 4096, 0),
@@ -1258,7 +1268,7 @@ static void a_window_that_is_cut_off_keeps_what_is_with_the_disk(void **state)
     (void)state;
     struct solo *t = solo_open(8 * MIB, 4096);
     bitmap_set_all(t->bitmap);
-    resync_source_begin(t->source, &solo_key, 1, &t->out);
+    resync_source_begin(t->source, &solo_key, true, 1, &t->out);
     solo_take(t);
     bool granted = false;
     struct range_lock change = { .on_granted = granted_later, .owner = &granted };
@@ -1368,7 +1378,7 @@ static void the_targets_bits_become_the_union(void **state)
             bitmap_set_all(wanted);
         }
         resync_target_begin(t->target, &solo_key, true, 1);
-        resync_source_begin(s->source, &solo_key, 1, &s->out);
+        resync_source_begin(s->source, &solo_key, true, 1, &s->out);
         bool over = false;
         for (uint64_t now = 2; !over; now++) {
             for (uint32_t i = 0; i < s->out.count; i++) {
