@@ -127,6 +127,16 @@ const char *engine_why_not(struct engine *e)
         return "the volume has a single node";
     if (diskless_is(e))
         return diskless_why_not(e);
+    struct resync_view resync;
+    if (sync_progress(e, &resync) && resync.unreadable_bytes) {
+        bool is_target = e->peer_state == PEER_SOURCE;
+        snprintf(e->why_not, sizeof(e->why_not),
+                 "the leg of %s is being resynced, and what cannot be read on %s, as at offset %llu, stays out of sync "
+                 "until it is written",
+                 is_target ? e->config.node : e->config.peer, is_target ? e->config.peer : e->config.node,
+                 (unsigned long long)resync.unreadable_offset_bytes);
+        return e->why_not;
+    }
     if (own_leg(e) == LEG_SYNCING) {
         snprintf(e->why_not, sizeof(e->why_not),
                  e->session == SESSION_UP ? "the leg of %s is being resynced from %s"

@@ -59,8 +59,10 @@ struct resync_view {
     enum resync_state state;
     uint64_t done_bytes; /* of the whole resync, on both sides alike */
     uint64_t total_bytes;
-    uint64_t unreadable_bytes; /* target: of which no content could be had when they were last asked for */
-    uint64_t equal_bytes;      /* in this session: found equal by digest, */
-    uint64_t data_bytes;       /* sent, */
-    uint64_t zero_bytes;       /* sent as zeroes without data */
+    uint64_t unreadable_bytes; /* target: of which no content could be had when they were last asked for; source: that
+                                  it has answered so in this session, some more than once */
+    uint64_t unreadable_offset_bytes; /* the last of them */
+    uint64_t equal_bytes;             /* in this session: found equal by digest, */
+    uint64_t data_bytes;              /* sent, */
+    uint64_t zero_bytes;              /* sent as zeroes without data */
 };

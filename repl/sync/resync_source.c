@@ -10,6 +10,8 @@
 #define BITS_RUN_BYTES_MAX (1 * TIB) /* what a frame's length can say */
 #define BITS_FRAMES_PER_STEP 64
 
+#define UNREADABLE_NOTES_MAX 16 /* in a session: the target asks again and again */
+
 #define OP_FLUSH_INDEX (SYNC_WINDOWS_MAX * SYNC_ENTRIES_MAX)
 
 struct resync_source {
@@ -46,6 +48,9 @@ struct resync_source {
     uint64_t equal_bytes;
     uint64_t data_bytes;
     uint64_t zero_bytes;
+    unsigned unreadable; /* ranges that were answered so, */
+    uint64_t unreadable_bytes;
+    uint64_t unreadable_offset_bytes; /* and the last of them */
 
     struct sync_record records[SYNC_UNSTABLE_WINDOWS_MAX];
     struct sync_window windows[SYNC_WINDOWS_MAX];
@@ -128,7 +133,6 @@ static void window_answer(struct resync_source *s, struct sync_window *w, struct
     struct sync_record *r = record_of(s, w->number);
     uint8_t *table = w->buf->data;
     uint32_t at = SYNC_TABLE_BYTES;
-    bool noted = false;
     memset(table, 0, SYNC_TABLE_BYTES);
     for (uint32_t i = 0; i < w->count; i++) {
         struct sync_entry *e = &w->entries[i];
@@ -146,11 +150,12 @@ static void window_answer(struct resync_source *s, struct sync_window *w, struct
             at += e->length_bytes;
             break;
         case SYNC_ANSWER_UNREADABLE:
-            if (!noted)
+            s->unreadable_bytes += e->length_bytes;
+            s->unreadable_offset_bytes = e->offset_bytes;
+            if (s->unreadable++ < UNREADABLE_NOTES_MAX)
                 actions_note(out, NOTE_ERROR, "disk", "resync: read failed on %s: %s, offset %llu, length %u",
                              s->config.backing, strerror(-e->result), (unsigned long long)e->offset_bytes,
                              e->length_bytes);
-            noted = true;
             break;
         }
     }
@@ -446,6 +451,8 @@ void resync_source_begin(struct resync_source *s, const struct digest_key *key, 
     s->asked = s->begun = s->answered = s->stable = s->cleared = 0;
     s->target_done = false;
     s->done_bytes = s->equal_bytes = s->data_bytes = s->zero_bytes = 0;
+    s->unreadable = 0;
+    s->unreadable_bytes = 0;
     s->total_bytes = bitmap_dirty_bytes(s->config.bitmap);
     advance(s, out);
 }
@@ -494,6 +501,8 @@ void resync_source_view(const struct resync_source *s, struct resync_view *view)
         .state = s->state,
         .done_bytes = s->state == RESYNC_DONE ? s->total_bytes : s->done_bytes,
         .total_bytes = s->total_bytes,
+        .unreadable_bytes = s->unreadable_bytes,
+        .unreadable_offset_bytes = s->unreadable_offset_bytes,
         .equal_bytes = s->equal_bytes,
         .data_bytes = s->data_bytes,
         .zero_bytes = s->zero_bytes,

@@ -23,6 +23,7 @@ static_assert(2 * FLUSH_AFTER_WINDOWS + SYNC_WINDOWS_MAX <= SYNC_UNSTABLE_WINDOW
 #define PROBE_EVERY_WINDOWS 16
 
 #define UNREADABLE_RETRY_NS (5 * NS_PER_S)
+#define UNREADABLE_NOTES_MAX 16
 
 #define OP_FLUSH_INDEX (SYNC_WINDOWS_MAX * SYNC_ENTRIES_MAX)
 
@@ -61,6 +62,7 @@ struct resync_target {
 
     uint64_t total_bytes;
     uint64_t unreadable_bytes;
+    uint64_t unreadable_offset_bytes; /* the last of them */
     uint64_t equal_bytes;
     uint64_t data_bytes;
     uint64_t zero_bytes;
@@ -304,6 +306,21 @@ static void start_pass(struct resync_target *t, bool fine)
     t->unreadable_bytes = 0;
 }
 
+static void tell_unreadable(const struct resync_target *t, uint64_t left_bytes, struct actions *out)
+{
+    actions_note(out, NOTE_ERROR, "resync",
+                 "%llu bytes cannot be read on %s and stay out of sync; a write to them heals it, and they are tried "
+                 "again every %llu s",
+                 (unsigned long long)left_bytes, t->config.peer, (unsigned long long)(UNREADABLE_RETRY_NS / NS_PER_S));
+    uint64_t from = 0;
+    struct range run;
+    for (unsigned i = 0; i < UNREADABLE_NOTES_MAX && bitmap_next(t->config.bitmap, from, UINT64_MAX, &run); i++) {
+        actions_note(out, NOTE_ERROR, "resync", "cannot be read on %s: offset %llu, length %llu", t->config.peer,
+                     (unsigned long long)run.offset_bytes, (unsigned long long)run.length_bytes);
+        from = range_end(run);
+    }
+}
+
 /* All that was set when the pass began was asked for and is stable on both legs: what is set still, the source could
  * not read. */
 static void end_pass(struct resync_target *t, struct actions *out)
@@ -319,11 +336,7 @@ static void end_pass(struct resync_target *t, struct actions *out)
         return;
     }
     if (!t->told)
-        actions_note(
-            out, NOTE_ERROR, "resync",
-            "%llu bytes cannot be read on %s and stay out of sync; a write to them heals it, and they are tried "
-            "again every %llu s",
-            (unsigned long long)left, t->config.peer, (unsigned long long)(UNREADABLE_RETRY_NS / NS_PER_S));
+        tell_unreadable(t, left, out);
     t->told = true;
     t->state = RESYNC_UNREADABLE;
     t->deadline_ns = t->now_ns + UNREADABLE_RETRY_NS;
@@ -435,6 +448,7 @@ static const char *on_data(struct resync_target *t, const struct frame *frame, s
             break;
         case SYNC_ANSWER_UNREADABLE:
             t->unreadable_bytes += e->length_bytes;
+            t->unreadable_offset_bytes = e->offset_bytes;
             t->was_coarse |= e->length_bytes > bitmap_granule_bytes(t->config.bitmap);
             break;
         }
@@ -617,6 +631,7 @@ void resync_target_view(const struct resync_target *t, struct resync_view *view)
         .done_bytes = done_bytes(t),
         .total_bytes = t->total_bytes,
         .unreadable_bytes = t->unreadable_bytes,
+        .unreadable_offset_bytes = t->unreadable_offset_bytes,
         .equal_bytes = t->equal_bytes,
         .data_bytes = t->data_bytes,
         .zero_bytes = t->zero_bytes,

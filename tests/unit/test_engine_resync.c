@@ -1044,6 +1044,36 @@ static void a_failed_flush_is_recorded_whatever_came_before(void **state)
     close_both(&a, &b);
 }
 
+/* Both nodes say which, and what ends it. */
+static void what_the_source_cannot_read_is_told_until_it_is_written(void **state)
+{
+    struct node a, b;
+    open_resyncing(&a, &b);
+    for (bool more = true; more;) {
+        bool bad = a.disk_count && a.disk[0].disk.kind == OP_READ && a.disk[0].disk.offset_bytes == 4 * CHANGE_BYTES;
+        if (bad)
+            disk_done(&a, -EIO);
+        more = bad || run_step(&a, &b);
+    }
+    assert_true(told(&a, "resync: read failed on /dev/a: Input/output error, offset 16384"));
+    assert_true(told(&b, "4096 bytes cannot be read on paris-a and stay out of sync"));
+    assert_true(told(&b, "cannot be read on paris-a: offset 16384, length 4096"));
+    struct node *nodes[] = { &a, &b };
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(view_of(nodes[i]).out_of_sync_bytes, 4096);
+        assert_string_equal(view_of(nodes[i]).why_not,
+                            "the leg of paris-b is being resynced, and what cannot be read on paris-a, as at offset "
+                            "16384, stays out of sync until it is written");
+    }
+    write_block(&a, 4 * CHANGE_BYTES, 9);
+    run(&a, &b);
+    tick(&b, b.now_ns + 6 * NS_PER_S);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(b.stable[4 * CHANGE_BYTES], 9);
+    close_both(&a, &b);
+}
+
 /* A flush of an earlier session: its acknowledgement would belong to that one. */
 static void a_failure_that_no_acknowledgement_tells_ends_the_session(void **state)
 {
@@ -1186,6 +1216,7 @@ int main(void)
         cmocka_unit_test(after_a_failed_flush_equal_reads_prove_nothing),
         cmocka_unit_test(a_source_whose_reads_lie_writes_back_what_it_sends),
         cmocka_unit_test(a_failed_flush_is_recorded_whatever_came_before),
+        cmocka_unit_test(what_the_source_cannot_read_is_told_until_it_is_written),
         cmocka_unit_test(a_failure_that_no_acknowledgement_tells_ends_the_session),
         cmocka_unit_test(what_nobody_asked_for_ends_the_session),
         cmocka_unit_test(a_target_that_fails_ends_the_resync),
