@@ -13,12 +13,12 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "bench/commands.h"
 #include "bench/latency.h"
 #include "repl/base/checksum.h"
+#include "repl/base/clock.h"
 #include "repl/link/link.h"
 
 #define COUNT_DEFAULT 100000
@@ -55,13 +55,6 @@ struct node {
     uint64_t first_ns, last_ns;
     struct counters at_first;
 };
-
-static uint64_t clock_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
 
 static void send_more(struct node *n)
 {

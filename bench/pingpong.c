@@ -10,8 +10,8 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "repl/base/clock.h"
 #include "repl/base/endian.h"
 #include "repl/base/scoped.h"
 
@@ -162,24 +162,17 @@ int pingpong_serve(int fd, struct err *err)
     return rc < 0 ? err_set(err, rc, "serving: %s", strerror(-rc)) : 0;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
-
 static int measure_turns(struct turns *t, struct pingpong_shape shape, const uint8_t *request, uint8_t *reply,
                          uint64_t *samples_ns, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        uint64_t start_ns = now_ns();
+        uint64_t start_ns = clock_ns();
         turns_queue_send(t, request, shape.request_bytes);
         turns_queue_recv(t, reply, shape.reply_bytes);
         int rc = turns_run(t, shape.request_bytes, reply, shape.reply_bytes);
         if (rc <= 0)
             return rc < 0 ? rc : -ECONNRESET;
-        samples_ns[i] = now_ns() - start_ns;
+        samples_ns[i] = clock_ns() - start_ns;
     }
     return 0;
 }

@@ -15,17 +15,11 @@
 
 #include "blockdev/disk/disk_private.h"
 #include "repl/base/buf.h"
+#include "repl/base/clock.h"
 #include "repl/base/scoped.h"
 
 #define LOCK_RETRY_NS (20 * NS_PER_MS)
 #define LOGICAL_BLOCK_BYTES_MAX 4096
-
-static uint64_t clock_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
 
 /* Takes the lock without waiting: an open descriptor, or a negative errno; -EBUSY: someone has it.
  *

@@ -9,11 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "blockdev/disk/disk_private.h"
 #include "blockdev/disk/record_format.h"
+#include "repl/base/clock.h"
 #include "repl/base/range.h"
 
 struct disk_record {
@@ -23,13 +23,6 @@ struct disk_record {
     uint64_t end_bytes;
     int32_t failed; /* the log could not be written: all changes fail from then on, lest a test go on unrecorded */
 };
-
-static uint64_t monotonic_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
 
 /* All of it or nothing: what was written of an event that found no room is cut off again. */
 static int32_t append(struct disk_record *f, const struct record_event *event, const void *payload)
@@ -65,7 +58,7 @@ static void record_done(struct disk_io *io)
         .result = io->result,
         .number = ++f->number,
         .request = *disk_filter_note(io),
-        .time_ns = monotonic_ns(),
+        .time_ns = clock_ns(),
         .offset_bytes = io->kind == OP_FLUSH ? 0 : io->offset_bytes,
         .length_bytes = io->length_bytes,
     };
@@ -94,7 +87,7 @@ static void record_submit(struct disk *d, struct disk_io *io)
         .flags = io->flags,
         .number = ++f->number,
         .request = f->number,
-        .time_ns = monotonic_ns(),
+        .time_ns = clock_ns(),
         .offset_bytes = io->kind == OP_FLUSH ? 0 : io->offset_bytes,
         .length_bytes = io->length_bytes,
         .payload_bytes = io->kind == OP_WRITE ? (uint32_t)io->length_bytes : 0,
@@ -114,7 +107,7 @@ static void record_map(struct disk *d, struct disk_map *map) { disk_map(d->below
 static void record_close(struct disk *d)
 {
     struct disk_record *f = container_of(d, struct disk_record, disk);
-    struct record_event event = { .event = RECORD_CLOSE, .number = ++f->number, .time_ns = monotonic_ns() };
+    struct record_event event = { .event = RECORD_CLOSE, .number = ++f->number, .time_ns = clock_ns() };
     if (!f->failed)
         append(f, &event, NULL); /* nobody is left to be told */
     close(f->fd);
@@ -169,7 +162,7 @@ static int open_log(struct disk_record *f, const char *path, struct err *err)
             return err_set(err, -EIO, "cannot be written");
         f->end_bytes = sizeof(file);
     }
-    struct record_event event = { .event = RECORD_OPEN, .number = ++f->number, .time_ns = monotonic_ns() };
+    struct record_event event = { .event = RECORD_OPEN, .number = ++f->number, .time_ns = clock_ns() };
     int r = append(f, &event, NULL);
     return r ? err_set(err, r, "cannot be written: %s", strerror(-r)) : 0;
 }

@@ -6,21 +6,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "blockdev/ring/ring_private.h"
+#include "repl/base/clock.h"
 
 /* While ring_close() waits for the kernel, it says so this often. */
 #define CLOSE_LOG_EVERY_S 5
 /* How long to let completions free memory when the kernel has none left for a submission. */
 #define OUT_OF_MEMORY_PAUSE_MS 10
-
-uint64_t ring_clock_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
 
 /* Handles what io_uring_enter() may say. Whatever was not submitted stays in the queue for the next turn. */
 static void check_enter(struct ring *r, int rc)
@@ -223,7 +216,7 @@ static void turn(struct ring *r)
     bool armed = ring_timers_arm(r);
     bool sleep = !r->stop && armed && list_empty(&r->ended) && !ring_timers_due(r) && !r->cancels_unsent;
     check_enter(r, sleep ? ring_wait(r) : io_uring_submit_and_get_events(&r->uring));
-    r->now_ns = ring_clock_ns();
+    r->now_ns = clock_ns();
     handle_completions(r);
     handle_ended(r);
     ring_timers_fire(r);
@@ -233,7 +226,7 @@ void ring_run(struct ring *r, void (*idle)(void *ctx), void *ctx)
 {
     assert(!r->running && !r->closing);
     r->running = true;
-    r->now_ns = ring_clock_ns();
+    r->now_ns = clock_ns();
     while (!r->stop) {
         if (idle)
             idle(ctx);
@@ -245,7 +238,7 @@ void ring_run(struct ring *r, void (*idle)(void *ctx), void *ctx)
 
 void ring_stop(struct ring *r) { r->stop = true; }
 
-uint64_t ring_now_ns(const struct ring *r) { return r->running ? r->now_ns : ring_clock_ns(); }
+uint64_t ring_now_ns(const struct ring *r) { return r->running ? r->now_ns : clock_ns(); }
 
 const char *ring_mode(const struct ring *r) { return r->mode; }
 

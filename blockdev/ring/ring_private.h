@@ -64,8 +64,6 @@ struct io_uring_sqe *ring_sqe(struct ring *r);
 /* Submits op->sqe now or when there is room. */
 void ring_submit_op(struct ring *r, struct ring_op *op);
 
-uint64_t ring_clock_ns(void);
-
 /* ring_wait.c: submits what is queued and waits for at least one completion; as io_uring_submit_and_wait() returns. */
 int ring_wait(struct ring *r);
 

@@ -11,6 +11,7 @@
 #include <sched.h>
 
 #include "blockdev/ring/ring_private.h"
+#include "repl/base/clock.h"
 
 #define LOOK_FIRST_NS (5 * NS_PER_US)
 /* Who keeps the CPU for longer computes; one that waits for the next event, as we do, gives it back sooner. */
@@ -43,7 +44,7 @@ static void look(struct ring *r, uint64_t start_ns)
     uint64_t now_ns = start_ns;
     while (!has_work(r) && now_ns - start_ns < r->look_ns) {
         sched_yield();
-        uint64_t back_ns = ring_clock_ns();
+        uint64_t back_ns = clock_ns();
         if (back_ns - now_ns > YIELD_MAX_NS) {
             r->look_pause_ns = min_u64(max_u64(2 * r->look_pause_ns, LOOK_PAUSE_MIN_NS), LOOK_PAUSE_MAX_NS);
             r->look_from_ns = back_ns + r->look_pause_ns;
@@ -57,15 +58,15 @@ int ring_wait(struct ring *r)
 {
     if (!r->tells_of_work)
         return io_uring_submit_and_wait(&r->uring, 1);
-    uint64_t start_ns = ring_clock_ns();
+    uint64_t start_ns = clock_ns();
     if (r->look_ns > 0 && start_ns >= r->look_from_ns) {
         int rc = io_uring_submit_and_get_events(&r->uring);
         if (rc < 0 || io_uring_cq_ready(&r->uring) > 0)
             return rc;
-        start_ns = ring_clock_ns();
+        start_ns = clock_ns();
         look(r, start_ns);
     }
     int rc = io_uring_submit_and_wait(&r->uring, 1);
-    adapt(r, ring_clock_ns() - start_ns);
+    adapt(r, clock_ns() - start_ns);
     return rc;
 }

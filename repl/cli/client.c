@@ -10,14 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "repl/base/clock.h"
 #include "repl/base/units.h"
-
-uint64_t client_now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
-}
 
 /* True when the socket is ready; false: the time is over. */
 static bool wait_for(struct client *c, short events)
@@ -26,7 +20,7 @@ static bool wait_for(struct client *c, short events)
     for (;;) {
         int timeout_ms = -1;
         if (c->deadline_ns != UINT64_MAX) {
-            uint64_t now_ns = client_now_ns();
+            uint64_t now_ns = clock_ns();
             if (now_ns >= c->deadline_ns)
                 return false;
             timeout_ms = (int)min_u64((c->deadline_ns - now_ns) / NS_PER_MS + 1, 3600 * 1000);
@@ -47,7 +41,7 @@ static void limit_connect(const struct client *c)
 {
     if (c->deadline_ns == UINT64_MAX)
         return;
-    uint64_t now_ns = client_now_ns();
+    uint64_t now_ns = clock_ns();
     uint64_t left_us = (c->deadline_ns > now_ns ? c->deadline_ns - now_ns : 0) / NS_PER_US + 1; /* 0: for ever */
     struct timeval limit = { .tv_sec = (time_t)(left_us * NS_PER_US / NS_PER_S),
                              .tv_usec = (suseconds_t)(left_us % (NS_PER_S / NS_PER_US)) };
@@ -82,7 +76,7 @@ enum control_exit client_ask(struct client *c, const char *socket_path, const Lo
 {
     c->fd = -1;
     c->used = 0;
-    c->deadline_ns = timeout_ns == UINT64_MAX ? UINT64_MAX : client_now_ns() + timeout_ns;
+    c->deadline_ns = timeout_ns == UINT64_MAX ? UINT64_MAX : clock_ns() + timeout_ns;
     enum control_exit code = connect_to(c, socket_path, err);
     if (code)
         return code;

@@ -6,7 +6,7 @@
 
 struct client {
     int fd;
-    uint64_t deadline_ns; /* CLOCK_MONOTONIC, for the whole conversation; UINT64_MAX: none */
+    uint64_t deadline_ns; /* clock_ns(), for the whole conversation; UINT64_MAX: none */
     size_t used;          /* of `in` */
     uint8_t in[CONTROL_PREFIX_BYTES + CONTROL_MESSAGE_BYTES_MAX];
 };
@@ -21,6 +21,3 @@ enum control_exit client_ask(struct client *c, const char *socket_path, const Lo
 Lockstep__Control__Response *client_next(struct client *c, enum control_exit *code, struct err *err);
 
 void client_close(struct client *c);
-
-/* CLOCK_MONOTONIC */
-uint64_t client_now_ns(void);

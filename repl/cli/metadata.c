@@ -9,9 +9,9 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "repl/base/clock.h"
 #include "repl/base/scoped.h"
 #include "repl/meta/activity_log.h"
 #include "repl/meta/bitmap.h"
@@ -204,13 +204,6 @@ static int read_bitmap(int fd, const struct meta_layout *layout, uint8_t *chunk,
 
 /* ---- All ---- */
 
-static time_t time_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec;
-}
-
 /* The layout that the backing had when the leg was made, or was last resized. */
 static int find_layout(int fd, const struct metadata_source *source, uint64_t backing_bytes, uint64_t holder_bytes,
                        uint8_t *chunk, struct meta_layout *layout, struct metadata *m, struct err *err)
@@ -219,9 +212,9 @@ static int find_layout(int fd, const struct metadata_source *source, uint64_t ba
     uint64_t places[SUPERBLOCK_SEARCH_READS];
     unsigned count = 0;
     struct meta_layout passed = *layout;
-    time_t until_s = time_s() + SEARCH_S;
+    uint64_t until_ns = clock_ns() + SEARCH_S * NS_PER_S;
     superblock_search_begin(&search, source->metadata ? 0 : backing_bytes);
-    while (!m->usable && time_s() < until_s && (count = superblock_search_next(&search, places)))
+    while (!m->usable && clock_ns() < until_ns && (count = superblock_search_next(&search, places)))
         for (unsigned i = 0; i < count && !m->usable; i++)
             if (read_at(fd, chunk, SUPERBLOCK_BYTES, places[i]) &&
                 superblock_search_look(places[i], chunk, &passed, layout)) {

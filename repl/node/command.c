@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "repl/base/clock.h"
 #include "repl/node/node_internal.h"
 
 #define PROGRESS_EVERY_NS (250 * NS_PER_MS)
@@ -173,7 +174,7 @@ void command_detach(struct node_volume *nv)
 {
     struct node *n = nv->node;
     struct command *c = n->orders < ORDERS_MAX ? calloc(1, sizeof(*c)) : NULL;
-    nv->detach_again_ns = node_now_ns() + NS_PER_S / 2;
+    nv->detach_again_ns = clock_ns() + NS_PER_S / 2;
     if (!c)
         return; /* tried again */
     c->node = n;
@@ -532,7 +533,7 @@ static void tell_progress(struct command *c, uint64_t now_ns)
 
 uint64_t command_progress(struct node *n)
 {
-    uint64_t now_ns = node_now_ns();
+    uint64_t now_ns = clock_ns();
     bool anyone = false;
     list_for_each_safe (link, &n->commands) {
         struct command *c = container_of(link, struct command, link);

@@ -12,9 +12,9 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "repl/base/clock.h"
 #include "repl/base/list.h"
 #include "repl/base/scoped.h"
 
@@ -62,13 +62,6 @@ struct control {
 static void say(struct control *c, enum log_level level, const char *text)
 {
     c->config.log(c->config.ctx, level, text);
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
 }
 
 /* ---- clients ---- */
@@ -120,7 +113,7 @@ static bool client_flush(struct control_client *client)
             return false;
         }
         client->out_sent += (size_t)n;
-        client->deadline_ns = now_ns() + c->config.unread_ns_max; /* it reads: its patience begins anew */
+        client->deadline_ns = clock_ns() + c->config.unread_ns_max; /* it reads: its patience begins anew */
     }
     client->out_sent = 0;
     client->out_used = 0;
@@ -144,7 +137,7 @@ bool control_send(struct control_client *client, const uint8_t *frame, size_t by
     client->out_used += bytes;
     /* From now on, not from the first EAGAIN: epoll calls a socket writable only when most of its buffer is free. */
     if (client->deadline_ns == UINT64_MAX)
-        client->deadline_ns = now_ns() + client->control->config.unread_ns_max;
+        client->deadline_ns = clock_ns() + client->control->config.unread_ns_max;
     /* Sent by the next control_step(), so that nothing is called back from here. */
     client_watch(client, true);
     return true;
@@ -156,7 +149,7 @@ void control_end(struct control_client *client, enum control_exit code, const ch
     assert(client->out_used + OUT_BYTES_FOR_RESULT <= sizeof(client->out));
     client->out_used += control_encode_result(client->out + client->out_used, code, text);
     client->state = CLIENT_ENDING;
-    client->deadline_ns = now_ns() + client->control->config.unread_ns_max;
+    client->deadline_ns = clock_ns() + client->control->config.unread_ns_max;
     client_watch(client, true);
 }
 
@@ -265,7 +258,7 @@ static void accept_clients(struct control *c)
         client->in = in;
         client->events = EPOLLIN;
         client->state = CLIENT_ASKING;
-        client->deadline_ns = now_ns() + c->config.request_ns_max;
+        client->deadline_ns = clock_ns() + c->config.request_ns_max;
         list_append(&c->clients, &client->link);
         c->client_count++;
     }
@@ -288,7 +281,7 @@ static void client_step(struct control_client *client, uint32_t events)
 
 static void drop_late(struct control *c)
 {
-    uint64_t now = now_ns();
+    uint64_t now = clock_ns();
     list_for_each_safe (link, &c->clients) {
         struct control_client *client = container_of(link, struct control_client, link);
         if (client->deadline_ns > now)

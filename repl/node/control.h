@@ -36,7 +36,7 @@ struct control *control_open(const struct control_config *config, struct err *er
 void control_close(struct control *c);
 
 /* Readable when control_step() has something to do; control_step() also wants to be called at control_deadline_ns()
- * (CLOCK_MONOTONIC; UINT64_MAX: never), and calls back from within. */
+ * (clock_ns(); UINT64_MAX: never), and calls back from within. */
 int control_fd(const struct control *c);
 uint64_t control_deadline_ns(const struct control *c);
 void control_step(struct control *c);

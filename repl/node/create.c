@@ -12,9 +12,9 @@
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "repl/base/clock.h"
 #include "repl/base/scoped.h"
 #include "repl/meta/activity_log.h"
 #include "repl/meta/bitmap.h"
@@ -118,13 +118,6 @@ static void close_target(struct target *t)
  * nothing here. */
 #define SEARCH_NS (60 * NS_PER_S)
 
-static uint64_t monotonic_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
-
 /* Holes of a file need not be read. Of a device this is not known. */
 static bool is_hole(int fd, uint64_t from_bytes, uint64_t end_bytes)
 {
@@ -144,7 +137,7 @@ struct former_search {
 
 static int former_search_open(struct former_search *f, const struct target *t, struct err *err)
 {
-    *f = (struct former_search) { .target = t, .until_ns = monotonic_ns() + SEARCH_NS };
+    *f = (struct former_search) { .target = t, .until_ns = clock_ns() + SEARCH_NS };
     if (posix_memalign(&f->bytes, 4096, SUPERBLOCK_BYTES))
         return err_set(err, -ENOMEM, "out of memory");
     /* Metadata of its own file or device lies at the start of that. */
@@ -169,7 +162,7 @@ static bool former_search_refill(struct former_search *f)
 /* True: one was found, and the same place is looked at again the next time. False: none, or none in time. */
 static bool former_search_next(struct former_search *f, struct meta_layout *out)
 {
-    while (monotonic_ns() < f->until_ns && (f->next < f->count || former_search_refill(f))) {
+    while (clock_ns() < f->until_ns && (f->next < f->count || former_search_refill(f))) {
         uint64_t at = f->places[f->next];
         ssize_t n = pread(f->target->data_fd, f->bytes, SUPERBLOCK_BYTES, (off_t)at);
         if (n == SUPERBLOCK_BYTES && superblock_search_look(at, f->bytes, NULL, out))

@@ -10,21 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "repl/base/clock.h"
 #include "repl/node/node_internal.h"
 
 #define END_GRACE_NS (5 * NS_PER_S) /* for threads to end after draining was given up */
 /* Two nodes that are told to end at about the same time: as much as one hears of it before the other. */
 #define YIELD_NS (2 * NS_PER_S)
-
-uint64_t node_now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
-}
 
 /* ---- what volumes' threads tell ---- */
 
@@ -130,7 +123,7 @@ static bool draining_was_given_up(const struct node *n) { return n->abandon_at_n
 /* Ends volumes as a crash would: what was acknowledged is safe, what waits was never acknowledged. */
 static void give_up_draining(struct node *n, const char *why)
 {
-    n->abandon_at_ns = node_now_ns() + END_GRACE_NS;
+    n->abandon_at_ns = clock_ns() + END_GRACE_NS;
     for (unsigned i = 0; i < n->volume_count; i++) {
         struct node_volume *nv = &n->volumes[i];
         if (nv->state == STATE_CREATING) {
@@ -154,8 +147,8 @@ static void give_up_draining(struct node *n, const char *why)
 static void begin_ending(struct node *n)
 {
     n->ending = true;
-    n->drain_until_ns = node_now_ns() + n->options.drain_ns_max;
-    n->yield_until_ns = node_now_ns() + min_u64(YIELD_NS, n->options.drain_ns_max);
+    n->drain_until_ns = clock_ns() + n->options.drain_ns_max;
+    n->yield_until_ns = clock_ns() + min_u64(YIELD_NS, n->options.drain_ns_max);
     if (n->options.stopping)
         n->options.stopping(n->options.ctx);
     unsigned up = count_up(n);
@@ -185,7 +178,7 @@ static bool yields_to_primary(struct node_volume *nv, uint64_t now_ns)
 /* Returns true when nothing is left to be ended. */
 static bool go_on_ending(struct node *n)
 {
-    uint64_t now_ns = node_now_ns();
+    uint64_t now_ns = clock_ns();
     for (unsigned i = 0; i < n->volume_count && !draining_was_given_up(n); i++) {
         struct node_volume *nv = &n->volumes[i];
         bool due = nv->state == STATE_UP && !nv->detach_ordered && nv->detach_again_ns <= now_ns;
@@ -216,7 +209,7 @@ static void take_signals(struct node *n)
 
 static int poll_timeout_ms(uint64_t due_ns)
 {
-    uint64_t now_ns = node_now_ns();
+    uint64_t now_ns = clock_ns();
     if (due_ns == UINT64_MAX)
         return -1;
     if (due_ns <= now_ns)
@@ -228,7 +221,7 @@ static int poll_timeout_ms(uint64_t due_ns)
 static void tell_when_ready(struct node *n)
 {
     bool waits = count_jobs(n) > 0;
-    if (n->ready_told || (waits && node_now_ns() < n->ready_until_ns))
+    if (n->ready_told || (waits && clock_ns() < n->ready_until_ns))
         return;
     n->ready_told = true;
     for (unsigned i = 0; i < n->volume_count; i++)
@@ -250,7 +243,7 @@ enum node_end node_run(struct node *n)
         if (n->ending) {
             if (go_on_ending(n))
                 break;
-            due_ns = min_u64(due_ns, node_now_ns() + NS_PER_S / 10);
+            due_ns = min_u64(due_ns, clock_ns() + NS_PER_S / 10);
         }
         struct pollfd fds[] = {
             { .fd = control_fd(n->control), .events = POLLIN },
@@ -303,7 +296,7 @@ struct node *node_open(const struct node_options *options, struct err *err)
     }
     n->options = *options;
     n->abandon_at_ns = UINT64_MAX;
-    n->ready_until_ns = node_now_ns() + options->ready_ns_max;
+    n->ready_until_ns = clock_ns() + options->ready_ns_max;
     n->volumes = volumes;
     n->volume_count = options->config->count;
     n->host = (struct volume_host) { .ctx = n, .log = host_log, .note = host_note };

@@ -112,8 +112,6 @@ struct node {
     uint64_t abandon_at_ns;  /* UINT64_MAX until draining was given up */
 };
 
-uint64_t node_now_ns(void);
-
 /* The daemon's own state change, from the loop. */
 void node_note(struct node *n, const char *volume, enum note_level level, const char *topic, const char *format, ...)
     __attribute__((format(printf, 5, 6)));

@@ -81,6 +81,11 @@ class Includes(unittest.TestCase):
     def test_clock_is_found(self):
         self.check({"repl/role/r.c": "int f(void) { return (int)time(0); }\n"}, ("repl/role/r.c:1", "calls time()"))
 
+    def test_the_projects_own_clock_is_found(self):
+        files = {"repl/base/clock.h": "#pragma once\n", "repl/node/n.c": '#include "repl/base/clock.h"\n'}
+        self.check(files)
+        self.check({**files, "repl/role/r.c": '#include "repl/base/clock.h"\n'}, ("repl/role/r.c:1", "which is not pure"))
+
     def test_comments_strings_and_members_are_not_calls(self):
         self.check({"repl/role/r.c":
                     '/* #include <time.h>\n   malloc(1) */\nconst char *s = "time(0) /* ";\n'

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "repl/base/clock.h"
 #include "tests/sim/sim.h"
 
 #define JOBS_MAX 64
@@ -56,13 +57,6 @@ static void on_abort(int signal_number)
     _Exit(SIM_EXIT_VIOLATION);
 }
 /* NOLINTEND(bugprone-signal-handler) */
-
-static uint64_t seconds_since(const struct timespec *t)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)(now.tv_sec - t->tv_sec);
-}
 
 /* Takes seeds off the board until there are none left. A violation ends the process; the parent knows the seed. */
 static void work(struct board *board, struct worker *w)
@@ -132,12 +126,12 @@ static pid_t start_worker(struct board *board, unsigned i)
     return pid;
 }
 
-static void progress(const struct board *board, const struct timespec *begun, bool last)
+static void progress(const struct board *board, uint64_t begun_ns, bool last)
 {
     static uint64_t told;
     if (!isatty(STDOUT_FILENO))
         return;
-    uint64_t done = 0, seconds = seconds_since(begun);
+    uint64_t done = 0, seconds = (clock_ns() - begun_ns) / NS_PER_S;
     for (unsigned i = 0; i < options.jobs; i++)
         done += board->workers[i].runs;
     if (seconds == told && !last)
@@ -151,8 +145,7 @@ static void progress(const struct board *board, const struct timespec *begun, bo
 
 static unsigned run_all(struct board *board)
 {
-    struct timespec begun;
-    clock_gettime(CLOCK_MONOTONIC, &begun);
+    uint64_t begun_ns = clock_ns();
     pid_t pids[JOBS_MAX];
     unsigned running = options.jobs, failures = 0;
     for (unsigned i = 0; i < options.jobs; i++)
@@ -163,7 +156,7 @@ static unsigned run_all(struct board *board)
         if (pid <= 0) {
             /* Only how often a person is told. */
             nanosleep(&(struct timespec) { .tv_nsec = 100000000 }, NULL);
-            progress(board, &begun, false);
+            progress(board, begun_ns, false);
             continue;
         }
         unsigned i = 0;
@@ -175,7 +168,7 @@ static unsigned run_all(struct board *board)
             running--;
             continue;
         }
-        progress(board, &begun, true);
+        progress(board, begun_ns, true);
         uint64_t seed = atomic_load(&board->workers[i].seed);
         if (!replay(seed))
             printf("seed %" PRIu64 " FAILED: and passes when it is replayed\n", seed);
@@ -184,9 +177,9 @@ static unsigned run_all(struct board *board)
             atomic_store(&board->next, board->end);
         pids[i] = start_worker(board, i);
     }
-    progress(board, &begun, true);
+    progress(board, begun_ns, true);
     struct cover *sum = calloc(1, sizeof(*sum));
-    uint64_t runs = 0, steps = 0, hash = 0, seconds = seconds_since(&begun);
+    uint64_t runs = 0, steps = 0, hash = 0, seconds = (clock_ns() - begun_ns) / NS_PER_S;
     for (unsigned i = 0; sum && i < options.jobs; i++) {
         cover_add(sum, &board->workers[i].cover);
         runs += board->workers[i].runs;

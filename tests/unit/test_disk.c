@@ -18,6 +18,7 @@
 
 #include "blockdev/disk/disk.h"
 #include "repl/base/buf.h"
+#include "repl/base/clock.h"
 #include "repl/base/prng.h"
 
 #define SIZE_BYTES (8 * MIB)
@@ -344,13 +345,6 @@ static void fast_only_never_writes_zeroes_out(void **state)
 }
 
 /* --- who may open --- */
-
-static uint64_t clock_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
 
 /* A child that holds the backing until it is killed. */
 static pid_t fork_holder(void)

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "repl/base/checksum.h"
+#include "repl/base/clock.h"
 #include "repl/base/prng.h"
 #include "repl/link/hello_codec.h"
 #include "repl/link/link.h"
@@ -239,18 +240,11 @@ static void out_of_patience(struct ring_timer *t)
                      session_reason(link_session((lab)->b.link)));                                                     \
     } while (0)
 
-/* The ring's own clock stands still between runs. */
-static uint64_t clock_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
-
 static bool run(struct lab *lab, bool (*until)(struct lab *lab))
 {
     lab->until = until;
     lab->timed_out = false;
+    /* The ring's own clock stands still between runs. */
     ring_timer_set(lab->ring, &lab->patience, clock_ns() + PATIENCE_NS);
     ring_run(lab->ring, idle, lab);
     ring_timer_clear(lab->ring, &lab->patience);

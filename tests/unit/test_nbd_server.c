@@ -13,10 +13,10 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "blockdev/front/nbd_proto.h"
+#include "repl/base/clock.h"
 #include "repl/base/endian.h"
 #include "repl/base/prng.h"
 #include "tests/unit/ram_volume.h"
@@ -51,12 +51,7 @@ static struct ram_config tiny(void)
     return config;
 }
 
-static uint64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
+static uint64_t now_ms(void) { return clock_ns() / NS_PER_MS; }
 
 /* Waits for something that another thread brings about. */
 static void eventually(struct ram_volume *v, void (*look)(struct ram_volume *v, void *arg), bool *seen)

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "blockdev/ring/ring.h"
+#include "repl/base/clock.h"
 #include "repl/base/prng.h"
 #include "repl/base/units.h"
 
@@ -65,13 +66,6 @@ static int teardown(void **state)
 {
     ring_close(*state);
     return 0;
-}
-
-static uint64_t clock_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
 }
 
 /* An op that remembers how it ended. */
