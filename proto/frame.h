@@ -11,7 +11,6 @@
 #include "repl/base/units.h"
 
 #define FRAME_MAGIC UINT32_C(0x314b534c) /* "LSK1" as bytes on the wire */
-#define FRAME_VERSION 1
 #define FRAME_BYTES 64
 #define FRAME_PAYLOAD_BYTES_MAX (1 * MIB)
 #define FRAME_EPOCH_MAX (UINT64_MAX / 2) /* so that there is always a next one */
@@ -61,9 +60,6 @@ enum frame_kind {
                            the size, which it has persisted; or an errno */
 };
 #define FRAME_KIND_LAST FRAME_RESIZE_REPLY
-
-/* True for what carries a resync or verify: it never waits for application writes' windows. */
-static inline bool frame_is_sync(enum frame_kind kind) { return kind >= FRAME_SYNC_BITS && kind <= FRAME_SYNC_DONE; }
 
 #define FRAME_REFUSE_FOR_NOW 0 /* this connection is over; try again as after any loss */
 #define FRAME_REFUSE_LASTING 1 /* only a person, or a restart, can change it */

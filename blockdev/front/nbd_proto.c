@@ -48,7 +48,6 @@ enum nbd_option {
 #define NBD_INFO_DESCRIPTION 2u
 #define NBD_INFO_BLOCK_SIZE 3u
 
-#define NBD_REPLY_TYPE_NONE 0u
 #define NBD_REPLY_TYPE_OFFSET_DATA 1u
 #define NBD_REPLY_TYPE_OFFSET_HOLE 2u
 #define NBD_REPLY_TYPE_BLOCK_STATUS 5u
@@ -636,11 +635,6 @@ static size_t put_chunk(uint8_t *out, uint64_t cookie, bool done, uint16_t type,
                             to_be32((uint32_t)length) };
     memcpy(out, &c, sizeof(c));
     return sizeof(c);
-}
-
-size_t nbd_put_chunk_none(uint8_t *out, uint64_t cookie)
-{
-    return put_chunk(out, cookie, true, NBD_REPLY_TYPE_NONE, 0);
 }
 
 size_t nbd_put_chunk_data(uint8_t *out, uint64_t cookie, bool done, uint64_t offset_bytes, uint32_t length_bytes)

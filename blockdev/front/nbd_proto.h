@@ -157,7 +157,6 @@ enum nbd_error nbd_error_from(int32_t result);
 /* Reply heads. Each returns how many bytes it wrote; the data, if any, follows. `done`: no chunk of this reply follows
  * any more. */
 size_t nbd_put_simple(uint8_t *out, uint64_t cookie, enum nbd_error error);
-size_t nbd_put_chunk_none(uint8_t *out, uint64_t cookie);
 size_t nbd_put_chunk_data(uint8_t *out, uint64_t cookie, bool done, uint64_t offset_bytes, uint32_t length_bytes);
 size_t nbd_put_chunk_hole(uint8_t *out, uint64_t cookie, bool done, uint64_t offset_bytes, uint32_t length_bytes);
 size_t nbd_put_chunk_error(uint8_t *out, uint64_t cookie, enum nbd_error error);

@@ -12,13 +12,5 @@ static inline void scoped_close(const int *fd)
         close(*fd);
 }
 
-/* Takes the file out of its variable's care, to hand it on. */
-static inline int scoped_take_fd(int *fd)
-{
-    int taken = *fd;
-    *fd = -1;
-    return taken;
-}
-
 #define CLEANUP_FREE __attribute__((cleanup(scoped_free)))
 #define CLEANUP_CLOSE __attribute__((cleanup(scoped_close)))

@@ -72,15 +72,3 @@ enum history_relation history_relate(const struct history *a, const struct histo
         return HISTORY_DESCENDANT;
     return history_last_common(a, b) >= 0 ? HISTORY_DIVERGED : HISTORY_UNRELATED;
 }
-
-const char *history_relation_name(enum history_relation r)
-{
-    switch (r) {
-    case HISTORY_EQUAL: return "equal";
-    case HISTORY_ANCESTOR: return "ancestor";
-    case HISTORY_DESCENDANT: return "descendant";
-    case HISTORY_DIVERGED: return "diverged";
-    case HISTORY_UNRELATED: return "unrelated";
-    }
-    return "?";
-}

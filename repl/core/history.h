@@ -55,5 +55,3 @@ bool history_holds(const struct history *h, struct history_entry e);
 int history_last_common(const struct history *a, const struct history *b);
 
 enum history_relation history_relate(const struct history *a, const struct history *b);
-
-const char *history_relation_name(enum history_relation r);

@@ -85,9 +85,8 @@ struct engine_view {
  * and some of its own), and the room for their text. */
 #define ENGINE_ACTIONS_MAX (2 * MIRROR_OPS + 2 * RESYNC_ACTIONS_MAX + 2 * VERIFY_ACTIONS_MAX + META_PAGES_MAX + 64)
 
-/* Operations towards the disk: those of the mirror, from 0; of resync and verify; and two of the engine's own. */
-#define ENGINE_OP_SYNC_FIRST SYNC_OP_FIRST
-#define ENGINE_OP_SYNC_END SYNC_OP_END
+/* Operations towards the disk: those of the mirror, from 0; of resync and verify (SYNC_OP_FIRST ...); and two of the
+ * engine's own. */
 #define ENGINE_OP_OWN_FLUSH UINT32_MAX
 #define ENGINE_OP_GROW (UINT32_MAX - 1)
 #define ENGINE_TEXT_BYTES (16 * KIB)

@@ -295,12 +295,6 @@ void bitmap_page_set_all(struct bitmap *b, uint64_t page)
 
 void bitmap_set_all(struct bitmap *b) { bitmap_set(b, (struct range) { 0, b->size_bytes }); }
 
-void bitmap_clear_all(struct bitmap *b)
-{
-    bitmap_clear(b, (struct range) { 0, b->size_bytes });
-    assert(b->set_granules == 0);
-}
-
 uint64_t bitmap_dirty_bytes(const struct bitmap *b)
 {
     if (!b->set_granules)

@@ -52,7 +52,6 @@ void bitmap_clear(struct bitmap *b, struct range range);
 bool bitmap_any(const struct bitmap *b, struct range range);
 
 void bitmap_set_all(struct bitmap *b);
-void bitmap_clear_all(struct bitmap *b);
 
 /* Of all set granules together. Costs nothing. */
 uint64_t bitmap_dirty_bytes(const struct bitmap *b);

@@ -459,17 +459,6 @@ void resync_source_begin(struct resync_source *s, const struct digest_key *key, 
 
 void resync_source_set_busy(struct resync_source *s, bool busy) { s->busy = busy; }
 
-void resync_source_keep(struct resync_source *s, struct range range)
-{
-    for (uint32_t number = s->cleared; number != s->begun;) {
-        struct sync_record *r = record_of(s, ++number);
-        for (uint32_t i = 0; i < r->count; i++) {
-            struct range asked = { r->entries[i].offset_bytes, r->entries[i].length_bytes };
-            r->entries[i].stays |= range_overlaps(range, asked);
-        }
-    }
-}
-
 void resync_source_tick(struct resync_source *s, uint64_t now_ns, struct actions *out)
 {
     s->now_ns = now_ns;

@@ -29,10 +29,6 @@ const char *resync_source_frame(struct resync_source *s, const struct frame *fra
 /* Do application writes flow? The target then asks for one window at a time. */
 void resync_source_set_busy(struct resync_source *s, bool busy);
 
-/* Bits of `range` are being set for a reason of their own, such as a write that the target's disk refused: an answer
- * given before does not clear them any more. Not needed for changes that reach both legs. */
-void resync_source_keep(struct resync_source *s, struct range range);
-
 /* Answers to operations from SYNC_SOURCE_OP_FIRST on, RESYNC_OPS of them; also to those of earlier sessions. False:
  * more of the same window are with the disk, and nothing has become possible but for whom a range was given to. */
 bool resync_source_disk_done(struct resync_source *s, uint32_t op, int32_t result, uint64_t now_ns,
@@ -42,6 +38,8 @@ bool resync_source_disk_done(struct resync_source *s, uint32_t op, int32_t resul
 void resync_source_tick(struct resync_source *s, uint64_t now_ns, struct actions *out);
 uint64_t resync_source_deadline_ns(const struct resync_source *s); /* UINT64_MAX: none */
 
+/* To be called before bits are set for a reason of their own, such as a write that the target's disk refused: no answer
+ * given before clears them then. Not needed for changes that reach both legs. */
 void resync_source_stop(struct resync_source *s, struct actions *out);
 
 /* Nothing of it is with the disk. */

@@ -57,7 +57,7 @@ static void set_outward_and_cleared_inward(void **state)
     assert_int_equal(bitmap_dirty_bytes(b), 0);
     bitmap_set_all(b);
     assert_int_equal(bitmap_dirty_bytes(b), 10 * 4096 + 512);
-    bitmap_clear_all(b);
+    bitmap_clear(b, (struct range) { 0, bitmap_size_bytes(b) });
     assert_false(bitmap_next(b, 0, 1 * MIB, &r));
     bitmap_close(b);
 }
@@ -385,7 +385,7 @@ static void a_large_volume_is_cheap(void **state)
         assert_true(bitmap_next(b, 0, MIB, &r));
     assert_int_equal(r.offset_bytes, 16 * TIB - 4096);
     assert_int_equal(bitmap_next_stale(b, 0), bitmap_page_count(b) - 1);
-    bitmap_clear_all(b);
+    bitmap_clear(b, (struct range) { 0, bitmap_size_bytes(b) });
     assert_false(bitmap_any(b, (struct range) { 0, 16 * TIB }));
     bitmap_close(b);
 }

@@ -609,7 +609,7 @@ static void what_cannot_be_read_is_mended_for_nobody(void **state)
         assert_int_equal(r.sent_count, 0);
         assert_true(mirror_mend_over(r.mirror, &result));
         assert_int_equal(result, round == 2 ? -EIO : -EBADMSG);
-        bitmap_clear_all(r.bitmap);
+        bitmap_clear(r.bitmap, (struct range) { 0, bitmap_size_bytes(r.bitmap) });
     }
     struct mirror_view view;
     mirror_view(r.mirror, &view);

