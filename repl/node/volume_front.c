@@ -1,0 +1,80 @@
+/* A volume's front: what its clients ask for, and whether they are served. */
+#include <stdio.h>
+
+#include "repl/node/volume_internal.h"
+
+static bool sink_can_accept(void *ctx, enum op_kind kind)
+{
+    struct volume *v = ctx;
+    return !v->stopping && v->actions.count < ACTIONS_MARK && engine_can_accept(v->engine, kind);
+}
+
+static bool sink_backing_is_current(void *ctx)
+{
+    const struct volume *v = ctx;
+    return engine_leg_is_current(v->engine);
+}
+
+static void sink_submit(void *ctx, const struct request *request)
+{
+    volume_step(ctx, &(struct event) { .kind = EV_REQUEST, .request = *request });
+}
+
+/* That a client comes or goes is no change of the volume's state: a monitor that looks every second would leave nothing
+ * else among the events. */
+static void sink_note(void *ctx, enum note_level level, const char *text)
+{
+    struct volume *v = ctx;
+    if (level == NOTE_INFO)
+        v->host.log(v->host.ctx, v->config.volume, LOG_LEVEL_INFO, text);
+    else
+        volume_note(v, level, "client", text);
+}
+
+static void refuse_clients(struct volume *v)
+{
+    char why[STATUS_TEXT_BYTES];
+    const struct config_node *peer = config_peer(&v->config);
+    if (peer)
+        snprintf(why, sizeof(why), "volume %s is not served by %s; its other node is %s (%s)", v->config.volume,
+                 config_self(&v->config)->name, peer->name, peer->device);
+    else
+        snprintf(why, sizeof(why), "volume %s is not served: it was not promoted", v->config.volume);
+    front_refuse(v->front, why);
+}
+
+void volume_serve(struct volume *v, bool on, uint64_t size_bytes)
+{
+    if (!v->front) /* closed already: nobody is there to be served or refused */
+        return;
+    if (!on) {
+        refuse_clients(v);
+        return;
+    }
+    struct engine_view view;
+    engine_view(v->engine, &view);
+    front_serve(v->front, size_bytes, view.block_bytes);
+}
+
+int volume_open_front(struct volume *v, struct err *err)
+{
+    v->front = front_nbd_open(
+        &(struct front_config) {
+            .ring = v->ring,
+            .pool = &v->pool,
+            .disk = v->leg.bare,
+            .sink = { .ctx = v,
+                      .can_accept = sink_can_accept,
+                      .backing_is_current = sink_backing_is_current,
+                      .submit = sink_submit,
+                      .note = sink_note },
+            .volume = v->config.volume,
+            .address = config_self(&v->config)->device,
+            .keep_free_bytes = KEEP_FREE_BYTES,
+        },
+        err);
+    if (!v->front)
+        return err->code;
+    refuse_clients(v);
+    return 0;
+}

@@ -1,0 +1,111 @@
+/* What the files of a volume share: its state, and what one asks of another. All of it is of the volume's thread, but
+ * for what `lock` protects. */
+#pragma once
+
+#include <pthread.h>
+
+#include "blockdev/front/front.h"
+#include "repl/engine/engine.h"
+#include "repl/link/link.h"
+#include "repl/node/leg.h"
+#include "repl/node/rate.h"
+#include "repl/node/verify_schedule.h"
+#include "repl/node/volume.h"
+
+#define ARENA_BYTES (32 * MIB)
+/* Writes that wait for the peer leave this much for reads, which go on. */
+#define KEEP_FREE_BYTES (8 * MIB)
+/* Gathered in a turn; above the mark no more requests are taken until they are carried out. */
+#define ACTIONS_MAX (2 * ENGINE_ACTIONS_MAX)
+#define ACTIONS_MARK ENGINE_ACTIONS_MAX
+
+struct volume_io {
+    struct disk_io io;
+    struct volume *volume;
+    uint32_t op;
+};
+
+struct volume_order_task {
+    struct ring_task task;
+    struct list pending;
+    struct volume *volume;
+    enum volume_order order;
+    bool force;
+    void (*done)(void *ctx, int result, const char *text);
+    void *ctx;
+};
+
+struct volume {
+    struct volume_config config;
+    struct volume_host host;
+    pthread_t thread;
+
+    struct ring *ring;
+    struct buf_pool pool;
+    struct leg leg;
+    struct engine *engine;
+    struct front *front;
+    struct link *link; /* NULL: the volume has a single node */
+    struct actions actions;
+    struct volume_io *ios;      /* MIRROR_OPS */
+    struct volume_io *sync_ios; /* VOLUME_SYNC_OPS */
+    struct volume_io own_io;    /* of the engine's operations beside those */
+    struct volume_io grow_io;
+    struct list orders;
+    bool stopping;
+    struct volume_order_task stop_order;
+    struct ring_timer stop_retry;
+    struct ring_timer tick; /* engine_deadline_ns() */
+    uint64_t tick_at_ns;
+    struct volume_order_task scheduled; /* the verify that nobody ordered */
+    bool scheduled_runs;
+    bool scheduled_began;
+    struct verify_plan verify_plan;
+    struct ring_timer verify_timer; /* when to look at the calendar */
+    struct rate resync_rate;
+    uint64_t resync_look_ns; /* when to look at its progress next */
+
+    /* Between the volume's thread and others. */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool started;
+    bool start_failed;
+    struct err start_err;
+    struct volume_status status;
+    uint64_t status_count; /* snapshots made */
+    bool status_asked;
+    struct ring_task status_task;
+    struct ring_task stop_task;
+};
+
+static inline void volume_note(struct volume *v, enum note_level level, const char *topic, const char *text)
+{
+    v->host.note(v->host.ctx, v->config.volume, level, topic, text);
+}
+
+/* Gives the engine an event; what it wants done is gathered until the turn ends. */
+static inline void volume_step(struct volume *v, struct event *ev)
+{
+    ev->now_ns = ring_now_ns(v->ring);
+    engine_step(v->engine, ev, &v->actions);
+}
+
+/* volume_leg.c */
+int volume_open_engine(struct volume *v, struct err *err); /* on a leg that is open */
+void volume_start_disk_io(struct volume *v, const struct action *a);
+void volume_write_superblock(struct volume *v, const struct superblock *sb);
+void volume_grow(struct volume *v, enum grow_step grow_step);
+
+/* volume_front.c */
+int volume_open_front(struct volume *v, struct err *err);
+void volume_serve(struct volume *v, bool on, uint64_t size_bytes);
+
+/* volume_link.c */
+int volume_open_link(struct volume *v, struct err *err); /* none, where the volume has a single node */
+
+/* volume_order.c */
+void volume_run_order(struct ring_task *task); /* of a volume_order_task */
+void volume_order_done(struct volume_order_task *task, int result, const char *text);
+
+/* volume_verify.c */
+void volume_begin_schedule(struct volume *v);
