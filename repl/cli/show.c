@@ -12,7 +12,7 @@
 #define JSON_VERSION 1
 #define BAR "########################################"
 #define BAR_WIDTH 40
-#define RESYNC_BAR_WIDTH 20
+#define STATUS_BAR_WIDTH 20
 #define US_PER_S UINT64_C(1000000)
 
 static bool is(const char *text, const char *word) { return strcmp(text, word) == 0; }
@@ -121,6 +121,15 @@ static struct json_object *number_if(bool known, uint64_t value)
     return known ? json_object_new_uint64(value) : NULL;
 }
 
+static struct json_object *growth_json(const Lockstep__Control__Growth *g)
+{
+    struct json_object *o = json_object_new_object();
+    put(o, "done_bytes", number_if(g->total_bytes, g->done_bytes));
+    put(o, "total_bytes", number_if(g->total_bytes, g->total_bytes));
+    put(o, "waits_for_peer", json_object_new_boolean(g->waits_for_peer));
+    return o;
+}
+
 static struct json_object *peer_json(const Lockstep__Control__Peer *p, bool up)
 {
     struct json_object *o = json_object_new_object();
@@ -183,6 +192,7 @@ static struct json_object *volume_json(const Lockstep__Control__VolumeStatus *v)
     put(o, "diskless", v->diskless ? diskless_json(v->diskless) : NULL);
     put(o, "peer", v->peer ? peer_json(v->peer, up) : NULL);
     put(o, "verify", v->verified ? verified_json(v->verified) : NULL);
+    put(o, "resize", v->growth ? growth_json(v->growth) : NULL);
     put(o, "witness", NULL);
     put(o, "offsite", NULL);
     return o;
@@ -254,17 +264,35 @@ static void say_peer(const struct show *s, const Lockstep__Control__Peer *p)
     fputc('\n', s->out);
 }
 
+static void say_share(const struct show *s, uint64_t done_bytes, uint64_t total_bytes)
+{
+    char done[32];
+    char total[32];
+    double share = total_bytes ? (double)min_u64(done_bytes, total_bytes) / (double)total_bytes : 1;
+    int filled = (int)(share * STATUS_BAR_WIDTH);
+    fprintf(s->out, "[%.*s%*s] %d%%, %s of %s", filled, BAR, STATUS_BAR_WIDTH - filled, "", (int)(share * 100),
+            form_size(done_bytes, done), form_size(total_bytes, total));
+}
+
+static void say_growth(const struct show *s, const Lockstep__Control__VolumeStatus *v)
+{
+    fprintf(s->out, "  resize  ");
+    if (v->growth->waits_for_peer)
+        fprintf(s->out, "waits for %s to have room, too", v->peer ? v->peer->name : "the peer");
+    else if (v->growth->total_bytes) {
+        fprintf(s->out, "zeroing what is added ");
+        say_share(s, v->growth->done_bytes, v->growth->total_bytes);
+    } else
+        fprintf(s->out, "under way");
+    fputc('\n', s->out);
+}
+
 static void say_resync(const struct show *s, const char *node, const Lockstep__Control__Peer *p)
 {
     const Lockstep__Control__Resync *r = p->resync;
-    char done[32];
-    char total[32];
     char text[32];
-    double share = r->total_bytes ? (double)min_u64(r->done_bytes, r->total_bytes) / (double)r->total_bytes : 1;
-    int filled = (int)(share * RESYNC_BAR_WIDTH);
-    fprintf(s->out, "  resync  %s [%.*s%*s] %d%%, %s of %s", r->to_peer ? p->name : node, filled, BAR,
-            RESYNC_BAR_WIDTH - filled, "", (int)(share * 100), form_size(r->done_bytes, done),
-            form_size(r->total_bytes, total));
+    fprintf(s->out, "  resync  %s ", r->to_peer ? p->name : node);
+    say_share(s, r->done_bytes, r->total_bytes);
     if (r->rate_bytes_per_s) {
         fprintf(s->out, ", %s/s", form_size(r->rate_bytes_per_s, text));
         fprintf(s->out, ", %s left", form_duration(eta_s(r) * US_PER_S, text));
@@ -329,6 +357,8 @@ static void say_volume(const struct show *s, const char *node, const Lockstep__C
             (unsigned long long)v->diskless->epoch, form_time(v->diskless->since_us, since),
             v->peer ? v->peer->name : "the peer");
     }
+    if (v->growth)
+        say_growth(s, v);
     if (v->verified)
         say_verified(s, v->verified);
     fprintf(s->out, "  writes  epoch %llu, LSN %llu", (unsigned long long)v->epoch, (unsigned long long)v->lsn);

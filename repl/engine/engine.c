@@ -464,6 +464,7 @@ void engine_view(struct engine *e, struct engine_view *out)
         .peer_leg = peer_leg_now(e),
         .out_of_sync_bytes = bitmap_dirty_bytes(e->bitmap),
         .resync = engine_resync_view(e),
+        .growth = grow_view(e),
         .alone_epoch = e->alone ? alone_epoch(e) : 0,
         .alone_since_ns = e->alone ? e->alone_since_ns : 0,
         .verified_at_s = e->sb.verified_at_s,

@@ -67,6 +67,12 @@ struct engine_view {
         uint64_t sent_bytes;  /* sent, */
         uint64_t zero_bytes;  /* zeroed without being sent */
     } resync;
+    struct engine_growth {
+        bool active; /* this leg gets room for a larger volume, or a resize was ordered here */
+        bool waits_for_peer;
+        uint64_t done_bytes;  /* zeroed */
+        uint64_t total_bytes; /* 0: not known yet */
+    } growth;
     uint64_t alone_epoch; /* since which changes are acknowledged without the peer; 0: they are not */
     uint64_t alone_since_ns;
     uint64_t verified_at_s; /* when the last verify here began that came to its end; 0: there was none */

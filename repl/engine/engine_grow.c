@@ -14,6 +14,15 @@
 
 uint64_t grow_room_bytes(const struct engine *e) { return max_u64(e->sb.size_bytes, e->sb.room_bytes); }
 
+struct engine_growth grow_view(const struct engine *e)
+{
+    bool zeroes = e->grow.phase != GROW_IDLE;
+    return (struct engine_growth) { .active = zeroes || e->resize.ordered,
+                                    .waits_for_peer = e->resize.own_ready && !e->resize.peer_ready,
+                                    .done_bytes = zeroes ? e->grow.zeroed_bytes : 0,
+                                    .total_bytes = zeroes ? e->grow.total_bytes : 0 };
+}
+
 bool grow_is_idle(const struct engine *e) { return e->grow.phase == GROW_IDLE; }
 
 bool grow_holds_log(const struct engine *e)
@@ -50,6 +59,7 @@ static bool zero(struct engine *e, uint64_t end, struct range spare, struct acti
     if (g->cursor_bytes >= end && g->flushing)
         return true;
     g->disk_busy = true;
+    g->piece_bytes = 0;
     struct action *a = actions_add(out, ACT_DISK);
     a->disk.op = OP_GROW;
     if (g->cursor_bytes >= end) {
@@ -61,7 +71,8 @@ static bool zero(struct engine *e, uint64_t end, struct range spare, struct acti
     a->disk.kind = OP_WRITE_ZEROES;
     a->disk.offset_bytes = g->cursor_bytes;
     a->disk.length_bytes = min_u64(stop - g->cursor_bytes, ZERO_STEP_BYTES);
-    g->cursor_bytes += a->disk.length_bytes;
+    g->piece_bytes = a->disk.length_bytes;
+    g->cursor_bytes += g->piece_bytes;
     return false;
 }
 
@@ -169,6 +180,7 @@ static void looked(struct engine *e, const struct grow_plan *plan, struct action
         return;
     }
     /* What is said to be room stays as it is: a handshake may make it part of the volume at any time. */
+    e->grow.total_bytes = plan->data_bytes - room;
     begin_zeroing(e, GROW_ZEROING, room);
 }
 
@@ -209,8 +221,10 @@ void grow_on_disk_done(struct engine *e, int32_t result, struct actions *out)
     struct engine_grow *g = &e->grow;
     assert(g->disk_busy);
     g->disk_busy = false;
-    if (result == 0)
+    if (result == 0) {
+        g->zeroed_bytes += g->piece_bytes;
         return;
+    }
     /* What could not be zeroed, nobody counts on: there is no room, that is all. A flush is of the whole disk: what the
      * application has completed may be lost with it, and the next one succeeds. */
     bool may_have_lost = g->flushing;

@@ -122,6 +122,9 @@ struct engine_grow {
     uint64_t cursor_bytes; /* ZEROING, WIPING: done up to here */
     bool disk_busy;
     bool flushing;
+    uint64_t piece_bytes; /* with the disk */
+    uint64_t zeroed_bytes;
+    uint64_t total_bytes; /* to be zeroed */
 };
 
 /* The order to resize, and what the peer asks of this node: engine_resize.c. */
@@ -372,6 +375,7 @@ void grow_advance(struct engine *e, struct actions *out);
 void grow_on_done(struct engine *e, const struct event *ev, struct actions *out);
 void grow_on_disk_done(struct engine *e, int32_t result, struct actions *out);
 uint64_t grow_room_bytes(const struct engine *e); /* that a volume can have at once */
+struct engine_growth grow_view(const struct engine *e);
 
 /* engine_resize.c */
 void resize_order(struct engine *e, void *cookie, struct actions *out);

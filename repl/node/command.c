@@ -485,50 +485,61 @@ void command_gone(void *ctx, struct control_client *client)
 
 /* ---- progress ---- */
 
-static void tell_verify(struct command *c, uint64_t now_ns)
+static void tell(struct command *c, const char *text, uint64_t done, uint64_t total, uint64_t now_ns)
 {
     uint8_t frame[CONTROL_FRAME_BYTES_MAX];
+    c->told_ns = now_ns;
+    control_send(c->client, frame, control_encode_progress(frame, text, done, total));
+}
+
+static const char *words_of_order(const struct command *c, const struct volume_status *s)
+{
+    switch (c->request.command) {
+    case CONTROL_PROMOTE: return "promoting";
+    case CONTROL_VERIFY: return "comparing";
+    case CONTROL_RESIZE: return s->growth.waits_for_peer ? "the peer's leg gets room, too" : "growing";
+    case CONTROL_DEMOTE:
+    case CONTROL_DOWN:
+    case CONTROL_CREATE:
+    case CONTROL_UP:
+    case CONTROL_STATUS:
+    case CONTROL_EVENTS: break;
+    }
+    return "draining";
+}
+
+static void tell_order(struct command *c, bool due, uint64_t now_ns)
+{
+    bool verify = c->request.command == CONTROL_VERIFY, resize = c->request.command == CONTROL_RESIZE;
+    if (!due && !verify && !resize)
+        return;
+    char text[128];
     struct volume_status s;
     volume_status(c->nv->volume, &s);
-    c->told_ns = now_ns;
-    if (s.verify_total_bytes)
-        control_send(c->client, frame,
-                     control_encode_progress(frame, "comparing", s.verify_done_bytes, s.verify_total_bytes));
+    if (verify && s.verify_total_bytes) {
+        tell(c, "comparing", s.verify_done_bytes, s.verify_total_bytes, now_ns);
+    } else if (resize && s.growth.total_bytes) {
+        tell(c, "zeroing what is added", s.growth.done_bytes, s.growth.total_bytes, now_ns);
+    } else if (due) {
+        snprintf(text, sizeof(text), "%s, %u writes wait for the peer", words_of_order(c, &s), s.writes_waiting);
+        tell(c, text, 0, 0, now_ns);
+    }
 }
 
 static void tell_progress(struct command *c, uint64_t now_ns)
 {
-    uint8_t frame[CONTROL_FRAME_BYTES_MAX];
-    char text[128];
+    bool due = now_ns - c->told_ns >= WAITING_TOLD_EVERY_NS;
     if (c->phase == PHASE_JOB && c->nv->state == STATE_CREATING) {
         struct job *job = &c->nv->job;
         uint64_t total = atomic_load_explicit(&job->total_bytes, memory_order_relaxed);
         uint64_t done = atomic_load_explicit(&job->done_bytes, memory_order_relaxed);
-        if (!total)
-            return;
-        c->told_ns = now_ns;
-        control_send(c->client, frame, control_encode_progress(frame, "zeroing", done, total));
-        return;
+        if (total)
+            tell(c, "zeroing", done, total, now_ns);
+    } else if (c->phase == PHASE_ORDERED && c->nv->state == STATE_UP) {
+        tell_order(c, due, now_ns);
+    } else if (due) {
+        tell(c, volume_state_name(c->nv->state), 0, 0, now_ns);
     }
-    if (c->request.command == CONTROL_VERIFY && c->phase == PHASE_ORDERED && c->nv->state == STATE_UP) {
-        tell_verify(c, now_ns);
-        return;
-    }
-    if (now_ns - c->told_ns < WAITING_TOLD_EVERY_NS)
-        return;
-    c->told_ns = now_ns;
-    if (c->phase == PHASE_ORDERED && c->nv->state == STATE_UP) {
-        struct volume_status s;
-        volume_status(c->nv->volume, &s);
-        snprintf(text, sizeof(text), "%s, %u writes wait for the peer",
-                 c->request.command == CONTROL_PROMOTE  ? "promoting"
-                 : c->request.command == CONTROL_RESIZE ? "growing"
-                                                        : "draining",
-                 s.writes_waiting);
-    } else {
-        snprintf(text, sizeof(text), "%s", volume_state_name(c->nv->state));
-    }
-    control_send(c->client, frame, control_encode_progress(frame, text, 0, 0));
 }
 
 uint64_t command_progress(struct node *n)

@@ -224,6 +224,13 @@ size_t control_encode_volume(uint8_t *out, const struct volume_config *config, c
         diskless.since_us = s.diskless_since_us;
         v.diskless = &diskless;
     }
+    Lockstep__Control__Growth growth = LOCKSTEP__CONTROL__GROWTH__INIT;
+    if (s.growth.active) {
+        growth.done_bytes = s.growth.done_bytes;
+        growth.total_bytes = s.growth.total_bytes;
+        growth.waits_for_peer = s.growth.waits_for_peer;
+        v.growth = &growth;
+    }
     Lockstep__Control__Resync resync = LOCKSTEP__CONTROL__RESYNC__INIT;
     Lockstep__Control__Peer peer = LOCKSTEP__CONTROL__PEER__INIT;
     char reason[STATUS_TEXT_BYTES];

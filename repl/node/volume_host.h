@@ -63,6 +63,12 @@ struct volume_status {
         uint64_t sent_bytes;       /* sent, */
         uint64_t zero_bytes;       /* zeroed without being sent */
     } resync;
+    struct volume_growth {
+        bool active;          /* this leg gets room for a larger volume, or a resize was ordered here */
+        bool waits_for_peer;  /* this leg has room */
+        uint64_t done_bytes;  /* zeroed */
+        uint64_t total_bytes; /* 0: not known yet */
+    } growth;
     uint64_t alone_epoch;    /* since which changes are acknowledged without the peer; 0: they are not */
     uint64_t alone_since_us; /* since 1970, UTC */
     uint64_t diskless_epoch; /* since which its leg has failed, and the peer's stands in, or is to; 0: it has its own */

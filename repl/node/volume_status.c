@@ -56,6 +56,10 @@ static void make_status(struct volume *v, struct volume_status *s)
         .verify_next_us =
             v->config.verify_every_ns && view.role == ROLE_PRIMARY ? v->verify_plan.next_s * (NS_PER_S / NS_PER_US) : 0,
         .resync = resync_status(v, &view.resync, now_ns),
+        .growth = { .active = view.growth.active,
+                    .waits_for_peer = view.growth.waits_for_peer,
+                    .done_bytes = view.growth.done_bytes,
+                    .total_bytes = view.growth.total_bytes },
         .alone_epoch = view.alone_epoch,
         .alone_since_us = view.alone_epoch ? calendar_us(now_ns, view.alone_since_ns) : 0,
         .diskless_epoch = view.diskless_epoch,

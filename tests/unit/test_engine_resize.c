@@ -74,8 +74,17 @@ static void both_legs_get_room_and_then_the_size(void **state)
         struct node a, b;
         open_grown(&a, &b, internal);
         order(&a, EV_RESIZE, false);
-        bool peer_first = false;
+        bool peer_first = false, half = false;
+        uint64_t done_bytes = 0;
         while (run_step(&a, &b)) {
+            struct engine_growth growth = view_of(&a).growth;
+            assert_true(growth.done_bytes <= growth.total_bytes);
+            if (growth.total_bytes) {
+                assert_int_equal(growth.total_bytes, GROWN_BYTES - VOLUME_BYTES);
+                assert_true(growth.active && growth.done_bytes >= done_bytes);
+                done_bytes = growth.done_bytes;
+                half |= done_bytes > 0 && done_bytes < growth.total_bytes;
+            }
             bool a_has = a.on_disk.size_bytes == GROWN_BYTES, b_has = b.on_disk.size_bytes == GROWN_BYTES;
             assert_true(b_has || !a_has);
             peer_first |= b_has && !a_has;
@@ -89,6 +98,9 @@ static void both_legs_get_room_and_then_the_size(void **state)
             assert_true(a.served_bytes == VOLUME_BYTES || (a_has && b_has));
         }
         assert_true(peer_first);
+        assert_int_equal(done_bytes, GROWN_BYTES - VOLUME_BYTES);
+        assert_true(half || !internal);
+        assert_false(view_of(&a).growth.active);
         assert_int_equal(a.orders_done, 1);
         assert_int_equal(a.order_result, 0);
         assert_grown(&a, &b);

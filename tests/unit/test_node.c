@@ -699,6 +699,28 @@ static void a_verify_tells_where_the_legs_differ(void **state)
     end_cleanly();
 }
 
+static void a_resize_tells_how_far_it_is(void **state)
+{
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    shown.growth = (struct volume_growth) { .active = true, .done_bytes = 3 * GIB, .total_bytes = 5 * GIB };
+    atomic_store(&answer_kind, ANSWER_NEVER);
+    SEND(RESIZE, resize, Resize, resize, .volume = g);
+    enum control_exit code;
+    struct err err;
+    Lockstep__Control__Response *r = client_next(&client, &code, &err);
+    assert_non_null(r);
+    assert_int_equal(r->message_case, LOCKSTEP__CONTROL__RESPONSE__MESSAGE_PROGRESS);
+    assert_int_equal(r->progress->done, 3 * GIB);
+    assert_int_equal(r->progress->total, 5 * GIB);
+    assert_string_equal(r->progress->text, "zeroing what is added");
+    lockstep__control__response__free_unpacked(r, NULL);
+    client_close(&client);
+    atomic_store(&answer_kind, ANSWER_DONE);
+    assert_int_equal(ask_down(false), CONTROL_DONE);
+    end_cleanly();
+}
+
 static void clients_may_go_while_their_command_runs(void **state)
 {
     open_node(60 * NS_PER_S);
@@ -834,6 +856,7 @@ int main(void)
         TEST(events_are_shown_and_followed),
         TEST(status_answers_while_a_job_runs),
         TEST(a_verify_tells_where_the_legs_differ),
+        TEST(a_resize_tells_how_far_it_is),
         TEST(clients_may_go_while_their_command_runs),
         TEST(a_hangup_is_told_and_ends_nothing),
         TEST(what_cannot_drain_does_not_hang_the_shutdown),

@@ -66,7 +66,8 @@ static void status_is_json(void **state)
                "\"alone\":null,\"diskless\":null,\"peer\":{\"name\":\"paris-b\",\"link\":\"connected\",\"reason\":null,"
                "\"transport\":\"tcp\","
                "\"path\":\"10.0.0.2:7789\",\"tls\":false,\"rtt_us\":412,\"leg\":\"up-to-date\","
-               "\"out_of_sync_bytes\":0,\"resync\":null},\"verify\":null,\"witness\":null,\"offsite\":null}]}\n");
+               "\"out_of_sync_bytes\":0,\"resync\":null},\"verify\":null,\"resize\":null,\"witness\":null,\"offsite\":"
+               "null}]}\n");
 }
 
 static void what_is_not_known_is_null(void **state)
@@ -93,7 +94,7 @@ static void what_is_not_known_is_null(void **state)
            "\"diskless\":null,"
            "\"peer\":{\"name\":\"b\",\"link\":\"down\",\"reason\":null,\"transport\":null,\"path\":null,\"tls\":false,"
            "\"rtt_us\":null,\"leg\":null,\"out_of_sync_bytes\":null,\"resync\":null},"
-           "\"verify\":null,\"witness\":null,\"offsite\":null}]}\n");
+           "\"verify\":null,\"resize\":null,\"witness\":null,\"offsite\":null}]}\n");
 
     /* No leg: that is known. One that is up with its peer away: zeroes are zeroes, but the size is not fixed yet. */
     v.state = (char *)"not-created";
@@ -229,6 +230,40 @@ static void who_serves_without_a_leg_is_told(void **state)
     show_status(&s, "paris-a", list, 1);
     fclose(s.out);
     assert_non_null(strstr(text, "\"diskless\":{\"epoch\":8,\"since\":\"2026-11-23T02:13:20.123Z\"},"));
+    free(text);
+}
+
+static void a_resize_is_shown(void **state)
+{
+    Lockstep__Control__Growth growth = LOCKSTEP__CONTROL__GROWTH__INIT;
+    growth.done_bytes = 6 * GIB;
+    growth.total_bytes = 8 * GIB;
+    Lockstep__Control__Peer peer = peer_b();
+    Lockstep__Control__VolumeStatus v = gold42(&peer);
+    v.growth = &growth;
+    Lockstep__Control__VolumeStatus *const list[] = { &v };
+    struct show s = begin(false, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text, "  resize  zeroing what is added [###############     ] 75%, 6 GiB of 8 GiB\n"));
+    free(text);
+    s = begin(true, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(
+        strstr(text, "\"resize\":{\"done_bytes\":6442450944,\"total_bytes\":8589934592,\"waits_for_peer\":false},"));
+    free(text);
+    growth.total_bytes = 0;
+    growth.waits_for_peer = true;
+    s = begin(false, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text, "  resize  waits for paris-b to have room, too\n"));
+    free(text);
+    s = begin(true, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text, "\"resize\":{\"done_bytes\":null,\"total_bytes\":null,\"waits_for_peer\":true},"));
     free(text);
 }
 
@@ -379,6 +414,7 @@ int main(void)
         cmocka_unit_test(events_are_lines),
         cmocka_unit_test(results_are_told),
         cmocka_unit_test(a_resync_is_told),
+        cmocka_unit_test(a_resize_is_shown),
         cmocka_unit_test(who_goes_on_alone_is_told),
         cmocka_unit_test(who_serves_without_a_leg_is_told),
     };
