@@ -31,15 +31,12 @@ class Undisturbed:
     def __enter__(self):
         self.files = {n: open_files(n) for n in self.c.nodes}
         self.logs = {n: len(n.log_text()) for n in self.c.nodes}
-        self.ops = nbdio.total_ops(self.c.load)
 
     def __exit__(self, kind, _value, _trace):
         if kind:
             return
         c = self.c
-        ops = nbdio.total_ops(c.load)
-        wait_until("the load to go on", lambda: nbdio.total_ops(c.load) > ops + 50, 10,
-                   describe=lambda: [(s.ops, s.errors, s.wrong) for s in c.load])
+        nbdio.headway(c.load, 50, seconds=10)
         for n in c.nodes:
             new = n.log_text()[self.logs[n]:]
             lost = [line for line in new.splitlines() if "link" in line and ("lost" in line or "down" in line)]
@@ -122,9 +119,7 @@ def wrong_peers(t, c):
                               ("two halves of a leg", {**WITH_HISTORY, "leg": 2}, "")):
         refused(t, c, what, other, word)
         c.a.wait("to be protected again", lambda s: s["protected"], 20)
-        ops = nbdio.total_ops(c.load)
-        wait_until("the load to go on", lambda: nbdio.total_ops(c.load) > ops + 50, 20,
-                   describe=lambda: [(s.ops, s.errors, s.wrong) for s in c.load])
+        nbdio.headway(c.load, 50, seconds=20)
     t.check(True, "after each of them the real peer was back, and the writes that had waited completed")
 
     t.step("one who has a new leg is taken for ours with a replaced disk; ours gets its place back, and the legs are compared")
@@ -153,8 +148,7 @@ def flood(t, c):
         most = max(open_files(c.b) for _ in range(20))
         t.check(len(flood_of) > FLOOD // 2, f"{len(flood_of)} were opened; the daemon had at most {most} files open at a time")
         t.check(most < 200, "strangers cannot use up its files")
-        ops = nbdio.total_ops(c.load)
-        wait_until("the load to go on during the flood", lambda: nbdio.total_ops(c.load) > ops + 200, 10)
+        nbdio.headway(c.load, 200, seconds=10, what="the load to go on during the flood")
         for s in flood_of:
             s.close()
 
@@ -262,9 +256,7 @@ def test(t):
     t.step("nothing of all that reached a leg")
     nbdio.stop(c.load)
     c.stop()
-    for n in c.nodes:
-        nbdio.verify_leg(t, n.backing, c.load, n.name)
-    c.assert_legs_equal("after all strangers")
+    nbdio.verify_legs(c, c.load, "after all strangers")
     bad_acceptors(t)
 
 

@@ -15,17 +15,13 @@ from lib.run import wait_until
 SIZE = 64 * MIB
 BAD_OFFSET = 40 * MIB  # what the injected fault covers
 BAD_LENGTH = 64 * KIB
+RANGE = {"error-offset": f"{BAD_OFFSET // MIB}MiB", "error-length": f"{BAD_LENGTH // KIB}KiB"}
+IN_RANGE = {"write-errors-per-million": 1000000, **RANGE}
 CONNECTIONS = 4
 SHARED = SIZE - 4 * MIB  # by the connections of the load; what is beyond is nobody's
 
 ERRNO_TEXT = {"EIO": "Input/output error", "ENOSPC": "No space left on device", "EROFS": "Read-only file system",
               "EREMOTEIO": "Remote I/O error"}
-
-
-def fault(node, **settings):
-    """The node's configuration with a `test:` section, and the option that allows it."""
-    node.settings = {"test": {"node": node.name, "disk": settings}}
-    node.args = ["--allow-test-faults"]
 
 
 def assert_event(t, node, backing, errno, what):
@@ -41,8 +37,7 @@ def a_failed_write(t, name, victim_index, errno, settings, in_range=True):
     t.step(f"{name}")
     c = Cluster(t, size=SIZE, name=re.sub(r"\W+", "-", name), dead_after="1s")
     victim = c.nodes[victim_index]
-    fault(victim, error=errno, **settings)
-    c.write_config()
+    victim.make_fail("disk", error=errno, **settings)
     c.ready()
 
     # Where nothing is wrong, everything goes on; the last connection is the one that meets the fault.
@@ -92,8 +87,7 @@ def goes_on_diskless(t, c, load):
     t.check(not s["protected"] and s["leg"] == "failed" and "failed" in s["why_not"], f"status: {s['why_not']}", s)
     line = c.a.wait_log(f"goes on without a leg of its own, through that of {c.b.name}, from epoch {s['diskless']['epoch']}", 10)
     t.say(line.strip())
-    ops = nbdio.total_ops(load)
-    wait_until("the load to go on", lambda: nbdio.total_ops(load) > ops + 300, 20, describe=lambda: [(s.ops, s.errors) for s in load])
+    nbdio.headway(load, seconds=20)
     s = c.b.status()
     t.check("failed" in s["why_not"] and c.a.name in s["why_not"] and not s["protected"], f"{c.b.name} says: {s['why_not']}", s)
     h = nbdio.connect(c.a.uri)
@@ -107,8 +101,7 @@ def goes_on_diskless(t, c, load):
     c.a.wait("to wait", lambda s: s["peer"]["link"] != "connected" and "waits" in s["why_not"])
     h.aio_pread(nbd.Buffer(4096), SHARED)
     c.b.start()
-    ops = nbdio.total_ops(load)
-    wait_until("the load to go on", lambda: nbdio.total_ops(load) > ops + 300, 20, describe=lambda: [(s.ops, s.errors) for s in load])
+    nbdio.headway(load, seconds=20)
     nbdio.stop(load)
     t.check(not any(s.errors for s in load), "no client saw an error")
     h.shutdown()
@@ -120,40 +113,31 @@ def goes_on_diskless(t, c, load):
     t.check(bytes(h.pread(64 * KIB, SHARED)) == mark, "the other node has it")
     h.shutdown()
     c.a.stop()
-    c.a.settings, c.a.args = {}, []
-    c.write_config()
+    c.a.mend()
     c.a.start()
     c.b.wait("to be protected", lambda s: s["protected"], 60)
     c.stop()
-    for n in c.nodes:
-        nbdio.verify_leg(t, n.backing, load, n.name)
-    c.assert_legs_equal("after a leg that had failed came back")
+    nbdio.verify_legs(c, load, "after a leg that had failed came back")
 
 
 def recovers(t):
     t.step("the secondary's disk fails for a while; mended, `down` and `up` there, and the waiting writes complete")
     c = Cluster(t, size=SIZE, name="mended", dead_after="1s")
-    fault(c.b, error="ENOSPC", **{"write-errors-per-million": 1000000, "error-offset": f"{BAD_OFFSET // MIB}MiB",
-                                  "error-length": f"{BAD_LENGTH // KIB}KiB"})
-    c.write_config()
+    c.b.make_fail("disk", error="ENOSPC", **IN_RANGE)
     c.ready()
     # Neither flush nor FUA: a failed flush would be for good.
     load = nbdio.start(nbdio.scribblers(c.a.uri, SIZE, t.seed, CONNECTIONS, flush_percent=0, fua_percent=0))
     assert_event(t, c.b, c.b.backing, "ENOSPC", "write")
     c.a.wait("not to be protected", lambda s: not s["protected"])
     c.b.stop()
-    c.b.settings, c.b.args = {}, []
-    c.write_config()
+    c.b.mend()
     c.b.start()
     c.a.wait("to be protected again", lambda s: s["protected"], 20)
-    ops = nbdio.total_ops(load)
-    wait_until("the load to go on", lambda: nbdio.total_ops(load) > ops + 500, 20, describe=lambda: [(s.ops, s.errors) for s in load])
+    nbdio.headway(load, 500, seconds=20)
     nbdio.stop(load)
     t.check(not any(s.errors for s in load), "no client saw an error")
     c.stop()
-    for n in c.nodes:
-        nbdio.verify_leg(t, n.backing, load, n.name)
-    c.assert_legs_equal("after the mending")
+    nbdio.verify_legs(c, load, "after the mending")
     fs.remove(c.dir)
 
 
@@ -161,8 +145,7 @@ def a_failed_flush(t, victim_index):
     t.step(f"a flush fails on the {('primary', 'secondary')[victim_index]}")
     c = Cluster(t, size=SIZE, name=f"flush{victim_index}", dead_after="1s")
     victim = c.nodes[victim_index]
-    fault(victim, error="EIO", **{"flush-errors-per-million": 1000000})
-    c.write_config()
+    victim.make_fail("disk", error="EIO", **{"flush-errors-per-million": 1000000})
     c.ready()
     h = nbdio.connect(c.a.uri)
     h.pwrite(b"before".ljust(4096), 0)
@@ -215,8 +198,7 @@ def killed_while_slow(t, victim_index):
     t.step(f"both daemons are killed under load while the {('primary', 'secondary')[victim_index]}'s disk is slow")
     c = Cluster(t, size=SIZE, name=f"slow{victim_index}", dead_after="1s")
     victim = c.nodes[victim_index]
-    fault(victim, **{"delay-min": "10ms", "delay-max": "60ms"})
-    c.write_config()
+    victim.make_fail("disk", **{"delay-min": "10ms", "delay-max": "60ms"})
     c.ready()
     # Small shares, written again and again: an old content that is still there would not be noticed otherwise.
     load = nbdio.start(nbdio.scribblers(c.a.uri, 16 * MIB, t.seed, 8, blocks_max=8, read_percent=0))
@@ -234,9 +216,7 @@ def killed_while_slow(t, victim_index):
 def read_error(t):
     t.step("a read fails on the primary: the peer answers in its place; while it is away, the read waits as a write does")
     c = Cluster(t, size=SIZE, name="read", dead_after="1s")
-    fault(c.a, error="EIO", **{"read-errors-per-million": 1000000, "error-offset": f"{BAD_OFFSET // MIB}MiB",
-                               "error-length": f"{BAD_LENGTH // KIB}KiB"})
-    c.write_config()
+    c.a.make_fail("disk", error="EIO", **{"read-errors-per-million": 1000000, **RANGE})
     c.ready()
     h = nbdio.connect(c.a.uri)
     h.pwrite(b"x" * 4096, BAD_OFFSET)
@@ -294,8 +274,7 @@ def really_full(t, victim_index):
     c.a.wait("not to be protected", lambda s: not s["protected"])
     if victim is c.a:
         c.a.wait("to be diskless", lambda s: s["diskless"])
-        ops = nbdio.total_ops(load)
-        wait_until("the load to go on", lambda: nbdio.total_ops(load) > ops + 300, 20)
+        nbdio.headway(load, seconds=20)
     else:
         before = [s.writes for s in load]
         run.stays("no write is acknowledged", lambda: [s.writes for s in load] == before, 2)
@@ -310,9 +289,6 @@ def really_full(t, victim_index):
     disk.unmount()
     for path in (*backings, image):
         path.unlink(missing_ok=True)
-
-
-IN_RANGE = {"write-errors-per-million": 1000000, "error-offset": f"{BAD_OFFSET // MIB}MiB", "error-length": f"{BAD_LENGTH // KIB}KiB"}
 
 
 def faults_of(t, victim):

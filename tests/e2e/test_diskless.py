@@ -6,9 +6,8 @@ import os
 
 from lib import fs, nbdio, run
 from lib.cluster import Cluster
-from lib.run import wait_until
 
-from test_disk_faults import CONNECTIONS, SIZE, fault, faults_of
+from test_disk_faults import CONNECTIONS, SIZE, faults_of
 
 
 def no_holes_of_the_failed_leg(t, c):
@@ -29,13 +28,11 @@ def no_holes_of_the_failed_leg(t, c):
 def a_replaced_disk(t):
     t.step("the primary's disk is gone for good: replaced by a fresh one, which gets everything")
     c = Cluster(t, size=SIZE, name="replaced", dead_after="1s")
-    fault(c.a, error="EIO", **{"write-errors-per-million": 1000000, "error-after-requests": 300})
-    c.write_config()
+    c.a.make_fail("disk", error="EIO", **{"write-errors-per-million": 1000000, "error-after-requests": 300})
     c.ready()
     load = nbdio.start(nbdio.scribblers(c.a.uri, SIZE, t.seed, CONNECTIONS, read_percent=20))
     s = c.a.wait("to be diskless", lambda s: s["diskless"])
-    ops = nbdio.total_ops(load)
-    wait_until("the load to go on", lambda: nbdio.total_ops(load) > ops + 300, 20, describe=lambda: [(s.ops, s.errors) for s in load])
+    nbdio.headway(load, seconds=20)
     nbdio.stop(load)
     t.check(not any(s.errors for s in load), "no client saw an error")
     no_holes_of_the_failed_leg(t, c)
@@ -47,16 +44,13 @@ def a_replaced_disk(t):
         size = f.seek(0, 2)
         f.truncate(0)
         f.truncate(size)
-    c.a.settings, c.a.args = {}, []
-    c.write_config()
+    c.a.mend()
     c.a.start()
     c.a.cli("create", c.volume)
     c.a.cli("up", c.volume)
     c.b.wait("to be protected", lambda s: s["protected"], 60)
     c.stop()
-    for n in c.nodes:
-        nbdio.verify_leg(t, n.backing, load, n.name)
-    c.assert_legs_equal("with a new disk")
+    nbdio.verify_legs(c, load, "with a new disk")
     fs.remove(c.dir)
 
 

@@ -10,19 +10,13 @@ LONG_FAULTS = 100  # of each kind
 LONG_S_MAX = 280
 
 
-def fault(node, **settings):
-    node.settings = {"test": {"node": node.name, "link": settings}}
-    node.args = ["--allow-test-faults"]
-
-
 def one(t, name, ops, word, **settings):
     """Goes on for so many requests and, in the long form, so many faults. A connection that breaks soon after it was made is
     tried again ever later (up to two seconds): many faults a second would only show waiting, so the long form has fewer of
     them, and a connection counts as lasting sooner."""
     t.step(f"{name}: {', '.join(f'{k} {v}' for k, v in settings.items())}")
     c = Cluster(t, size=128 * MIB, name=f"volume{t.steps}", dead_after="300ms" if t.long else "1s")
-    fault(c.b, **settings)
-    c.write_config()
+    c.b.make_fail("link", **settings)
     c.ready()
     events = c.b.follow_events()
     load = nbdio.start(nbdio.scribblers(c.a.uri, c.size, t.seed, 4))
@@ -44,9 +38,7 @@ def one(t, name, ops, word, **settings):
     t.check(drops() >= faults, f"{drops()} times the path was dropped, and the connection came back")
     c.a.wait("to be protected in the end", lambda s: s["protected"], 20)
     c.stop()
-    for n in c.nodes:
-        nbdio.verify_leg(t, n.backing, load, n.name)
-    c.assert_legs_equal(name)
+    nbdio.verify_legs(c, load, name)
 
 
 def test(t):

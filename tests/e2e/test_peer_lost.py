@@ -32,8 +32,7 @@ class OneWrite:
 def lose_and_return(t, c, how, lose, give_back):
     a, b = c.nodes
     t.step(f"the secondary is {how} while {len(c.load)} connections write")
-    busy = nbdio.total_ops(c.load)
-    wait_until("the load to run", lambda: nbdio.total_ops(c.load) > busy + 200, 30)
+    nbdio.headway(c.load, 200, what="the load to run")
     lose()
     status = a.wait("the loss to be seen", lambda s: not s["protected"], DEAD_AFTER_S + 3)
     t.say(f"status: protected {status['protected']}, why not: {status['why_not']}")
@@ -61,9 +60,7 @@ def lose_and_return(t, c, how, lose, give_back):
     t.check(True, "the waiting write completed")
     a.wait("to be protected again", lambda s: s["protected"] and s["why_not"] is None)
     write.shutdown()
-    busy = nbdio.total_ops(c.load)
-    wait_until("the load to run again", lambda: nbdio.total_ops(c.load) > busy + 200, 30,
-               describe=lambda: [(s.ops, s.errors, s.wrong) for s in c.load])
+    nbdio.headway(c.load, 200, what="the load to run again")
 
 
 def kill(node):
@@ -99,9 +96,7 @@ def test(t):
     nbdio.stop(c.load)
     c.stop()
     t.check(True, "both daemons ended by themselves on SIGTERM, with status 0")
-    for n in c.nodes:
-        nbdio.verify_leg(t, n.backing, c.load, n.name)
-    c.assert_legs_equal("after loss and return")
+    nbdio.verify_legs(c, c.load, "after loss and return")
 
     t.step("both start again; after a clean end the volume goes on where it was")
     c.start()

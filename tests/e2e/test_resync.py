@@ -10,7 +10,6 @@ import nbd
 
 from lib import nbdio, proc, run
 from lib.cluster import GIB, MIB, REFUSED, Cluster
-from lib.run import wait_until
 
 PROTECTED_S = 40
 CONTINUE = {"when-alone": "continue"}
@@ -18,12 +17,6 @@ CONTINUE = {"when-alone": "continue"}
 
 def protected(node):
     return node.wait("to be protected", lambda s: s["protected"], PROTECTED_S)
-
-
-def ops_more(load, count=100, seconds=30):
-    before = nbdio.total_ops(load)
-    wait_until("the load to run", lambda: nbdio.total_ops(load) > before + count, seconds,
-               describe=lambda: [(s.ops, s.errors, s.wrong) for s in load])
 
 
 def allocated(path):
@@ -43,7 +36,7 @@ class Volume:
     def begin(self):
         self.load = nbdio.scribblers(self.primary.uri, self.c.size, self.t.seed, self.connections)
         nbdio.start(self.load)
-        ops_more(self.load)
+        nbdio.headway(self.load, 100)
 
     def load_ends(self):
         """After its server was killed."""
@@ -56,7 +49,7 @@ class Volume:
         for s in self.load:
             s.reconnect(self.primary.uri)
             s.start()
-        ops_more(self.load)
+        nbdio.headway(self.load, 100)
 
     def check_served(self):
         """What is served is what was acknowledged, or was in doubt; from here on what is read counts."""
@@ -70,9 +63,7 @@ class Volume:
         """Down in order on both, then both legs hold all of it, and are equal."""
         nbdio.stop(self.load)
         self.c.stop()
-        for n in self.c.nodes:
-            nbdio.verify_leg(self.t, n.backing, self.load, n.name)
-        self.c.assert_legs_equal(why)
+        nbdio.verify_legs(self.c, self.load, why)
 
     def start_again(self):
         self.c.start()
@@ -97,7 +88,7 @@ def alone_and_back(t):
     t.check("alone   since epoch" in text, "so does the one for eyes", text)
     p = v.primary.cli("down", v.c.volume, ok=(REFUSED,))
     t.check("only up-to-date leg" in p.stderr, "`down` of the only good leg is refused", p.stderr)
-    ops_more(v.load, 300)
+    nbdio.headway(v.load)
     s = v.primary.status()
     t.check(s["peer"]["out_of_sync_bytes"] > 0, f"{s['peer']['out_of_sync_bytes']} bytes are out of sync")
 
@@ -106,14 +97,14 @@ def alone_and_back(t):
     s = protected(v.primary)
     t.check(s["alone"] is None and s["peer"]["resync"] is None and s["peer"]["out_of_sync_bytes"] == 0,
             "nothing is out of sync any more", s)
-    ops_more(v.load)
+    nbdio.headway(v.load, 100)
     v.check_legs("after going on alone")
 
     t.step("the primary is killed while it goes on alone: it comes back, goes on from where it was")
     v.start_again()
     v.secondary.sigkill()
     v.primary.wait("to go on alone", lambda s: s["alone"])
-    ops_more(v.load, 300)
+    nbdio.headway(v.load)
     v.primary.sigkill()
     v.load_ends()
     v.primary.start()
@@ -329,8 +320,7 @@ def adopted(t):
     h.pwrite(data, 0)
     h.shutdown()
     c.stop()
-    c.size = size
-    c.assert_legs_equal("after adoption")
+    c.assert_legs_equal("after adoption", size)
 
     t.step("two that were both adopted are nobody's pair")
     c = Cluster(t, size=64 * MIB, name="both", dead_after="500ms")

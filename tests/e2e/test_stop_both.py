@@ -8,7 +8,6 @@ import time
 
 from lib import nbdio, proc, run
 from lib.cluster import MIB, Cluster
-from lib.run import wait_until
 
 SIZE = 128 * MIB
 SKEW_S_MAX, SKEW_S_MAX_LONG = 0.3, 1.0  # between the two; lockstepd's YIELD_NS is for more, on a machine that is not busy
@@ -20,20 +19,12 @@ def told_to_end(node):
     node.daemon.send_signal(signal.SIGTERM)
 
 
-def headway(load, why):
-    before = nbdio.total_ops(load)
-    wait_until(why, lambda: nbdio.total_ops(load) > before + 300 or any(s.wrong for s in load), 30,
-               describe=lambda: [(s.ops, s.errors, s.wrong) for s in load])
-
-
 def assert_clean(t, c, load, why):
     for n in c.nodes:
         status = proc.wait(n.daemon, END_S_MAX, f"after SIGTERM: {n.log_tail()}")
         t.check(status == 0, f"{n.name} ended cleanly", f"{status}: {n.log_tail()}")
     nbdio.stop(load)
-    for n in c.nodes:
-        nbdio.verify_leg(t, n.backing, load, n.name)
-    c.assert_legs_equal(why)
+    nbdio.verify_legs(c, load, why)
 
 
 def test(t):
@@ -45,7 +36,7 @@ def test(t):
         first, second = (c.b, c.a) if number % 4 < 3 else (c.a, c.b)
         skew_s = rng.uniform(0, SKEW_S_MAX_LONG if t.long else SKEW_S_MAX) if number % 2 else 0
         t.step(f"{first.name} is told to end, and {skew_s * 1000:.0f} ms later {second.name}; {c.a.name} is primary")
-        headway(load, "the load to run")
+        nbdio.headway(load, what="the load to run")
         told_to_end(first)
         time.sleep(skew_s)  # that much apart: what is tried, and no synchronisation
         told_to_end(second)
@@ -59,7 +50,7 @@ def test(t):
         nbdio.start(load)
 
     t.step("only the secondary is told to end: it waits a little, the load goes on meanwhile, and it ends cleanly all the same")
-    headway(load, "the load to run")
+    nbdio.headway(load, what="the load to run")
     ops = nbdio.total_ops(load)
     began = time.monotonic()
     status = c.b.stop(END_S_MAX)
@@ -69,15 +60,13 @@ def test(t):
     t.check(done > 100, f"{done} requests were served meanwhile")
     c.b.start()
     c.a.wait("to be protected again", lambda s: s["protected"])
-    headway(load, "the load to go on")
+    nbdio.headway(load)
 
     t.step("and once more in order: demoted, then both stopped")
     c.a.cli("demote", c.volume)
     nbdio.stop(load)
     c.stop()
-    for n in c.nodes:
-        nbdio.verify_leg(t, n.backing, load, n.name)
-    c.assert_legs_equal("at last")
+    nbdio.verify_legs(c, load, "at last")
 
 
 if __name__ == "__main__":

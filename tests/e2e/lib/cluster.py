@@ -113,6 +113,16 @@ class Node:
     def uri(self):
         return f"nbd+unix:///{self.cluster.volume}?socket={self.socket}"
 
+    def make_fail(self, part, **settings):
+        """From the next start on, this node's `disk` or `link` does as these settings of `test:` say."""
+        self.settings = {"test": {"node": self.name, part: settings}}
+        self.args = ["--allow-test-faults"]
+        self.cluster.write_config()
+
+    def mend(self):
+        self.settings, self.args = {}, []
+        self.cluster.write_config()
+
     # --- the daemon
 
     def start(self, wait=True):
@@ -340,8 +350,9 @@ class Cluster:
                 if status != 0:
                     raise Failure(f"{n.name}: lockstepd ended with {status} on SIGTERM: {n.log_tail()}")
 
-    def assert_legs_equal(self, why):
+    def assert_legs_equal(self, why, size=None):
         """Compares the two backings over the volume's size, byte by byte."""
-        p = proc.run(["cmp", "-n", self.size, self.a.backing, self.b.backing], ok=None, timeout_s=300)
-        self.t.check(p.returncode == 0, f"both legs are equal over {self.size // MIB} MiB ({why})",
+        size = size or self.size
+        p = proc.run(["cmp", "-n", size, self.a.backing, self.b.backing], ok=None, timeout_s=300)
+        self.t.check(p.returncode == 0, f"both legs are equal over {size // MIB} MiB ({why})",
                      (p.stdout + p.stderr).strip())

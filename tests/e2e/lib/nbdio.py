@@ -11,7 +11,7 @@ import threading
 
 import nbd
 
-from lib.run import Failure
+from lib.run import Failure, wait_until
 
 ZEROES = 0  # the stamp of a block that was never written, trimmed or zeroed
 BAD_SHOWN = 5
@@ -175,6 +175,13 @@ def verify_leg(t, path, scribblers, whose):
           f" {sum(len(s.doubt) for s in scribblers)} in doubt)")
 
 
+def verify_legs(cluster, scribblers, why):
+    """Of a cluster that is down: both legs have all of it, and are equal."""
+    for n in cluster.nodes:
+        verify_leg(cluster.t, n.backing, scribblers, n.name)
+    cluster.assert_legs_equal(why)
+
+
 def scribblers(uri, size_bytes, seed, connections=4, **more):
     """Several connections, each with its share of the volume."""
     block = more.get("block_bytes", 4096)
@@ -194,3 +201,10 @@ def stop(all_of_them, seconds=20):
 
 def total_ops(all_of_them):
     return sum(s.ops for s in all_of_them)
+
+
+def headway(all_of_them, ops=300, seconds=30, what="the load to go on"):
+    """Until so many more requests are answered."""
+    before = total_ops(all_of_them)
+    wait_until(what, lambda: total_ops(all_of_them) > before + ops or any(s.wrong for s in all_of_them), seconds,
+               describe=lambda: [(s.ops, s.errors, s.wrong) for s in all_of_them])
