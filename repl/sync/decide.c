@@ -364,32 +364,31 @@ static bool in_sync(const struct hello *own, const struct hello *peer)
 {
     /* Two that never recorded being a pair may each hold what was begun before. */
     return own->history.count > 0 && relation(own, peer) == HISTORY_EQUAL && !is_half(own) && !is_half(peer) &&
-           needs_nothing(own) && needs_nothing(peer);
+           knows(own, peer) && knows(peer, own) && needs_nothing(own) && needs_nothing(peer);
 }
 
-/* Equal histories prove nothing where a leg was replaced in between: the new one got the same, and what came later is
- * written in neither. Each must be the one that the other was last paired with. */
+/* Equal histories prove nothing where a leg was replaced in between, and the new one's resync was not ended: it may
+ * have got what the old one has not, and no entry tells of it. Who was paired with another since has what both had. */
+static bool has_moved_on(const struct hello *a, const struct hello *from) { return knows(from, a) && !knows(a, from); }
+
 static bool was_replaced(const struct hello *own, const struct hello *peer)
 {
+    bool strangers = !knows(own, peer) && !knows(peer, own);
+    /* A primary is the source in any case: what was acknowledged is on its leg. */
+    bool nobody_leads = !is_primary(own) && !is_primary(peer) &&
+                        ((has_moved_on(own, peer) && may_lack_what_was_flushed(own, peer)) ||
+                         (has_moved_on(peer, own) && may_lack_what_was_flushed(peer, own)));
     return own->history.count > 0 && relation(own, peer) == HISTORY_EQUAL && !is_half(own) && !is_half(peer) &&
-           !(knows(own, peer) && knows(peer, own));
+           (strangers || nobody_leads);
 }
 
 static void explain_replaced(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
 {
-    if (knows(own, peer) == knows(peer, own)) {
-        say(j,
-            "the legs of %s and %s were in sync once, but both were paired with others since: run `lockstep create "
-            "--force` on the node whose content is to be given up, and it gets everything from the other",
-            own->node, peer->node);
-        return;
-    }
-    const struct hello *old = knows(own, peer) ? own : peer;
-    const struct hello *other = old == own ? peer : own;
     say(j,
-        "the leg of %s was in sync with that of %s once, but another took its place since: run `lockstep create "
-        "--force` on %s, and it gets everything from %s",
-        old->node, other->node, old->node, other->node);
+        "the legs of %s and %s were in sync once, but were paired with others since, and neither is known to have all "
+        "that the other has: run `lockstep create --force` on the node whose content is to be given up, and it gets "
+        "everything from the other",
+        own->node, peer->node);
 }
 
 /* Of legs with equal histories, whose is the source: the one to whom nothing worse has happened. */
@@ -401,6 +400,8 @@ static bool leads_among_equals(const struct hello *a, const struct hello *b)
         return b->pristine;
     if (is_primary(a) != is_primary(b))
         return is_primary(a);
+    if (has_moved_on(a, b) != has_moved_on(b, a))
+        return has_moved_on(a, b);
     bool a_lacks = may_lack_what_was_flushed(a, b), b_lacks = may_lack_what_was_flushed(b, a);
     if (a_lacks != b_lacks)
         return b_lacks;

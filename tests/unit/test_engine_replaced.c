@@ -90,45 +90,52 @@ static void an_old_disk_is_no_leg_of_today(void **state)
     }
 }
 
-/* Paired and nothing more, so that both of B's disks got the same history from A. */
-static void one_that_was_paired_only_is_refused(void **state)
+/* Paired and nothing more, so that both of B's disks got the same history from A; or A's resync to the new one was
+ * never ended. A has moved on, and leads; but not if it may have lost what both had. */
+static void who_has_moved_on_is_the_source_or_nobody(void **state)
 {
-    struct node a, b;
-    node_open_with(&a, 0, &strict);
-    node_open_with(&b, 1, &strict);
-    connect_nodes(&a, &b);
-    run(&a, &b);
-    struct shelf *old = take_out(&b, &a);
-    node_close(&b);
-    node_open_with(&b, 1, &strict);
-    b.on_disk.leg_id = id_of(9);
-    node_restart(&b, true);
-    connect_nodes(&a, &b);
-    run(&a, &b);
-    promote(&a, &b);
-    write_block(&a, 0, 2);
-    run(&a, &b);
-    disconnect_nodes(&a, &b);
-    put_back(old, &b);
-    hellos(&a, &b);
-    if (a.refused || b.refused) {
-        assert_true(a.refused && b.refused);
-        assert_non_null(strstr(a.text, "create --force"));
-    } else {
-        connect_judged(&a, &b);
+    for (int lost_power = 0; lost_power < 2; lost_power++) {
+        struct node a, b;
+        node_open_with(&a, 0, &strict);
+        node_open_with(&b, 1, &strict);
+        connect_nodes(&a, &b);
+        promote(&a, &b);
+        write_block(&a, 0, 2);
         run(&a, &b);
-        assert_in_sync(&a, &b);
-        assert_int_equal(b.content[0], 2);
+        struct shelf *old = take_out(&b, &a);
+        order(&a, EV_DEMOTE, false);
+        run(&a, &b);
+        assert_int_equal(a.order_result, 0);
+        node_close(&b);
+        node_open_with(&b, 1, &strict);
+        b.on_disk.leg_id = id_of(9);
+        node_restart(&b, true);
+        connect_nodes(&a, &b);
+        assert_true(run_until_sent(&a, &b, &b, FRAME_SYNC_ASK));
+        disconnect_nodes(&a, &b);
+        if (lost_power)
+            node_lose_power(&a);
+        put_back(old, &b);
+        hellos(&a, &b);
+        assert_true(a.refused == lost_power && b.refused == lost_power);
+        if (lost_power) {
+            assert_non_null(strstr(a.text, "create --force"));
+        } else {
+            connect_judged(&a, &b);
+            run(&a, &b);
+            assert_in_sync(&a, &b);
+            assert_int_equal(b.content[0], 2);
+        }
+        node_close(&a);
+        node_close(&b);
     }
-    node_close(&a);
-    node_close(&b);
 }
 
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_old_disk_is_no_leg_of_today),
-        cmocka_unit_test(one_that_was_paired_only_is_refused),
+        cmocka_unit_test(who_has_moved_on_is_the_source_or_nobody),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
