@@ -128,7 +128,6 @@ void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t 
         COVER(promoted_force);
         if (s->plan.half[node])
             COVER(promoted_half);
-        s->plan.half_forced[node] |= s->plan.half[node];
         s->plan.home = node;
         return;
     case ORDER_DEMOTE:

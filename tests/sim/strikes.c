@@ -66,6 +66,9 @@ static void strike_power(struct sim *s, bool both)
 void sim_plan_writes_meta(struct sim *s, unsigned node, const struct superblock *sb)
 {
     bool is_secondary = !s->node[node].serving && sb->role == ROLE_SECONDARY && sb->attached;
+    /* From here on it may be so on disk, whatever becomes of the order. */
+    if (sb->role == ROLE_PRIMARY && sim_legs_is_target(s, node) && s->plan.half[node] && s->plan.forces[node])
+        s->plan.half_forced[node] = true;
     if (s->plan.stage != STAGE_LOAD)
         return;
     if (has(s, STRIKE_SECONDARY_CRASH) && is_secondary && chance(s, 100000))
