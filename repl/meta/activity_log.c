@@ -504,8 +504,12 @@ void al_commit_done(struct activity_log *al, bool ok)
 
 uint32_t al_flush_begin(struct activity_log *al) { return al->generation++; }
 
-/* More could be given up after a flush than there is left: begun now, it may be over before that has run out. */
-static bool runs_low(const struct activity_log *al) { return al->lists[AL_UNFLUSHED].count > al->slots / 2; }
+/* Begun now, a flush may be over before what is left has run out. Not much earlier: where flushes are what everybody
+ * waits for, each should free as many slots as it can. */
+static bool runs_low(const struct activity_log *al)
+{
+    return available(al) <= al->slots / 8 && al->lists[AL_UNFLUSHED].count >= al->slots / 2;
+}
 
 bool al_wants_flush(const struct activity_log *al)
 {

@@ -293,32 +293,33 @@ static void one_block_follows_the_other(void **state)
     close_both(&a, &b);
 }
 
-/* With half of the slots waiting for a flush it begins, while the others go to whoever is cold. */
+/* With an eighth of the slots left the flush begins, and they go to whoever is cold meanwhile. */
 static void the_log_is_flushed_before_it_runs_out(void **state)
 {
-    static const struct node_options log_of_eight = {
-        .has_peer = true, .alone_after_ns = PATIENCE_NS, .extent_bytes = EXTENT_BYTES, .log_slots = 8
+    enum { SLOTS = 16, BYTES = VOLUME_BYTES / (2 * SLOTS) };
+    static const struct node_options sixteen = {
+        .has_peer = true, .alone_after_ns = PATIENCE_NS, .extent_bytes = BYTES, .log_slots = SLOTS
     };
     struct node a, b;
-    open_pair(&a, &b, &log_of_eight);
-    for (unsigned i = 0; i < 5; i++) {
-        write_block(&a, i * EXTENT_BYTES, 1);
+    open_pair(&a, &b, &sixteen);
+    unsigned i = 0;
+    for (; i < SLOTS - 3; i++) {
+        write_block(&a, i * BYTES, 1);
+        assert_int_equal(a.disk_count, 1); /* no flush */
         run(&a, &b);
     }
-    /* Nobody waits any more: nothing to flush for. */
-    assert_int_equal(a.disk_count + a.sent_count, 0);
-    write_block(&a, 5 * EXTENT_BYTES, 1);
+    write_block(&a, i++ * BYTES, 1);
     assert_int_equal(a.disk_count, 2);
     assert_int_equal(a.sent_count, 2);
     assert_true(a.disk[0].disk.kind == OP_FLUSH || a.disk[1].disk.kind == OP_FLUSH);
     /* It is under way, and not waited for. */
-    for (unsigned i = 6; i < 8; i++)
-        write_block(&a, i * EXTENT_BYTES, 1);
+    while (i < SLOTS)
+        write_block(&a, i++ * BYTES, 1);
     assert_int_equal(a.disk_count, 4);
-    write_block(&a, 8 * EXTENT_BYTES, 1); /* the ninth */
+    write_block(&a, i * BYTES, 1); /* one more than there are slots */
     assert_int_equal(a.disk_count, 4);
     run(&a, &b);
-    assert_int_equal(a.completed, 9);
+    assert_int_equal(a.completed, SLOTS + 1);
     close_both(&a, &b);
 }
 
