@@ -71,7 +71,10 @@ static bool ended_for_good(struct sim *s)
     /* The same before it had been part of anything. */
     bool forced = has(s, STRIKE_PROMOTE_FORCE) || has(s, STRIKE_PRIMARY_CRASH) || has(s, STRIKE_TAKEOVER);
     if (relation == HISTORY_UNRELATED && (forced || s->legs.split)) {
-        if (!demand_told(s, "nothing in common"))
+        /* One forced half-way out of a first resync is told like one that had a history, if the other was merely
+         * paired. */
+        bool half = s->plan.half_forced[0] || s->plan.half_forced[1];
+        if (!demand_told(s, half ? NULL : "nothing in common"))
             return false;
         COVER(split_told);
         return true;
