@@ -33,12 +33,18 @@ void sync_close(struct engine *e)
         resync_target_close(e->target);
 }
 
+/* What the peer had completed and not flushed is lost with its machine's power. A target may know of that, too: it was
+ * primary before, and the peer, which lost it, is the source all the same, as this leg is half made. */
+static void count_what_the_peer_lost(struct engine *e)
+{
+    if (e->peer.lost_power || e->sb.peer_leg == LEG_FAILED)
+        mirror_unflushed_to_bitmap(e->mirror);
+}
+
 void sync_judged_source(struct engine *e, bool full, struct actions *out)
 {
     e->peer_state = PEER_TARGET;
-    /* What the peer had completed and not flushed is lost with its machine's power. */
-    if (e->peer.lost_power || e->sb.peer_leg == LEG_FAILED)
-        mirror_unflushed_to_bitmap(e->mirror);
+    count_what_the_peer_lost(e);
     if (full) {
         const struct history_entry *last = history_last(&e->sb.history);
         e->sb.base = last ? *last : (struct history_entry) { 0 };
@@ -51,6 +57,7 @@ void sync_judged_source(struct engine *e, bool full, struct actions *out)
 void sync_judged_target(struct engine *e, bool full, struct actions *out)
 {
     e->peer_state = PEER_SOURCE;
+    count_what_the_peer_lost(e);
     if (e->sb.leg != LEG_SYNCING) {
         const struct history_entry *last = history_last(&e->sb.history);
         struct mirror_view mirror;

@@ -1103,6 +1103,41 @@ static void a_failure_that_no_acknowledgement_tells_ends_the_session(void **stat
     close_both(&a, &b);
 }
 
+/* It was primary, and knows what its peer had not flushed. Deposed, and half made from it, it can only be its target,
+ * also when the peer has lost its power since. */
+static void a_target_counts_what_its_source_lost(void **state)
+{
+    struct node a, b;
+    struct node_options options = { .has_peer = true,
+                                    .alone_after_ns = ENGINE_NEVER_ALONE,
+                                    .extent_bytes = EXTENT_BYTES };
+    node_open_with(&a, 0, &options);
+    node_open_with(&b, 1, &options);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    write_block(&a, 0, 1);
+    run(&a, &b);
+    write_block(&a, 64 * CHANGE_BYTES, 2); /* what the two differ in */
+    disconnect_nodes(&a, &b);
+    disks_done(&a);
+    promote(&b, &b);
+    hellos(&a, &b);
+    assert_false(a.serving);
+    metas_done(&a);
+    disconnect_nodes(&a, &b);
+    connect_nodes(&a, &b);
+    assert_true(run_until_sent(&a, &b, &a, FRAME_SYNC_ASK));
+    assert_int_equal(b.stable[0], 0);
+    node_lose_power(&b);
+    disconnect_nodes(&a, &a);
+    metas_done(&a);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_memory_equal(a.stable, b.stable, VOLUME_BYTES);
+    close_both(&a, &b);
+}
+
 /* In sync, or the wrong way around: what belongs to no resync of ours touches no disk, and ends the session. */
 static void what_nobody_asked_for_ends_the_session(void **state)
 {
@@ -1218,6 +1253,7 @@ int main(void)
         cmocka_unit_test(a_failed_flush_is_recorded_whatever_came_before),
         cmocka_unit_test(what_the_source_cannot_read_is_told_until_it_is_written),
         cmocka_unit_test(a_failure_that_no_acknowledgement_tells_ends_the_session),
+        cmocka_unit_test(a_target_counts_what_its_source_lost),
         cmocka_unit_test(what_nobody_asked_for_ends_the_session),
         cmocka_unit_test(a_target_that_fails_ends_the_resync),
     };
