@@ -120,9 +120,11 @@ class Volume:
             state = wait_until("having looked at its backing", lambda n=node: self._settled_state(n), node.daemon)
             if state == "up":  # the leg of the round before
                 self._require(node, "down", VOLUME)
-            # The file served other subjects before: whatever it holds may go.
-            self._require(node, "create", VOLUME, "--force")
-            self._require(node, "up", VOLUME)
+        # Nobody is up before all are new: a leg of the round before would give a new one what it has. The files served
+        # other subjects before: whatever they hold may go.
+        for command in (("create", VOLUME, "--force"), ("up", VOLUME)):
+            for node in self.nodes:
+                self._require(node, *command)
         primary = self.nodes[0]
         if len(self.nodes) > 1:
             self.wait(primary, "connecting to its peer", lambda s: (s.get("peer") or {}).get("link") == "connected")
