@@ -26,6 +26,7 @@ struct superblock {
                                 resync */
     bool reads_lie;    /* a flush failed: what this leg's disk shows may be in its cache only, and never be written,
                           although later flushes succeed. Until the machine's next run, or a resync */
+    bool unclean;      /* not on disk: engine_attach() found that the last daemon had not let go of it */
     bool first_of_run; /* not on disk: engine_attach() found the last attachment to be of an earlier run of the machine
                         */
     bool adopted;      /* `create --adopt`: held data before it was ours */

@@ -26,6 +26,7 @@ void engine_attach(struct superblock *sb, struct id boot_id, bool has_peer)
     if (sb->first_of_run)
         sb->reads_lie = false;
     sb->role = ROLE_SECONDARY;
+    sb->unclean = sb->attached;
     sb->attached = true;
     sb->boot_id = boot_id;
     sb->sequence++;

@@ -250,8 +250,15 @@ uint32_t engine_page_count(const struct engine *e) { return (uint32_t)bitmap_pag
 void engine_load_page(struct engine *e, uint32_t index, const uint8_t *block)
 {
     struct err err = { 0 };
-    if (block && bitmap_page_load(e->bitmap, index, block, &err) == 0)
+    if (block && bitmap_page_load(e->bitmap, index, block, &err) == 0) {
+        /* A daemon that was killed may have had it on its way: it is in the disk's cache then, and in no record that
+         * outlives that. Nothing may count on it before it was written once more. */
+        if (e->sb.unclean && memcmp(block, never_written, META_PAGE_BYTES) != 0) {
+            bitmap_page_touch(e->bitmap, index);
+            e->log.settle = true;
+        }
         return;
+    }
     bitmap_page_set_all(e->bitmap, index);
     e->pages_damaged++;
 }

@@ -394,6 +394,12 @@ struct range bitmap_page_range(const struct bitmap *b, uint64_t page)
     return range_of(b, page * BITMAP_PAGE_GRANULES, (page + 1) * BITMAP_PAGE_GRANULES);
 }
 
+void bitmap_page_touch(struct bitmap *b, uint64_t page)
+{
+    assert(page < b->pages);
+    touch(b, page);
+}
+
 bool bitmap_page_is_stale(const struct bitmap *b, uint64_t page)
 {
     assert(page < b->pages);

@@ -81,6 +81,9 @@ struct range bitmap_page_range(const struct bitmap *b, uint64_t page);
 /* May the disk's page differ from memory's? Also while it is being written. */
 bool bitmap_page_is_stale(const struct bitmap *b, uint64_t page);
 
+/* The page is stale from now on: what was read of it may not be on stable storage. */
+void bitmap_page_touch(struct bitmap *b, uint64_t page);
+
 /* The first page from `from` on that differs and is not being written; BITMAP_NONE: there is none. */
 uint64_t bitmap_next_stale(const struct bitmap *b, uint64_t from);
 
