@@ -54,7 +54,7 @@ static int find_leg(void)
         assert_int_equal(pread(fd, blocks[i], SUPERBLOCK_BYTES, (off_t)superblock_copy_offset(&layout, i)),
                          SUPERBLOCK_BYTES);
     close(fd);
-    struct superblock sb;
+    struct superblock sb = { 0 };
     unsigned good;
     return superblock_choose(blocks, &sb, &good, &err);
 }
@@ -171,7 +171,7 @@ static int read_leg(struct superblock *sb, struct err *err)
 static void a_lone_copy_hides_no_leg_further_back(void **state)
 {
     struct err err = { 0 };
-    struct superblock sb;
+    struct superblock sb = { 0 };
     assert_int_equal(volume_create(&config, false, false, ignore_progress, NULL, &err), 0);
     assert_int_equal(truncate(config.nodes[0].backing, BACKING_BYTES + 300 * MIB), 0);
     assert_int_equal(read_leg(&sb, &err), 0);
@@ -296,7 +296,7 @@ static void a_leg_whose_metadata_is_missing_is_not_made_anew(void **state)
 {
     static const uint64_t places[] = { 0, 5 * MIB + 4096, BACKING_BYTES - 4096 };
     struct err err = { 0 };
-    struct superblock sb;
+    struct superblock sb = { 0 };
     struct stat st;
     const char *backing = config.nodes[0].backing, *path = config.nodes[0].metadata;
     name_metadata();

@@ -399,7 +399,7 @@ static void a_leg_is_found_on_a_backing_that_has_grown(void **state)
 static void planted_superblocks_come_after_the_true_ones(void **state)
 {
     (void)state;
-    struct meta_layout former, found;
+    struct meta_layout former = { 0 }, found = { 0 };
     struct err err = { 0 };
     for (uint64_t odd = 0; odd < 2 * MIB; odd += 60 * KIB) {
         struct grown g = { 900 * MIB + odd, 0xf, true };
