@@ -232,6 +232,18 @@ static void check_acked(struct sim *s, const struct sim_op *op)
     s->acked_node = (int)op->node;
 }
 
+/* The other leg had it, said so, and lost it with its power, before this node could complete it: its own disk took
+ * long, or it has none. That leg serves now, by this node's wish (diskless) or by force: what it lost is given up,
+ * whether it had been acknowledged by then or was about to be. */
+static bool is_lost_beforehand(const struct sim *s, const struct sim_op *op)
+{
+    unsigned other = 1 - op->node;
+    uint64_t cut = s->legs.cut[other];
+    if (s->model.writes[op->write].begin >= cut || (op->flags & OP_FLAG_FUA))
+        return false;
+    return is_diskless(s, op->node) || s->served_at[other] > cut;
+}
+
 static void complete_change(struct sim *s, struct sim_op *op, int32_t result)
 {
     if (result) {
@@ -239,9 +251,8 @@ static void complete_change(struct sim *s, struct sim_op *op, int32_t result)
         model_write_ended(&s->model, op->write);
         return;
     }
-    /* What the only leg had when it lost its power, and its word of it was on its way. */
-    if (is_diskless(s, op->node) && s->model.writes[op->write].begin < s->legs.cut[1 - op->node] &&
-        !(op->flags & OP_FLAG_FUA)) {
+    if (is_lost_beforehand(s, op)) {
+        COVER(acked_late);
         model_write_ended(&s->model, op->write);
         return;
     }

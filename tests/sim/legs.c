@@ -247,7 +247,8 @@ static unsigned leader(struct sim *s)
         return l->alone[0] ? 0 : 1;
     if ((sb[0].leg == LEG_SYNCING) != (sb[1].leg == LEG_SYNCING))
         return sb[0].leg == LEG_SYNCING ? 1 : 0;
-    return l->bound[0] >= l->bound[1] ? 0 : 1;
+    /* Nothing on record tells. One may have flushed more than was asked of it, but no client knows of that. */
+    return l->bound[0] <= l->bound[1] ? 0 : 1;
 }
 
 /* By a decree of this node's own, which is on its disk. */
