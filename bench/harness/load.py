@@ -110,9 +110,9 @@ def parse(output):
     }
 
 
-def fill(target, size_bytes):
+def fill(target, size_bytes, limit_s=300, flush=False):
     """Writes the whole range once through the server: it is warm, and each block is its own afterwards."""
-    return _run(_command(target, size_bytes, "write", 1 << 20, 8), 300)
+    return _run(_command(target, size_bytes, "write", 1 << 20, 8) + ["--end_fsync=1"] * flush, limit_s)
 
 
 def run_case(target, size_bytes, case, timing):

@@ -30,13 +30,14 @@ class Node:
 
 class Volume:
     """One volume on one or two daemons of this machine; the first backing's node becomes primary. `settings`: further
-    keys of the configuration, by name; `dead_after`: of the link."""
+    keys of the configuration, by name; `dead_after`: of the link; `loopback`: a network.Loopback for it."""
 
-    def __init__(self, workspace, build_dir, backings, settings=None, dead_after=None):
+    def __init__(self, workspace, build_dir, backings, settings=None, dead_after=None, loopback=None):
         self._workspace = workspace
         self._build_dir = build_dir
         self._settings = settings or {}
         self._dead_after = dead_after
+        self._loopback = loopback
         self.nodes = [Node(workspace, name, backing, len(backings) > 1)
                       for name, backing in zip(NODE_NAMES, backings)]
         self._config_path = workspace.path("bench.yaml")
@@ -94,9 +95,10 @@ class Volume:
 
     def start(self, node):
         """Only the daemon. What it finds on its backing it brings up by itself."""
-        node.daemon = self._workspace.start(f"lockstepd-{node.name}", [
-            os.path.join(self._build_dir, "lockstepd"), "--config", self._config_path, "--node", node.name,
-            "--control", node.control_path])
+        command = [os.path.join(self._build_dir, "lockstepd"), "--config", self._config_path, "--node", node.name,
+                   "--control", node.control_path]
+        node.daemon = self._workspace.start(f"lockstepd-{node.name}",
+                                            self._loopback.inside(command) if self._loopback else command)
 
     def kill(self, node):
         """As a crash does: without a word."""

@@ -2,6 +2,7 @@
 """Tests of the benchmark itself: usage is test_harness.py PATH-TO-lockstep-bench. No server is needed."""
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -12,11 +13,12 @@ import sys
 import tempfile
 import time
 import unittest
+import unittest.mock
 
 BENCH_DIR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "bench")
 sys.path.insert(0, BENCH_DIR)
 
-from harness import apart, compare, load, lockstep, media, memory, meter, processes, report  # noqa: E402
+from harness import apart, compare, load, lockstep, media, memory, meter, network, processes, recovery, report  # noqa: E402
 
 BENCH = None
 
@@ -121,6 +123,64 @@ class Resyncs(unittest.TestCase):
         for events in (self.EVENTS[:4], self.EVENTS[:2], []):
             with self.assertRaises(processes.Failure):
                 apart.resync_of(events)
+
+
+class Reconnects(unittest.TestCase):
+    GIB = 1 << 30
+
+    def test_two_legs_that_are_written_out_fit(self):
+        for wanted, free, expected in ((10, 64, (10, 20)), (10, 20, (10, 8)), (10, 18, (8, 7)), (1, 20, (1, 2)),
+                                       (1, 3, (1, 1))):
+            found = apart.sizes(wanted * self.GIB, free * self.GIB)
+            self.assertEqual(found, tuple(x * self.GIB for x in expected), (wanted, free))
+            self.assertLess(2 * (found[1] + apart.SPARE_BYTES), free * self.GIB)
+        with self.assertRaises(processes.Failure):
+            apart.sizes(self.GIB, 2 * self.GIB)
+
+    def test_rates(self):
+        self.assertEqual([network.parse_rate(t) for t in ("none", "10Gbit", "1gbit")], [None, 10**10, 10**9])
+        for bad in ("", "0Gbit", "401Gbit", "10", "10GB", "-1Gbit", "10Gbit "):
+            with self.assertRaises(ValueError, msg=bad):
+                network.parse_rate(bad)
+
+    def test_both_loopbacks_are_the_default_and_others_can_be_named(self):
+        self.assertEqual(recovery._arguments([]).link_rates, [None, 10**10])
+        self.assertEqual(recovery._arguments(["--link-rate", "25Gbit"]).link_rates, [25 * 10**9])
+        with contextlib.redirect_stderr(io.StringIO()), self.assertRaises(SystemExit):
+            recovery._arguments(["--link-rate", "fast"])
+
+    def test_what_is_not_judged_is_told_and_no_target(self):
+        def ratio(**more):
+            return {"target": "t", "sense": "max", "bound": 1, "ratio": 2, **more}
+        found = recovery._bind([ratio(judged=False), ratio(judged=True), ratio()], True)
+        self.assertEqual([r["binding"] for r in found], [False, True, True])
+        self.assertEqual(report.missed(found), found[1:])
+        self.assertEqual(len(report.ratios_table(found)), 2 + 3)
+
+
+class ShapedLoopback(unittest.TestCase):
+    def test_as_it_is_nothing_is_in_between(self):
+        with processes.Workspace() as w:
+            self.assertEqual(network.Loopback(w, None).inside(["a", "b"]), ["a", "b"])
+
+    def test_without_root_there_is_none(self):
+        with processes.Workspace() as w, unittest.mock.patch("os.geteuid", return_value=1000):
+            with self.assertRaisesRegex(processes.Failure, "root"):
+                network.Loopback(w, 10**9)
+
+    def test_a_shaped_one_has_its_rate_and_ends_with_the_run(self):
+        size = 508 << 10
+        with processes.Workspace() as w:
+            try:
+                loopback = network.Loopback(w, 10**9)
+            except processes.Failure as e:
+                self.skipTest(f"no shaped loopback here: {e}")
+            done = subprocess.run(loopback.inside([BENCH, "link", "--json", f"--size={size}", "--depth=8", "--count=200"]),
+                                  capture_output=True, text=True, timeout=60)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertLess(json.loads(done.stdout)["frames_per_s"] * size, 1.1 * 10**9 / 8)
+            holder = loopback._holder
+        self.assertFalse(holder.running())
 
 
 class Ratios(unittest.TestCase):
@@ -339,5 +399,7 @@ if __name__ == "__main__":
     BENCH = os.path.abspath(sys.argv.pop(1))
     result = unittest.main(exit=False).result
     bad, skipped = len(result.failures) + len(result.errors), len(result.skipped)
+    for test, reason in result.skipped:
+        print(f"skipped: {test}: {reason}")
     print(f"{result.testsRun - bad - skipped} passed, {bad} failed, {skipped} skipped")
     sys.exit(0 if result.wasSuccessful() else 1)
