@@ -260,6 +260,7 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
         mirror_abandon_waiting(e->mirror, -EIO, out);
     send_changes_when_possible(e, out); /* a draining primary ends over its session... */
     grow_advance(e, out);
+    promotions_advance(e, out);
     orders_carry_out(e, now_ns, out);
     order_serve_size(e, out);
     alone_advance(e, now_ns, out);
@@ -420,6 +421,8 @@ uint64_t engine_deadline_ns(const struct engine *e)
     uint64_t at_ns = e->alone_at_ns ? e->alone_at_ns : UINT64_MAX;
     if (is_leading(e) && !e->leg_failed)
         at_ns = min_u64(at_ns, e->flush_at_ns);
+    if (e->promotion_count > 0)
+        at_ns = min_u64(at_ns, e->promotions_until_ns);
     at_ns = min_u64(at_ns, verify_next_ns(e));
     at_ns = min_u64(at_ns, e->stall_look_ns);
     return min_u64(min_u64(at_ns, e->memory_at_ns), sync_deadline_ns(e));

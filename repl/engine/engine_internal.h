@@ -227,6 +227,13 @@ struct engine {
     bool draining_primary; /* DETACHING from primary: the peer is still needed */
     void *orders[ENGINE_ORDERS_MAX];
     unsigned order_count;
+    struct promotion {
+        void *cookie;
+        bool force;
+    } promotions[ENGINE_ORDERS_MAX]; /* that wait until the handshake with the peer is decided */
+    unsigned promotion_count;
+    uint64_t promotions_until_ns;
+    bool handshake_refused; /* SESSION_ENDING: by this node's judgement of the peer's hello */
 
     uint64_t stall_look_ns; /* UINT64_MAX: it does not lead */
     bool stalled;           /* that was told */
@@ -363,6 +370,9 @@ void orders_finish(struct engine *e, int32_t result, const char *text, struct ac
 void order_promote(struct engine *e, bool force, void *cookie, struct actions *out);
 void order_demote(struct engine *e, bool force, void *cookie, struct actions *out);
 void order_detach(struct engine *e, bool force, void *cookie, struct actions *out);
+/* The handshake that they wait for is lost: nobody knows what the peer would have said. */
+void promotions_lost(struct engine *e, struct actions *out);
+void promotions_advance(struct engine *e, struct actions *out);
 bool engine_is_pristine(const struct engine *e);
 void order_serve_size(struct engine *e, struct actions *out);
 void orders_carry_out(struct engine *e, uint64_t now_ns, struct actions *out);

@@ -24,12 +24,71 @@ void order_answer(void *cookie, int32_t result, const char *text, struct actions
 
 static bool keep_order(struct engine *e, void *cookie, struct actions *out)
 {
-    if (e->order_count == ENGINE_ORDERS_MAX) {
+    if (e->order_count + e->promotion_count >= ENGINE_ORDERS_MAX) {
         order_answer(cookie, -EBUSY, "too many orders are under way; wait for them", out);
         return false;
     }
     e->orders[e->order_count++] = cookie;
     return true;
+}
+
+/* A handshake is decided in moments. One that hangs, as a disk does not take up its superblock, is not waited for. */
+#define PROMOTION_WAIT_NS (10 * NS_PER_S)
+
+static bool awaits_handshake(const struct engine *e)
+{
+    return e->role.phase == PHASE_SECONDARY && e->session != SESSION_NONE && e->session != SESSION_UP;
+}
+
+static void keep_promotion(struct engine *e, bool force, void *cookie, struct actions *out)
+{
+    if (e->order_count + e->promotion_count >= ENGINE_ORDERS_MAX) {
+        order_answer(cookie, -EBUSY, "too many orders are under way; wait for them", out);
+        return;
+    }
+    if (e->promotion_count == 0)
+        e->promotions_until_ns = e->now_ns + PROMOTION_WAIT_NS;
+    e->promotions[e->promotion_count++] = (struct promotion) { cookie, force };
+}
+
+static void promotions_refuse(struct engine *e, const char *text, struct actions *out)
+{
+    for (unsigned i = 0; i < e->promotion_count; i++)
+        order_answer(e->promotions[i].cookie, -EBUSY, text, out);
+    e->promotion_count = 0;
+}
+
+/* The peer may be primary, or become it. Who promotes again knows that they are apart. A refusal was a decision: what
+ * follows from that, order_promote() knows. */
+void promotions_lost(struct engine *e, struct actions *out)
+{
+    if (e->promotion_count > 0 && e->role.phase == PHASE_SECONDARY && !e->handshake_refused)
+        promotions_refuse(e,
+                          actions_text(out,
+                                       "the connection to %s was lost before both had agreed. If it is not primary, "
+                                       "promote again",
+                                       e->config.peer),
+                          out);
+}
+
+void promotions_advance(struct engine *e, struct actions *out)
+{
+    if (e->promotion_count == 0)
+        return;
+    if (awaits_handshake(e)) {
+        if (e->now_ns >= e->promotions_until_ns)
+            promotions_refuse(e,
+                              actions_text(out,
+                                           "the handshake with %s takes long: a disk may hang, here or there. Try "
+                                           "again, or take %s down first",
+                                           e->config.peer, e->config.peer),
+                              out);
+        return;
+    }
+    unsigned count = e->promotion_count;
+    e->promotion_count = 0;
+    for (unsigned i = 0; i < count; i++)
+        order_promote(e, e->promotions[i].force, e->promotions[i].cookie, out);
 }
 
 void order_promote(struct engine *e, bool force, void *cookie, struct actions *out)
@@ -47,8 +106,8 @@ void order_promote(struct engine *e, bool force, void *cookie, struct actions *o
         order_answer(cookie, -EPERM, obstacle, out);
         return;
     }
-    if (e->role.phase == PHASE_SECONDARY && e->session != SESSION_NONE && e->session != SESSION_UP) {
-        order_answer(cookie, -EBUSY, "the connection to the peer is just being made or closed; try again", out);
+    if (awaits_handshake(e)) {
+        keep_promotion(e, force, cookie, out);
         return;
     }
     /* Also by force: what the source sends would overwrite what is served here. */
@@ -115,12 +174,19 @@ static bool may_drain(struct engine *e, bool force, void *cookie, struct actions
     return true;
 }
 
+#define TEXT_IS_PROMOTED "it is being promoted; wait until that is done"
+
 void order_demote(struct engine *e, bool force, void *cookie, struct actions *out)
 {
     switch (e->role.phase) {
-    case PHASE_SECONDARY: order_answer(cookie, 0, NULL, out); return;
+    case PHASE_SECONDARY:
+        if (e->promotion_count > 0)
+            order_answer(cookie, -EBUSY, TEXT_IS_PROMOTED, out);
+        else
+            order_answer(cookie, 0, NULL, out);
+        return;
     case PHASE_ASKING:
-    case PHASE_PROMOTING: order_answer(cookie, -EBUSY, "it is being promoted; wait until that is done", out); return;
+    case PHASE_PROMOTING: order_answer(cookie, -EBUSY, TEXT_IS_PROMOTED, out); return;
     case PHASE_DETACHING:
     case PHASE_DETACHED: order_answer(cookie, -EBUSY, "it is being taken down", out); return;
     case PHASE_PRIMARY:

@@ -19,6 +19,7 @@ void session_drop(struct engine *e, const char *text, struct actions *out)
 static void refuse(struct engine *e, const char *text, struct actions *out)
 {
     e->session = SESSION_ENDING;
+    e->handshake_refused = true;
     actions_add(out, ACT_SESSION_REFUSE)->text.text = actions_text(out, "%s", text);
     if (strcmp(e->refused, text) == 0)
         return;
@@ -41,6 +42,7 @@ static bool is_still_as_said(struct engine *e)
 void session_on_hello(struct engine *e, const struct hello *peer, struct actions *out)
 {
     assert(e->session == SESSION_NONE && e->config.peer);
+    e->handshake_refused = false;
     bool leaving = e->role.phase == PHASE_DETACHED || (e->role.phase == PHASE_DETACHING && !e->draining_primary);
     if (leaving) {
         e->session = SESSION_ENDING;
@@ -171,6 +173,7 @@ void session_on_down(struct engine *e, uint64_t now_ns, struct actions *out)
                          e->config.peer),
             out);
     }
+    promotions_lost(e, out);
     mirror_peer_lost(e->mirror, out);
     alone_consider(e, now_ns);
     struct mirror_view mirror;

@@ -302,6 +302,100 @@ static void a_promotion_is_called_off_when_the_peer_cannot_be_asked(void **state
     node_close(&b);
 }
 
+/* Who brings both nodes up and promotes one of them is not to know when they have met. */
+static void a_promotion_waits_until_the_handshake_is_decided(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    hellos(&a, &b);
+    order(&a, EV_PROMOTE, false);
+    assert_int_equal(a.orders_done, 0);
+    order(&a, EV_DEMOTE, false);
+    assert_int_equal(a.order_result, -EBUSY);
+    connect_judged(&a, &b);
+    run(&a, &b);
+    assert_int_equal(a.orders_done, 2);
+    assert_int_equal(a.order_result, 0);
+    assert_true(a.serving);
+    assert_in_sync(&a, &b);
+    node_close(&a);
+    node_close(&b);
+}
+
+/* Refused for what is true then: at once, and not before the refused connection has ended. */
+static void a_promotion_that_waits_hears_why_the_handshake_was_refused(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&b, &a);
+    disconnect_nodes(&a, &b);
+    struct hello of_a, of_b;
+    say_hello(&a, &of_a);
+    say_hello(&b, &of_b);
+    of_b.leg = LEG_FAILED;
+    step(&a, (struct event) { .kind = EV_HELLO, .hello = &of_b });
+    assert_true(a.refused);
+    order(&a, EV_PROMOTE, false);
+    assert_int_equal(a.orders_done, 0);
+    disconnect_nodes(&a, &a);
+    assert_int_equal(a.orders_done, 1);
+    assert_int_equal(a.order_result, -EPERM);
+    assert_non_null(strstr(a.order_text, "was primary when it was last heard of"));
+
+    of_b.role = ROLE_SECONDARY;
+    say_hello(&a, &of_a);
+    step(&a, (struct event) { .kind = EV_HELLO, .hello = &of_b });
+    order(&a, EV_PROMOTE, false);
+    assert_int_equal(a.orders_done, 1);
+    disconnect_nodes(&a, &a);
+    metas_done(&a);
+    assert_true(a.serving);
+    assert_int_equal(a.orders_done, 2);
+    assert_int_equal(a.order_result, 0);
+    node_close(&a);
+    node_close(&b);
+}
+
+/* What the peer would have said, nobody knows then: an operator decides, who knows that they are apart. */
+static void a_promotion_does_not_outlive_the_handshake_that_it_waits_for(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    hellos(&a, &b);
+    order(&a, EV_PROMOTE, true);
+    disconnect_nodes(&a, &b);
+    metas_done(&a);
+    assert_int_equal(a.orders_done, 1);
+    assert_int_equal(a.order_result, -EBUSY);
+    assert_false(a.serving);
+
+    hellos(&a, &b); /* one that hangs */
+    order(&a, EV_PROMOTE, false);
+    assert_int_equal(a.orders_done, 1);
+    uint64_t until_ns = engine_deadline_ns(a.engine);
+    assert_true(until_ns > a.now_ns && until_ns - a.now_ns <= 10 * NS_PER_S);
+    tick(&a, until_ns);
+    assert_int_equal(a.orders_done, 2);
+    assert_int_equal(a.order_result, -EBUSY);
+    assert_int_equal(engine_deadline_ns(a.engine), UINT64_MAX);
+
+    order(&a, EV_PROMOTE, false);
+    order(&a, EV_DETACH, false);
+    assert_int_equal(a.orders_done, 3);
+    assert_int_equal(a.order_result, -EPERM);
+    disconnect_nodes(&a, &b);
+    run(&a, &a);
+    assert_int_equal(a.orders_done, 4);
+    assert_int_equal(a.order_result, 0);
+    assert_false(a.serving);
+    node_close(&a);
+    node_close(&b);
+}
+
 /* Two that were promoted apart and are taken down: each still has a change of its own, and only one may send it. */
 static void of_two_that_drain_one_is_deposed(void **state)
 {
@@ -1151,6 +1245,9 @@ int main(void)
         cmocka_unit_test(fast_zeroes_ask_the_local_disk_first),
         cmocka_unit_test(a_refused_promotion_and_a_new_term_disturb_no_session),
         cmocka_unit_test(a_promotion_is_called_off_when_the_peer_cannot_be_asked),
+        cmocka_unit_test(a_promotion_waits_until_the_handshake_is_decided),
+        cmocka_unit_test(a_promotion_that_waits_hears_why_the_handshake_was_refused),
+        cmocka_unit_test(a_promotion_does_not_outlive_the_handshake_that_it_waits_for),
         cmocka_unit_test(of_two_that_drain_one_is_deposed),
         cmocka_unit_test(who_drains_gives_way_to_another_primary),
         cmocka_unit_test(a_write_that_waits_for_its_range_waits_for_the_peer),
