@@ -43,6 +43,14 @@ void leg_failed(struct engine *e, const char *what, struct actions *out)
     e->leg_failed = true;
     e->peer_readable = false;
     mirror_set_peer_readable(e->mirror, false, out);
+    /* It would serve, and each write would fail. Also by force: who ordered it did not know of this. */
+    if (e->role.phase == PHASE_ASKING) {
+        role_yield(&e->role);
+        orders_finish(e, -EIO,
+                      actions_text(out, "the leg of %s has failed (%s): mend its disk, or promote %s", e->config.node,
+                                   what, e->config.peer),
+                      out);
+    }
     if (!diskless_begin(e, out))
         actions_note(out, NOTE_ERROR, "leg",
                      "the leg on %s has failed (%s): no write is acknowledged until it is mended", e->config.backing,

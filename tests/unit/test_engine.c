@@ -302,6 +302,34 @@ static void a_promotion_is_called_off_when_the_peer_cannot_be_asked(void **state
     node_close(&b);
 }
 
+/* It would serve, and each write would fail. Whatever the peer answers: it was asked before. */
+static void a_leg_that_fails_while_its_node_asks_is_not_promoted(void **state)
+{
+    struct node a, b;
+    node_open(&a, 0, true);
+    node_open(&b, 1, true);
+    connect_nodes(&a, &b);
+    promote(&a, &b);
+    request(&a, OP_DISCARD, 0);
+    deliver(&a, &b);
+    order(&b, EV_PROMOTE, false);
+    uint64_t epoch = b.sent[0].frame.epoch;
+    disk_done(&b, -EIO);
+    step(&b, (struct event) {
+                 .kind = EV_FRAME,
+                 .frame = { .frame = { .kind = FRAME_ACK, .epoch = epoch, .tag = UINT32_MAX } },
+             });
+    metas_done(&b);
+    assert_false(b.serving);
+    assert_int_equal(b.orders_done, 1);
+    assert_int_equal(b.order_result, -EIO);
+    assert_non_null(strstr(b.order_text, "the leg of paris-b has failed"));
+    order(&b, EV_PROMOTE, false);
+    assert_int_equal(b.order_result, -EPERM);
+    node_close(&a);
+    node_close(&b);
+}
+
 /* Who brings both nodes up and promotes one of them is not to know when they have met. */
 static void a_promotion_waits_until_the_handshake_is_decided(void **state)
 {
@@ -1245,6 +1273,7 @@ int main(void)
         cmocka_unit_test(fast_zeroes_ask_the_local_disk_first),
         cmocka_unit_test(a_refused_promotion_and_a_new_term_disturb_no_session),
         cmocka_unit_test(a_promotion_is_called_off_when_the_peer_cannot_be_asked),
+        cmocka_unit_test(a_leg_that_fails_while_its_node_asks_is_not_promoted),
         cmocka_unit_test(a_promotion_waits_until_the_handshake_is_decided),
         cmocka_unit_test(a_promotion_that_waits_hears_why_the_handshake_was_refused),
         cmocka_unit_test(a_promotion_does_not_outlive_the_handshake_that_it_waits_for),
