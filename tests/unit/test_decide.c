@@ -276,6 +276,15 @@ static void equal_histories_reconcile_what_is_left(void **state)
     x.peer_failed = y.peer_failed = false;
     expect(&x, &y, "in-sync", SYNC_CONNECT, false);
     x.dirty_bytes = 4096;
+    /* One was killed, the other promoted and demoted without it: who served last has what was read last. */
+    x.was_primary = y.was_primary = true;
+    x.epoch = y.epoch + 1;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+    y.epoch = x.epoch + 1;
+    expect(&x, &y, "peer-is-ahead", SYNC_TARGET, false);
+    y.was_primary = false;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+    x.epoch = y.epoch;
     x.lost_power = true;
     x.role = ROLE_PRIMARY;
     expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
