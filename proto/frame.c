@@ -109,6 +109,9 @@ int frame_decode(const struct frame_wire *wire, struct frame *frame, const char 
         return wrong(why, "flag that a frame of this kind cannot have (flags)");
     if (frame->epoch > FRAME_EPOCH_MAX)
         return wrong(why, "impossible epoch (epoch)");
+    /* In frames that have a clock or a count in it, too: none of them comes near. */
+    if (frame->lsn > FRAME_LSN_MAX)
+        return wrong(why, "impossible LSN (lsn)");
     if (frame->number == 0)
         return wrong(why, "frame without a number (number)");
     switch (frame->kind) {

@@ -15,6 +15,8 @@
 #define FRAME_PAYLOAD_BYTES_MAX (1 * MIB)
 #define FRAME_EPOCH_MAX (UINT64_MAX / 2) /* so that there is always a next one */
 #define FRAME_LSN_MAX (UINT64_MAX / 2)
+/* No session leaves out as many between two changes; only what was done without the peer does, which a hello tells. */
+#define FRAME_LSN_JUMP_MAX (UINT64_C(1) << 40)
 #define FRAME_HELLO_BYTES_MAX (4 * KIB) /* what a stranger can make us hold */
 #define FRAME_REFUSE_BYTES_MAX 512
 

@@ -66,6 +66,8 @@ const char *mirror_peer_change(struct mirror *m, const struct frame *frame, stru
     const char *wrong = NULL;
     if (frame->kind != FRAME_FLUSH && !range_fits(range, m->size_bytes))
         wrong = "change beyond the end of the volume (offset_bytes, length_blocks)";
+    else if (frame->lsn > m->lsn && frame->lsn - m->lsn > FRAME_LSN_JUMP_MAX)
+        wrong = "change far ahead of all before it (lsn)";
     else if (list_empty(&m->peer_free))
         wrong = "more changes in flight than the window allows";
     if (wrong || m->leg_failed) {

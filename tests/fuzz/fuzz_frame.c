@@ -17,7 +17,8 @@ static void try_frame(const struct frame_wire *wire)
             abort();
         return;
     }
-    if (frame.payload_bytes > FRAME_PAYLOAD_BYTES_MAX || frame_kind_name(frame.kind)[0] == '?')
+    if (frame.payload_bytes > FRAME_PAYLOAD_BYTES_MAX || frame.lsn > FRAME_LSN_MAX ||
+        frame_kind_name(frame.kind)[0] == '?')
         abort();
     struct frame_wire again;
     frame_encode(&frame, &again);

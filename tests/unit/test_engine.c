@@ -1232,6 +1232,8 @@ static void broken_rules_drop_the_session(void **state)
         { .kind = FRAME_DISCARD, .epoch = EPOCH - 1, .offset_bytes = 0, .length_bytes = 4096 },
         { .kind = FRAME_DISCARD, .epoch = EPOCH + 1, .offset_bytes = 0, .length_bytes = 4096 },
         { .kind = FRAME_DISCARD, .epoch = EPOCH, .offset_bytes = 256, .length_bytes = 4096 },
+        { .kind = FRAME_DISCARD, .epoch = EPOCH, .lsn = FRAME_LSN_JUMP_MAX + 1, .length_bytes = 4096 },
+        { .kind = FRAME_FLUSH, .epoch = EPOCH, .lsn = FRAME_LSN_MAX },
         { .kind = FRAME_ACK, .epoch = EPOCH, .tag = 3 },
         { .kind = FRAME_ACK, .epoch = EPOCH, .tag = UINT32_MAX - 1 },
         { .kind = FRAME_HELLO },

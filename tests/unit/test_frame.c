@@ -109,6 +109,10 @@ static void test_bad_fields(void **state)
     f.length_bytes = 0;
     f.epoch = FRAME_EPOCH_MAX + 1; /* the one after the last would be lower than any */
     refused(f, "(epoch)");
+    for (int kind = FRAME_HELLO; kind <= FRAME_KIND_LAST; kind++) {
+        f = (struct frame) { .kind = (enum frame_kind)kind, .number = 1, .lsn = FRAME_LSN_MAX + 1 };
+        refused(f, "(lsn)");
+    }
     f = write_frame();
     f.number = 0;
     refused(f, "(number)");
