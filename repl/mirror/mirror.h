@@ -19,9 +19,10 @@
 #define MIRROR_READS_MAX 256         /* one of them is mirror_mend()'s */
 #define MIRROR_PEER_CHANGES_MAX 1024 /* on the secondary: those of the session, and leftovers of earlier ones */
 
-#define MIRROR_PEER_READS_MAX MIRROR_READS_MAX /* on the secondary: as many as a primary has */
-#define MIRROR_PEER_READS_READING_MAX 16       /* ... and of those, with memory: the others wait */
-#define MIRROR_UNFLUSHED_MAX 65536             /* changes that the peer may lose with its power; 16 bytes each */
+#define MIRROR_PEER_READS_READING_MAX 16 /* on the secondary, with memory, of any session: the others wait */
+/* As many as a primary has, and leftovers of earlier sessions, which are with the disk. */
+#define MIRROR_PEER_READS_MAX (MIRROR_READS_MAX + MIRROR_PEER_READS_READING_MAX)
+#define MIRROR_UNFLUSHED_MAX 65536 /* changes that the peer may lose with its power; 16 bytes each */
 
 /* Operations towards the disk have numbers below this one. */
 #define MIRROR_OPS (MIRROR_CHANGES_MAX + 1 + MIRROR_READS_MAX + MIRROR_PEER_CHANGES_MAX + MIRROR_PEER_READS_MAX)

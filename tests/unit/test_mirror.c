@@ -972,7 +972,7 @@ static void the_peers_reads_take_bounded_memory(void **state)
     ready(&r);
     for (uint32_t i = 0; i < MIRROR_PEER_READS_MAX; i++)
         assert_null(peer_read(&r, (i % GRANULES) * GRANULE, GRANULE, i));
-    assert_non_null(peer_read(&r, 0, GRANULE, 0)); /* more than a primary has */
+    assert_non_null(peer_read(&r, 0, GRANULE, 0)); /* more than there can be */
     assert_int_equal(r.disk_count, MIRROR_PEER_READS_READING_MAX);
     assert_int_equal(r.pool.free_bytes, r.pool.arena_bytes - MIRROR_PEER_READS_READING_MAX * GRANULE);
     for (uint32_t i = 0; i < MIRROR_PEER_READS_MAX; i++) {
@@ -996,6 +996,33 @@ static void the_peers_reads_take_bounded_memory(void **state)
     DO(&r, mirror_memory_came_back(r.mirror, &r.actions));
     assert_int_equal(r.disk_count, 2);
     assert_false(mirror_wants_memory(r.mirror));
+    rig_close(&r);
+}
+
+/* A disk that is slow with the reads of the last session: all those of the next one find room, and are answered. */
+static void the_peers_reads_find_room_beside_leftovers(void **state)
+{
+    struct rig r;
+    rig_open(&r, false);
+    ready(&r);
+    for (uint32_t i = 0; i < MIRROR_READS_MAX; i++)
+        assert_null(peer_read(&r, 0, GRANULE, i));
+    lost(&r);
+    assert_int_equal(r.disk_count, MIRROR_PEER_READS_READING_MAX);
+    ready(&r);
+    for (uint32_t i = 0; i < MIRROR_READS_MAX; i++)
+        assert_null(peer_read(&r, 0, GRANULE, i));
+    assert_int_equal(r.disk_count, MIRROR_PEER_READS_READING_MAX);
+    for (uint32_t i = 0; i < MIRROR_PEER_READS_READING_MAX; i++)
+        disk_done(&r, 0);
+    assert_int_equal(r.sent_count, 0);
+    for (uint32_t i = 0; i < MIRROR_READS_MAX; i++) {
+        disk_done(&r, 0);
+        struct action data = take_sent(&r);
+        assert_int_equal(data.send.frame.tag, i);
+        buf_put(data.send.payload);
+    }
+    assert_true(mirror_is_idle(r.mirror));
     rig_close(&r);
 }
 
@@ -1504,6 +1531,7 @@ int main(void)
         cmocka_unit_test(after_a_failed_flush_reads_are_the_peers),
         cmocka_unit_test(the_peers_reads_are_answered),
         cmocka_unit_test(the_peers_reads_take_bounded_memory),
+        cmocka_unit_test(the_peers_reads_find_room_beside_leftovers),
         cmocka_unit_test(nothing_differs_that_nobody_knows_of),
         cmocka_unit_test(a_leg_that_fails_loses_nothing_that_was_completed),
     };
