@@ -290,9 +290,10 @@ void sync_advance(struct engine *e, uint64_t now_ns, struct actions *out)
     }
 }
 
+/* As sync_advance(): a deadline that nobody looks at would be in the past for ever. */
 uint64_t sync_deadline_ns(const struct engine *e)
 {
-    if (!e->sync_begun)
+    if (!e->sync_begun || e->session != SESSION_UP)
         return UINT64_MAX;
     return e->peer_state == PEER_SOURCE ? resync_target_deadline_ns(e->target)
                                         : min_u64(resync_source_deadline_ns(e->source), e->sync_settle_ns);

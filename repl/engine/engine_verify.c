@@ -338,9 +338,12 @@ void verify_advance(struct engine *e, uint64_t now_ns, struct actions *out)
 uint64_t verify_next_ns(const struct engine *e)
 {
     uint64_t at_ns = e->verify.answers ? verify_reply_deadline_ns(e->verify.answerer) : UINT64_MAX;
+    /* As verify_advance(): a deadline that nobody looks at would be in the past for ever. */
+    if (!e->verify.running || e->session != SESSION_UP)
+        return at_ns;
     if (e->verify.mend == MEND_WANTED)
         at_ns = min_u64(at_ns, e->verify.mend_at_ns);
-    return e->verify.running ? min_u64(at_ns, verify_deadline_ns(e->verify.asker)) : at_ns;
+    return min_u64(at_ns, verify_deadline_ns(e->verify.asker));
 }
 
 bool verify_parts_idle(const struct engine *e)

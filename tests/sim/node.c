@@ -594,6 +594,8 @@ void sim_node_tick(struct sim *s, unsigned node)
         sim_node_engine(s, node, (struct event) { .kind = EV_TICK });
         if (!n->up || n->boot != boot)
             return;
+        if (engine_deadline_ns(n->engine) <= sim_node_now(s, node))
+            sim_fail(s, "spin", "node %u wants a tick at once, after one", node);
     }
     if (session_deadline_ns(n->session) > sim_node_now(s, node)) {
         set_tick(s, n);

@@ -216,6 +216,7 @@ void tick(struct node *n, uint64_t now_ns)
     assert_true(now_ns >= n->now_ns);
     n->now_ns = now_ns;
     step(n, (struct event) { .kind = EV_TICK });
+    assert_true(engine_deadline_ns(n->engine) > now_ns); /* else the timer would fire again and again */
 }
 
 void meta_done(struct node *n, int32_t result)

@@ -1254,6 +1254,21 @@ static void a_target_that_fails_ends_the_resync(void **state)
     close_both(&a, &b);
 }
 
+/* The shell's timer is set to what the engine wants: while a connection is being closed nothing may be due for ever. */
+static void an_ending_session_leaves_no_deadline_in_the_past(void **state)
+{
+    struct node a, b;
+    open_resyncing(&a, &b);
+    step(&a, (struct event) { .kind = EV_FRAME, .frame = { .frame = { .kind = FRAME_HELLO } } });
+    assert_true(a.dropped);
+    for (int i = 0; i < 20; i++) {
+        uint64_t at_ns = engine_deadline_ns(a.engine);
+        tick(&a, min_u64(at_ns, a.now_ns + NS_PER_S));
+        disks_done(&a);
+    }
+    close_both(&a, &b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1293,6 +1308,7 @@ int main(void)
         cmocka_unit_test(a_target_counts_what_its_source_lost),
         cmocka_unit_test(what_nobody_asked_for_ends_the_session),
         cmocka_unit_test(a_target_that_fails_ends_the_resync),
+        cmocka_unit_test(an_ending_session_leaves_no_deadline_in_the_past),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

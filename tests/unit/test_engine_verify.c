@@ -406,6 +406,27 @@ static void without_a_primary_nothing_is_mended(void **state)
     }
 }
 
+/* There is no memory for a verify when its session ends. */
+static void an_ending_session_leaves_no_deadline_in_the_past(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, true);
+    struct buf *all[8];
+    for (unsigned i = 0; i < ARRAY_LEN(all); i++)
+        assert_non_null(all[i] = buf_get(&a.pool, MIB, 0));
+    order(&a, EV_VERIFY, false);
+    assert_true(engine_deadline_ns(a.engine) < a.now_ns + NS_PER_S);
+    step(&a, (struct event) { .kind = EV_FRAME, .frame = { .frame = { .kind = FRAME_HELLO } } });
+    assert_true(a.dropped);
+    for (int i = 0; i < 20; i++)
+        tick(&a, a.now_ns + 100 * NS_PER_MS);
+    for (unsigned i = 0; i < ARRAY_LEN(all); i++)
+        buf_put(all[i]);
+    disconnect_nodes(&a, &b);
+    assert_int_equal(a.order_result, -ENOTCONN);
+    close_both(&a, &b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -424,6 +445,7 @@ int main(void)
         cmocka_unit_test(what_the_peer_cannot_read_comes_by_a_resync),
         cmocka_unit_test(what_the_peer_cannot_read_comes_before_it_is_primary),
         cmocka_unit_test(without_a_primary_nothing_is_mended),
+        cmocka_unit_test(an_ending_session_leaves_no_deadline_in_the_past),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
