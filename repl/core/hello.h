@@ -24,6 +24,7 @@ struct hello {
     enum leg_state leg;
     bool pristine;          /* zeroes since `create`: nothing was ever written to it */
     bool lost_power;        /* may lack writes it had completed but not flushed */
+    bool differs;           /* a verify found it to be the wrong one of two legs that differ somewhere */
     bool peer_failed;       /* the peer's leg failed, as this node was told, and was not resynced since */
     uint32_t window_frames; /* changes that may be on their way to this node, not yet acknowledged */
     uint64_t window_bytes;  /* payload of those */

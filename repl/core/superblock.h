@@ -24,6 +24,7 @@ struct superblock {
     bool pristine;           /* zeroes since `create` */
     bool lost_power;         /* was attached when its machine went down: may lack writes that were not flushed. Until a
                                 resync */
+    bool differs;      /* a verify found this leg to be the wrong one of two that differ somewhere. Until a resync */
     bool reads_lie;    /* a flush failed: what this leg's disk shows may be in its cache only, and never be written,
                           although later flushes succeed. Until the machine's next run, or a resync */
     bool unclean;      /* not on disk: engine_attach() found that the last daemon had not let go of it */
@@ -52,3 +53,6 @@ struct superblock {
                                never */
     uint64_t verified_found_bytes; /* that it found to differ, or could not compare */
 };
+
+/* May it lack anything that was acknowledged? */
+static inline bool superblock_is_doubtful(const struct superblock *sb) { return sb->lost_power || sb->differs; }

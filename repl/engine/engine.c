@@ -116,7 +116,7 @@ void engine_close(struct engine *e)
 bool engine_is_in_sync(const struct engine *e)
 {
     return e->config.peer && own_leg(e) == LEG_UP_TO_DATE && e->session == SESSION_UP &&
-           e->peer_state == PEER_IN_SYNC && !e->sb.lost_power && bitmap_dirty_bytes(e->bitmap) == 0;
+           e->peer_state == PEER_IN_SYNC && !superblock_is_doubtful(&e->sb) && bitmap_dirty_bytes(e->bitmap) == 0;
 }
 
 /* Why the volume is not protected, or NULL when it is. */
@@ -150,7 +150,7 @@ const char *engine_why_not(struct engine *e)
         return e->why_not;
     }
     if (e->session == SESSION_UP && e->peer_state == PEER_IN_SYNC) {
-        if (e->sb.lost_power) {
+        if (e->sb.differs) {
             snprintf(e->why_not, sizeof(e->why_not),
                      "the leg of %s differs from that of %s, as a verify there has found: `lockstep verify --repair` "
                      "on %s",
@@ -388,6 +388,7 @@ void engine_make_hello(struct engine *e, struct hello *out)
         .leg = own_leg(e),
         .pristine = engine_is_pristine(e),
         .lost_power = e->sb.lost_power,
+        .differs = e->sb.differs,
         .peer_failed = e->sb.peer_leg == LEG_FAILED,
         .window_frames = e->config.window_frames,
         .window_bytes = e->config.window_bytes,

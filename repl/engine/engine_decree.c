@@ -122,14 +122,14 @@ bool decree_take(struct engine *e, uint64_t epoch, struct actions *out)
     e->peer_ready = false; /* of an earlier term in the same session: the mirror is to learn the new epoch */
     mirror_peer_hold(e->mirror);
     alone_forget(e);
-    if (e->promote_force && (own_leg(e) != LEG_UP_TO_DATE || e->sb.lost_power)) {
+    if (e->promote_force && (own_leg(e) != LEG_UP_TO_DATE || superblock_is_doubtful(&e->sb))) {
         bool half = e->sb.leg == LEG_SYNCING;
         actions_note(out, NOTE_WARNING, "role",
                      "promotion was forced: acknowledged writes may be lost; the peer's leg, if it is ever seen again, "
                      "is %s",
                      half ? "refused as split brain" : "overwritten, or refused as split brain");
         e->sb.leg = LEG_UP_TO_DATE;
-        e->sb.lost_power = false;
+        e->sb.lost_power = e->sb.differs = false;
         lose_peer(e);
         /* What this leg lacks is in nobody's bitmap: the other leg, which may have it, is to be compared in full. Not
          * even that, if this one was half made: see the handshake's "forced-half-made". */

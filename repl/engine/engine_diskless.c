@@ -22,7 +22,7 @@ static bool peer_has_all(const struct engine *e)
  */
 static bool may_be_replaced(const struct engine *e)
 {
-    bool whole = e->sb.history.count > 0 && e->sb.leg == LEG_UP_TO_DATE && !e->sb.lost_power;
+    bool whole = e->sb.history.count > 0 && e->sb.leg == LEG_UP_TO_DATE && !superblock_is_doubtful(&e->sb);
     bool peer = e->peer_state == PEER_IN_SYNC || e->peer_state == PEER_AWAY;
     if (!e->config.peer || e->role.phase != PHASE_PRIMARY || !whole || !peer_has_all(e) || !peer)
         return false;

@@ -97,7 +97,8 @@ void order_promote(struct engine *e, bool force, void *cookie, struct actions *o
         order_answer(cookie, 0, NULL, out);
         return;
     }
-    const char *obstacle = role_promotion_obstacle(&e->role, own_leg(e), e->sb.lost_power, force);
+    enum leg_doubt doubt = e->sb.lost_power ? LEG_DOUBT_LACKS : e->sb.differs ? LEG_DOUBT_DIFFERS : LEG_DOUBT_NONE;
+    const char *obstacle = role_promotion_obstacle(&e->role, own_leg(e), doubt, force);
     if (e->leg_is_out)
         obstacle = "its leg has failed, and requests to the disk are not over; try again, or promote the peer";
     if (e->sb_broken)

@@ -33,10 +33,11 @@ static bool is_still_as_said(struct engine *e)
     engine_make_hello(e, &now);
     const struct hello *s = &e->said;
     return now.epoch == s->epoch && now.role == s->role && now.leg == s->leg && now.full == s->full &&
-           now.diskless == s->diskless && now.lost_power == s->lost_power && now.peer_failed == s->peer_failed &&
-           now.was_primary == s->was_primary && now.pristine == s->pristine && now.size_bytes == s->size_bytes &&
-           (now.dirty_bytes == 0) == (s->dirty_bytes == 0) && id_equal(now.peer_leg_id, s->peer_leg_id) &&
-           history_relate(&now.history, &s->history) == HISTORY_EQUAL && history_entry_equal(now.base, s->base);
+           now.diskless == s->diskless && now.lost_power == s->lost_power && now.differs == s->differs &&
+           now.peer_failed == s->peer_failed && now.was_primary == s->was_primary && now.pristine == s->pristine &&
+           now.size_bytes == s->size_bytes && (now.dirty_bytes == 0) == (s->dirty_bytes == 0) &&
+           id_equal(now.peer_leg_id, s->peer_leg_id) && history_relate(&now.history, &s->history) == HISTORY_EQUAL &&
+           history_entry_equal(now.base, s->base);
 }
 
 void session_on_hello(struct engine *e, const struct hello *peer, struct actions *out)
@@ -108,7 +109,7 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
     case SYNC_PAIR:
         e->peer_state = PEER_IN_SYNC;
         e->sb.pristine = false;
-        e->sb.lost_power = false; /* nothing was acknowledged yet that it could lack */
+        e->sb.lost_power = e->sb.differs = false; /* nothing was acknowledged yet that it could lack */
         e->sb.peer_leg = LEG_NONE;
         e->sb.peer_in_sync = true;
         /* From now on neither leg is new: a fresh one in the place of the other is told from it. */

@@ -163,7 +163,7 @@ void sync_target_finish(struct engine *e, struct actions *out)
     e->sync_begun = false;
     e->peer_state = PEER_IN_SYNC;
     e->sb.leg = LEG_UP_TO_DATE;
-    e->sb.lost_power = false;
+    e->sb.lost_power = e->sb.differs = false;
     e->sb.reads_lie = false;
     e->sb.peer_leg = LEG_NONE;
     e->sb.full = false;
@@ -187,7 +187,7 @@ void sync_source_on_told(struct engine *e, struct actions *out)
     e->peer_leg = LEG_UP_TO_DATE;
     e->alone_since_ns = 0;
     e->sb.full = false;
-    e->sb.lost_power = false;
+    e->sb.lost_power = e->sb.differs = false;
     e->sb.reads_lie = false; /* what it showed was written back */
     e->sb.peer_leg = LEG_NONE;
     e->log.settle = true;

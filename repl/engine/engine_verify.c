@@ -154,7 +154,7 @@ void verify_order(struct engine *e, bool repair, void *cookie, uint64_t now_ns, 
                           e->config.peer);
     else if (e->verify.running)
         no = "a verify is under way already";
-    else if (repair && !is_leading(e) && e->sb.lost_power)
+    else if (repair && !is_leading(e) && e->sb.differs)
         no = actions_text(out,
                           "%s has found, while it was primary, that this leg differs, and its own counts: repair it "
                           "there, or promote this node with --force first",
@@ -199,8 +199,8 @@ static const char *on_told(struct engine *e, const struct frame *frame, struct a
             (struct frame) { .kind = FRAME_VERIFY_FOUND, .flags = FRAME_FLAG_TAKEN, .status = EBUSY };
         return NULL;
     }
-    if (!e->sb.lost_power) {
-        e->sb.lost_power = true;
+    if (!e->sb.differs) {
+        e->sb.differs = true;
         want_persisted(e);
         actions_note(out, NOTE_ERROR, "verify",
                      "a verify on %s has found that the leg of %s differs, first at offset %llu: until a resync it is "

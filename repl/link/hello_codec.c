@@ -46,6 +46,7 @@ size_t hello_encode(const struct hello *hello, uint8_t *out)
     m.leg = (Lockstep__HelloLeg)hello->leg;
     m.pristine = hello->pristine;
     m.lost_power = hello->lost_power;
+    m.differs = hello->differs;
     m.peer_failed = hello->peer_failed;
     m.window_frames = hello->window_frames;
     m.window_bytes = hello->window_bytes;
@@ -171,6 +172,7 @@ static int take_state(const Lockstep__Hello *m, struct hello *h, const char **wh
     h->leg = (enum leg_state)m->leg;
     h->pristine = m->pristine;
     h->lost_power = m->lost_power;
+    h->differs = m->differs;
     h->peer_failed = m->peer_failed;
     h->window_frames = m->window_frames;
     h->window_bytes = m->window_bytes;

@@ -23,7 +23,8 @@
 #define FLAG_WAS_PRIMARY (1u << 6)
 #define FLAG_FULL (1u << 7)
 #define FLAG_READS_LIE (1u << 8)
-#define FLAGS_KNOWN (((1u << 9) - 1) & ~(1u << 3)) /* one is reserved: it meant "unclean" */
+#define FLAG_DIFFERS (1u << 9)
+#define FLAGS_KNOWN (((1u << 10) - 1) & ~(1u << 3)) /* one is reserved: it meant "unclean" */
 
 struct entry_disk {
     le64 epoch;
@@ -92,7 +93,8 @@ static uint32_t flags_of(const struct superblock *sb)
 {
     return (sb->attached ? FLAG_ATTACHED : 0) | (sb->pristine ? FLAG_PRISTINE : 0) | (sb->adopted ? FLAG_ADOPTED : 0) |
            (sb->lost_power ? FLAG_LOST_POWER : 0) | (sb->peer_in_sync ? FLAG_PEER_IN_SYNC : 0) |
-           (sb->was_primary ? FLAG_WAS_PRIMARY : 0) | (sb->full ? FLAG_FULL : 0) | (sb->reads_lie ? FLAG_READS_LIE : 0);
+           (sb->was_primary ? FLAG_WAS_PRIMARY : 0) | (sb->full ? FLAG_FULL : 0) |
+           (sb->reads_lie ? FLAG_READS_LIE : 0) | (sb->differs ? FLAG_DIFFERS : 0);
 }
 
 void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block[SUPERBLOCK_BYTES])
@@ -221,6 +223,7 @@ int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, stru
         .was_primary = from_le32(d.flags) & FLAG_WAS_PRIMARY,
         .full = from_le32(d.flags) & FLAG_FULL,
         .reads_lie = from_le32(d.flags) & FLAG_READS_LIE,
+        .differs = from_le32(d.flags) & FLAG_DIFFERS,
         .al_from = from_le64(d.al_from),
         .granule_bytes = from_le32(d.granule_bytes),
         .extent_bytes = from_le32(d.extent_bytes),

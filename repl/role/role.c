@@ -4,7 +4,7 @@
 #include <assert.h>
 #include <stddef.h>
 
-const char *role_promotion_obstacle(const struct role_machine *r, enum leg_state leg, bool lost_power, bool force)
+const char *role_promotion_obstacle(const struct role_machine *r, enum leg_state leg, enum leg_doubt doubt, bool force)
 {
     switch (r->phase) {
     case PHASE_SECONDARY: break;
@@ -21,10 +21,15 @@ const char *role_promotion_obstacle(const struct role_machine *r, enum leg_state
         return "its leg is not up to date (promise 4: only a leg that holds every acknowledged write is promoted). "
                "Promote "
                "the peer, or accept the loss with --force";
-    if (lost_power)
-        return "its leg may lack acknowledged writes: its server went down without warning, a flush failed, or a "
-               "verify "
-               "on the primary found that it differs (promise 4). Promote the peer, or accept the loss with --force";
+    switch (doubt) {
+    case LEG_DOUBT_NONE: break;
+    case LEG_DOUBT_DIFFERS:
+        return "a verify found that its leg differs from the peer's, which counts (promise 4). Promote the peer, or "
+               "accept what this leg has there with --force";
+    case LEG_DOUBT_LACKS:
+        return "its leg may lack acknowledged writes: its server went down without warning, or a flush failed "
+               "(promise 4). Promote the peer, or accept the loss with --force";
+    }
     return NULL;
 }
 

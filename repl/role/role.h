@@ -56,8 +56,15 @@ static inline enum role role_of(const struct role_machine *r)
 
 static inline bool role_is_serving(const struct role_machine *r) { return r->phase == PHASE_PRIMARY; }
 
+/* What is known against a leg that is up to date else; the worse of two. */
+enum leg_doubt {
+    LEG_DOUBT_NONE,
+    LEG_DOUBT_DIFFERS, /* a verify found it to differ from the other one, which counts */
+    LEG_DOUBT_LACKS,   /* it may lack what was acknowledged and not flushed */
+};
+
 /* What stands against promoting this leg, as a constant text; NULL: nothing. */
-const char *role_promotion_obstacle(const struct role_machine *r, enum leg_state leg, bool lost_power, bool force);
+const char *role_promotion_obstacle(const struct role_machine *r, enum leg_state leg, enum leg_doubt doubt, bool force);
 
 /* `ask`: a peer is connected. */
 void role_promote(struct role_machine *r, bool ask);

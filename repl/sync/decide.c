@@ -228,6 +228,11 @@ static bool may_lack_what_was_flushed(const struct hello *a, const struct hello 
     return a->lost_power || b->peer_failed;
 }
 
+static bool may_lack_anything(const struct hello *a, const struct hello *b)
+{
+    return may_lack_what_was_flushed(a, b) || a->differs;
+}
+
 /* `p`, a primary, has no leg, and `other` has all that was acknowledged: it has recorded that `p`'s leg is out, or was
  * in sync with it and is to record it. What `p` says of its history ends with that decree, which its own disk never
  * has. */
@@ -235,7 +240,7 @@ static bool serves_through(const struct hello *p, const struct hello *other)
 {
     const struct history *h = &p->history;
     if (!p->diskless || !is_primary(p) || p->leg != LEG_FAILED || h->count == 0 || is_primary(other) ||
-        other->leg != LEG_UP_TO_DATE || may_lack_what_was_flushed(other, p) || !knows(p, other) || !knows(other, p) ||
+        other->leg != LEG_UP_TO_DATE || may_lack_anything(other, p) || !knows(p, other) || !knows(other, p) ||
         !id_equal(p->volume_id, other->volume_id))
         return false;
     if (history_relate(h, &other->history) == HISTORY_EQUAL)
@@ -254,11 +259,11 @@ static bool through(const struct hello *own, const struct hello *peer)
     return serves_through(own, peer) || serves_through(peer, own);
 }
 
-/* It had the only leg, and what it had not flushed is gone, though the application was told that it is written: the
- * primary's clients must not go on as if it were there. */
+/* It had the only leg, and what it had not flushed is gone, though the application was told that it is written; or what
+ * it has was never right: the primary's clients must not go on as if it were there. */
 static bool lost_the_only_leg(const struct hello *p, const struct hello *other)
 {
-    return p->diskless && is_primary(p) && other->leg == LEG_UP_TO_DATE && may_lack_what_was_flushed(other, p) &&
+    return p->diskless && is_primary(p) && other->leg == LEG_UP_TO_DATE && may_lack_anything(other, p) &&
            knows(p, other) && knows(other, p);
 }
 
@@ -272,10 +277,13 @@ static void explain_only_leg(const struct hello *own, const struct hello *peer, 
     const struct hello *p = own->diskless ? own : peer;
     const struct hello *other = p == own ? peer : own;
     say(j,
-        "the leg of %s has failed, and %s, which has the only other one, may lack acknowledged writes: it went down "
-        "without warning, a flush failed, or a verify found that it differs. Stop what uses the volume, demote %s with "
+        "the leg of %s has failed, and %s, which has the only other one, %s. Stop what uses the volume, demote %s with "
         "--force, and promote %s with --force",
-        p->node, other->node, p->node, other->node);
+        p->node, other->node,
+        may_lack_what_was_flushed(other, p)
+            ? "may lack acknowledged writes: it went down without warning, or a flush failed"
+            : "was found by a verify to differ in some blocks",
+        p->node, other->node);
 }
 
 static bool a_leg_failed(const struct hello *own, const struct hello *peer)
@@ -357,7 +365,7 @@ static void explain_primary_is_behind(const struct hello *own, const struct hell
 
 static bool needs_nothing(const struct hello *h)
 {
-    return !h->full && h->dirty_bytes == 0 && !h->lost_power && !h->peer_failed;
+    return !h->full && h->dirty_bytes == 0 && !h->lost_power && !h->differs && !h->peer_failed;
 }
 
 static bool in_sync(const struct hello *own, const struct hello *peer)
@@ -376,8 +384,8 @@ static bool was_replaced(const struct hello *own, const struct hello *peer)
     bool strangers = !knows(own, peer) && !knows(peer, own);
     /* A primary is the source in any case: what was acknowledged is on its leg. */
     bool nobody_leads = !is_primary(own) && !is_primary(peer) &&
-                        ((has_moved_on(own, peer) && may_lack_what_was_flushed(own, peer)) ||
-                         (has_moved_on(peer, own) && may_lack_what_was_flushed(peer, own)));
+                        ((has_moved_on(own, peer) && may_lack_anything(own, peer)) ||
+                         (has_moved_on(peer, own) && may_lack_anything(peer, own)));
     return own->history.count > 0 && relation(own, peer) == HISTORY_EQUAL && !is_half(own) && !is_half(peer) &&
            (strangers || nobody_leads);
 }
@@ -389,6 +397,33 @@ static void explain_replaced(const struct hello *own, const struct hello *peer, 
         "that the other has: run `lockstep create --force` on the node whose content is to be given up, and it gets "
         "everything from the other",
         own->node, peer->node);
+}
+
+/* `a` may lack the last of what was acknowledged. `b` has that, and blocks that are not as they should be: neither is
+ * to overwrite the other. */
+static bool each_has_what_the_other_lacks(const struct hello *a, const struct hello *b)
+{
+    return may_lack_what_was_flushed(a, b) && !may_lack_what_was_flushed(b, a) && b->differs;
+}
+
+static bool found_to_differ(const struct hello *own, const struct hello *peer)
+{
+    /* A primary is the source in any case: what was acknowledged is on its leg. */
+    return own->history.count > 0 && relation(own, peer) == HISTORY_EQUAL && !is_half(own) && !is_half(peer) &&
+           !is_primary(own) && !is_primary(peer) &&
+           (each_has_what_the_other_lacks(own, peer) || each_has_what_the_other_lacks(peer, own));
+}
+
+static void explain_found_to_differ(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    const struct hello *lacks = each_has_what_the_other_lacks(own, peer) ? own : peer;
+    const struct hello *differs = lacks == own ? peer : own;
+    say(j,
+        "%s went down without warning, or a flush failed there, and may lack the last acknowledged writes; %s has "
+        "them, but a verify found that it differs in some blocks. Neither is overwritten until a person decides: "
+        "compare both, save what is wanted, then `lockstep promote --force` on the one to keep, and the other gets "
+        "everything from it",
+        lacks->node, differs->node);
 }
 
 /* Of legs with equal histories, whose is the source: the one to whom nothing worse has happened. */
@@ -405,6 +440,8 @@ static bool leads_among_equals(const struct hello *a, const struct hello *b)
     bool a_lacks = may_lack_what_was_flushed(a, b), b_lacks = may_lack_what_was_flushed(b, a);
     if (a_lacks != b_lacks)
         return b_lacks;
+    if (a->differs != b->differs)
+        return b->differs;
     if (a->was_primary != b->was_primary)
         return a->was_primary;
     /* Both were primary, one after the other, and the former never heard of the latter: what the last readers saw
@@ -536,6 +573,7 @@ static const struct rule rules[] = {
     { "syncing-is-newer", half_is_newer, SYNC_REFUSE, explain_half_is_newer, NULL },
     { "forced-half-made", forced_half_made, SYNC_REFUSE, explain_forced_half_made, NULL },
     { "replaced", was_replaced, SYNC_REFUSE, explain_replaced, NULL },
+    { "found-to-differ", found_to_differ, SYNC_REFUSE, explain_found_to_differ, NULL },
     { "in-sync", in_sync, SYNC_CONNECT, NULL, NULL },
     { "primary-is-behind", primary_is_behind, SYNC_REFUSE, explain_primary_is_behind, NULL },
     { "own-is-ahead", own_is_ahead, SYNC_SOURCE, NULL, bits_do_not_tell },

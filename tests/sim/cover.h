@@ -56,7 +56,7 @@
     X(meta_unreadable, 1, "metadata that could not be read")                                                           \
     X(superblock_repaired, 1, "superblocks with a copy that was damaged or left behind")                               \
     X(disk_latent_error, 1, "reads of what cannot be read any more")                                                   \
-    X(disk_rot, 0, "fault: bits that rotted")                                                                          \
+    X(disk_rot, 1, "fault: bits that rotted")                                                                          \
     X(disk_lost_write, 0, "fault: writes that never happened")                                                         \
     X(disk_misdirected_write, 0, "fault: writes that landed elsewhere")                                                \
     X(power_primary, 1, "fault: the primary's machine lost power")                                                     \
@@ -129,6 +129,10 @@
     X(verify_unreadable, 1, "verifies that met what cannot be read")                                                   \
     X(verify_refused, 1, "verifies refused, or overtaken by a change of roles")                                        \
     X(verify_broken, 1, "verifies ended by the end of their session")                                                  \
+    X(verify_found, 1, "verifies that found what had rotted")                                                          \
+    X(found_power, 1, "fault: the primary's machine lost power after a verify had found something")                    \
+    X(found_refused, 1, "operator: chose by force between what one leg lacks and what is wrong on the other")          \
+    X(found_kept, 0, "... and kept the leg that was found to differ")                                                  \
     X(leg_failed, 1, "runs that ended with a failed leg, and said so")                                                 \
     X(converged, 1, "runs that ended with both legs equal and in sync")                                                \
     X(audits, 1, "audits of both legs against the model")

@@ -75,9 +75,21 @@ static const uint8_t *payload_of(const struct sim_disk_request *r, uint32_t i)
     return r->kind == OP_WRITE ? r->buf->data + r->buf_offset + (size_t)i * BLOCK_BYTES : NULL;
 }
 
-static void apply_block(struct sim_disk *d, const struct sim_disk_request *r, uint32_t i)
+/* A flaw goes where its content goes, also to the other disk. */
+static bool is_rotten(const struct sim *s, uint32_t block, const uint8_t *data)
+{
+    for (unsigned i = 0; data && i < s->rotten.count; i++) {
+        if (s->rotten.known[i].block == block && s->rotten.known[i].check == checksum64(data, BLOCK_BYTES))
+            return true;
+    }
+    return false;
+}
+
+static void apply_block(struct sim *s, struct sim_disk *d, const struct sim_disk_request *r, uint32_t i)
 {
     medium_write(&d->data, r->first + i, payload_of(r, i));
+    if (is_rotten(s, r->first + i, payload_of(r, i)))
+        medium_is_damaged(&d->data, r->first + i);
 }
 
 static bool is_change(enum op_kind kind) { return kind == OP_WRITE || kind == OP_DISCARD || kind == OP_WRITE_ZEROES; }
@@ -156,7 +168,7 @@ static void apply_part(struct sim *s, struct sim_disk *d, const struct sim_disk_
 {
     for (uint32_t i = 0; i < r->count; i++) {
         if (sim_chance(s, CHANCE_DISK, 500000))
-            apply_block(d, r, i);
+            apply_block(s, d, r, i);
     }
 }
 
@@ -229,7 +241,7 @@ static int32_t do_change(struct sim *s, struct sim_disk *d, struct sim_disk_requ
 {
     bool astray = (d->faults.lost_per_million || d->faults.misdirected_per_million) && goes_astray(s, d, r);
     for (uint32_t i = 0; !astray && i < r->count; i++)
-        apply_block(d, r, i);
+        apply_block(s, d, r, i);
     if (r->flags & OP_FLAG_FUA) {
         for (uint32_t i = 0; i < r->count; i++)
             medium_settle(&d->data, r->first + i);
@@ -271,7 +283,7 @@ static int32_t do_request(struct sim *s, struct sim_disk *d, struct sim_disk_req
             COVER(disk_short_write);
             uint32_t part = (uint32_t)sim_below(s, CHANCE_DISK, r->count);
             for (uint32_t i = 0; i < part; i++)
-                apply_block(d, r, i);
+                apply_block(s, d, r, i);
             d->has_failed = true;
             return -EIO;
         }
@@ -335,7 +347,7 @@ void sim_disk_crash(struct sim *s, unsigned node)
                 break;
             default:
                 for (uint32_t i = 0; i < r->count; i++)
-                    apply_block(d, r, i);
+                    apply_block(s, d, r, i);
             }
         }
         end_request(d, slot);
@@ -396,8 +408,15 @@ bool sim_disk_make_unreadable(struct sim *s, unsigned node)
 void sim_disk_rot(struct sim *s, unsigned node)
 {
     struct sim_disk *d = &s->disk[node];
-    uint32_t block = (uint32_t)sim_below(s, CHANCE_DISK, d->block_count);
+    uint32_t block = (uint32_t)sim_below(s, CHANCE_DISK, s->block_count);
+    /* What is written over soon is seldom found. */
+    for (int i = 0; i < 8 && sector_bit(d->data.dirty, block); i++)
+        block = (uint32_t)sim_below(s, CHANCE_DISK, s->block_count);
+    if (s->rotten.count == SIM_ROTTEN_MAX)
+        return;
     COVER(disk_rot);
     medium_rot(&d->data, block, (uint32_t)sim_below(s, CHANCE_DISK, SECTOR_BYTES * 8));
+    s->rotten.known[s->rotten.count].block = block;
+    s->rotten.known[s->rotten.count++].check = checksum64(sim_block(d->data.stable, block), BLOCK_BYTES);
     sim_trace(s, "%c disk    block %u rots", 'A' + node, block);
 }

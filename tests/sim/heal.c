@@ -106,6 +106,24 @@ static void write_unreadable(struct sim *s, unsigned node)
 
 static bool says(const struct engine_view *v, const char *words) { return v->why_not && strstr(v->why_not, words); }
 
+#define FOUND_TO_DIFFER "a verify found that it differs"
+
+/* One leg lacks what was acknowledged last, on the other one something is wrong. Either is right, but not both. */
+static void choose_one(struct sim *s)
+{
+    unsigned keep = (unsigned)draw(s, 0, 1);
+    struct superblock sb;
+    if (sim_node_orders(s, 0) > 0 || sim_node_orders(s, 1) > 0)
+        return;
+    sim_node_superblock(s, keep, &sb);
+    if (!plan_order(s, keep, ORDER_PROMOTE_FORCE))
+        return;
+    s->plan.home = keep;
+    COVER(found_refused);
+    if (sb.differs)
+        COVER(found_kept);
+}
+
 /* What operators do when the nodes cannot decide. */
 static void operate(struct sim *s)
 {
@@ -127,6 +145,10 @@ static void operate(struct sim *s)
             sim_node_order(s, (unsigned)serving, ORDER_VERIFY_REPAIR);
         if (says(&v[serving], "its leg lacks") && plan_order(s, (unsigned)serving, ORDER_DEMOTE_FORCE))
             p->home = 1 - (unsigned)serving;
+        return;
+    }
+    if (says(&v[0], FOUND_TO_DIFFER) || says(&v[1], FOUND_TO_DIFFER)) {
+        choose_one(s);
         return;
     }
     /* One that was being demoted when it lost its peer is to let go of what waits first. */

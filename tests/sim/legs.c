@@ -57,7 +57,7 @@ static void check_histories_tell(struct sim *s, unsigned node, const struct supe
 {
     struct superblock theirs;
     sim_node_superblock(s, 1 - node, &theirs);
-    if (theirs.leg != LEG_UP_TO_DATE || theirs.lost_power || theirs.history.count == 0)
+    if (theirs.leg != LEG_UP_TO_DATE || superblock_is_doubtful(&theirs) || theirs.history.count == 0)
         return;
     /* Promoted by force half-way: that is told by the handshake, whatever the histories say (ended_for_good()). */
     if (s->plan.half_forced[1 - node])
@@ -141,8 +141,9 @@ void sim_legs_acked_through(struct sim *s, unsigned node)
                  node, other, v.diskless_epoch);
     /* An acknowledgement that was on its way may come later than that. */
     struct engine_view theirs;
-    if (sb.lost_power && sim_node_view(s, other, &theirs) && theirs.session_up)
-        sim_fail(s, "diskless-leg", "node %u acknowledges through the leg of node %u, which has lost power", node,
+    if (superblock_is_doubtful(&sb) && sim_node_view(s, other, &theirs) && theirs.session_up)
+        sim_fail(s, "diskless-leg",
+                 "node %u acknowledges through the leg of node %u, which has lost power, or was found to differ", node,
                  other);
     if (l->behind[other] && !sim_leg_is_current(s, other, SIM_CONTENT, s->model.clock))
         sim_fail(s, "diskless-leg", "node %u goes on through the leg of node %u: %s", node, other, s->model.facts);
@@ -176,7 +177,7 @@ bool sim_legs_can_be_source(struct sim *s, unsigned node)
     struct superblock sb, theirs;
     sim_node_superblock(s, node, &sb);
     sim_node_superblock(s, 1 - node, &theirs);
-    return !s->legs.behind[node] && sb.leg == LEG_UP_TO_DATE && !sb.lost_power && !sb.reads_lie &&
+    return !s->legs.behind[node] && sb.leg == LEG_UP_TO_DATE && !superblock_is_doubtful(&sb) && !sb.reads_lie &&
            theirs.peer_leg != LEG_FAILED && has_been_part(s, node);
 }
 
@@ -267,6 +268,12 @@ static bool will_be_target(struct sim *s, unsigned node)
     return sim_legs_is_target(s, node) || (sim_node_view(s, node, &v) && v.leg == LEG_SYNCING);
 }
 
+static const uint64_t *spoilt(const struct sim *s, unsigned node, enum sim_layer layer)
+{
+    const struct medium *m = &s->disk[node].data;
+    return !m->has_flaws ? NULL : layer == SIM_STABLE ? m->stable_damaged : m->damaged;
+}
+
 void sim_legs_power_lost(struct sim *s, const bool cut[SIM_NODES])
 {
     struct sim_legs *l = &s->legs;
@@ -277,7 +284,10 @@ void sim_legs_power_lost(struct sim *s, const bool cut[SIM_NODES])
             l->cut[i] = l->since[i] = s->model.clock++;
         if (!lost[i] || l->split)
             continue;
-        if (!l->behind[i] && !model_check_durable(&s->model, &s->disk[i].image[SIM_CONTENT], l->flushed[i]))
+        s->model.damaged = spoilt(s, i, SIM_CONTENT);
+        bool durable = l->behind[i] || model_check_durable(&s->model, &s->disk[i].image[SIM_CONTENT], l->flushed[i]);
+        s->model.damaged = NULL;
+        if (!durable)
             sim_fail(s, "power-loss", "leg %c lacks what was acknowledged and flushed: %s", 'A' + i, s->model.facts);
         fall_behind(s, i, l->flushed[i]);
         l->cut[i] = l->since[i];
@@ -313,12 +323,6 @@ void sim_legs_power_lost(struct sim *s, const bool cut[SIM_NODES])
     if (!l->alone[best] && !l->alone[other] && l->bound[other] >= l->bound[best])
         l->behind[other] = false;
     give_up(s, best);
-}
-
-static const uint64_t *spoilt(const struct sim *s, unsigned node, enum sim_layer layer)
-{
-    const struct medium *m = &s->disk[node].data;
-    return !m->has_flaws ? NULL : layer == SIM_STABLE ? m->stable_damaged : m->damaged;
 }
 
 bool sim_leg_holds(struct sim *s, unsigned node, enum sim_layer layer, uint32_t write)

@@ -227,6 +227,13 @@ void medium_rot(struct medium *m, uint32_t sector, uint32_t bit)
     m->content_stamps[sector] = ++m->stamps;
 }
 
+void medium_is_damaged(struct medium *m, uint32_t sector)
+{
+    assert(sector < m->sectors);
+    m->has_flaws = true;
+    bit_set(m->damaged, sector);
+}
+
 uint32_t medium_damaged_count(const struct medium *m)
 {
     uint32_t count = 0;

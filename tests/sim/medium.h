@@ -75,5 +75,8 @@ bool medium_make_unreadable(struct medium *m, uint32_t sector);
 /* A bit of the stable layer flips; a sector that is not dirty reads so, too. */
 void medium_rot(struct medium *m, uint32_t sector, uint32_t bit);
 
+/* What was just written to the sector had rotted where it came from. */
+void medium_is_damaged(struct medium *m, uint32_t sector);
+
 /* Sectors that read otherwise than they should. */
 uint32_t medium_damaged_count(const struct medium *m);

@@ -26,7 +26,7 @@ static bool has_obstacle(struct sim *s, unsigned node)
 {
     struct superblock sb;
     sim_node_superblock(s, node, &sb);
-    return sb.lost_power || sb.leg != LEG_UP_TO_DATE;
+    return superblock_is_doubtful(&sb) || sb.leg != LEG_UP_TO_DATE;
 }
 
 bool plan_order(struct sim *s, unsigned node, enum order what)
@@ -79,8 +79,8 @@ void sim_plan_serves(struct sim *s, unsigned node)
     COVER(two_primaries);
 }
 
-/* No disk of these runs spoils anything without a word: two legs that are in sync are equal, as far as both can be
- * read. */
+/* The disks of most runs spoil nothing without a word: two legs that are in sync are equal, as far as both can be read.
+ */
 static void verify_done(struct sim *s, unsigned node, int32_t result, const char *text)
 {
     if (result == 0)
@@ -91,8 +91,14 @@ static void verify_done(struct sim *s, unsigned node, int32_t result, const char
         COVER(verify_broken);
     else if (strstr(text, "cannot be read"))
         COVER(verify_unreadable);
-    else if (!has(s, STRIKE_SILENT_DAMAGE))
+    else if (!has(s, STRIKE_SILENT_DAMAGE) && s->rotten.count == 0)
         sim_fail(s, "verify", "node %u finds what cannot be: %s", node, text);
+    else {
+        COVER(verify_found);
+        if (has(s, STRIKE_FOUND) && chance(s, 800000))
+            sim_at(s, now_plus(s, draw(s, 100 * NS_PER_US, 20 * NS_PER_MS)), Q_CRASH, node,
+                   chance(s, 900000) ? CUT_FOUND : CUT_NODE);
+    }
 }
 
 void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t result, const char *text)

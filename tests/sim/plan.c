@@ -45,12 +45,15 @@ void sim_plan_reset(struct sim *s)
             network_faults(s);
     }
     p->mends = chance(s, 700000);
-    bool loses_power =
-        has(s, STRIKE_POWER) || has(s, STRIKE_POWER_BOTH) || has(s, STRIKE_DISKLESS) || has(s, STRIKE_PROMOTE_FORCE);
+    bool loses_power = has(s, STRIKE_POWER) || has(s, STRIKE_POWER_BOTH) || has(s, STRIKE_DISKLESS) ||
+                       has(s, STRIKE_PROMOTE_FORCE) || has(s, STRIKE_FOUND);
     /* One copy of the superblock may be spoilt, and a write of it fail on any; but where power cuts a write, which
      * tears two, one more is more than four copies can bear. */
     if (loses_power)
         p->kinds &= ~(1u << STRIKE_META_DAMAGE);
+    /* What one disk cannot read, and the other one has let rot, nobody has. */
+    if (has(s, STRIKE_FOUND))
+        p->kinds &= ~(1u << STRIKE_LATENT_ERROR);
     for (unsigned i = 0; i < SIM_NODES; i++)
         s->disk[i].faults.slow_per_million = rate(s, 400000, 50000);
     for (unsigned i = 0; i < SIM_NODES; i++)

@@ -35,6 +35,7 @@ enum strike {
     STRIKE_TAKEOVER,
     STRIKE_POWER,
     STRIKE_POWER_BOTH,
+    STRIKE_FOUND,         /* a verify finds what has rotted on the secondary; then the primary's power is cut */
     STRIKE_SILENT_DAMAGE, /* the last: not drawn unless VERIFY_EXISTS */
     STRIKES,
 };

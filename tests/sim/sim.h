@@ -88,6 +88,17 @@ struct sim_disk_request {
 /* Of a medium: what a read returns, and what a loss of power leaves. */
 enum sim_layer { SIM_CONTENT, SIM_STABLE, SIM_LAYERS };
 
+#define SIM_ROTTEN_MAX 64
+
+/* What has rotted on either disk, by content: it is known again when it is read there, and written to the other one. */
+struct sim_rotten {
+    unsigned count;
+    struct {
+        uint32_t block;
+        uint64_t check;
+    } known[SIM_ROTTEN_MAX];
+};
+
 struct sim_disk {
     unsigned node;
     uint32_t block_count;                 /* of the backing */
@@ -561,7 +572,8 @@ enum cut {
     CUT_SOURCE,
     CUT_NODE,
     CUT_POWER_OF,
-    CUT_REPLACE
+    CUT_REPLACE,
+    CUT_FOUND /* after a verify has found something */
 };
 void sim_plan_cut(struct sim *s, unsigned node, enum cut how);            /* when its time comes */
 void sim_plan_serves(struct sim *s, unsigned node);                       /* its engine opens the front */
@@ -585,6 +597,7 @@ struct sim {
 
     uint32_t block_count; /* of the volume, as clients have seen it */
     struct sim_disk disk[SIM_NODES];
+    struct sim_rotten rotten;
     struct sim_net net;
     struct sim_node node[SIM_NODES];
     struct sim_clients clients;

@@ -180,6 +180,13 @@ void sim_plan_cut(struct sim *s, unsigned node, enum cut how)
             plan_replace(s, node);
         return;
     }
+    if (how == CUT_FOUND) {
+        if (s->plan.stage != STAGE_LOAD || sim_primary(s) != (int)node)
+            return;
+        COVER(found_power);
+        cut_power_of(s, node);
+        return;
+    }
     if (how == CUT_NODE || how == CUT_POWER_OF) {
         if (s->plan.stage != STAGE_LOAD || !s->node[node].up)
             return;
@@ -340,6 +347,15 @@ static void strike_verify(struct sim *s, unsigned primary_node)
         sim_at(s, now_plus(s, draw(s, 1, 20 * NS_PER_MS)), Q_ORDER, (unsigned)draw(s, 0, 1), ORDER_PROMOTE);
 }
 
+/* What follows when it is found: sim_plan_order_done(). */
+static void strike_found(struct sim *s, unsigned primary_node)
+{
+    if (!sim_legs_in_sync(s) || sim_node_verifies(s, primary_node))
+        return;
+    sim_disk_rot(s, 1 - primary_node);
+    sim_node_order(s, primary_node, ORDER_VERIFY);
+}
+
 static void strike_at(struct sim *s, enum strike k, unsigned p)
 {
     unsigned other = 1 - p;
@@ -426,6 +442,7 @@ static void strike_at(struct sim *s, enum strike k, unsigned p)
     case STRIKE_LATENT_ERROR: sim_disk_make_unreadable(s, (unsigned)draw(s, 0, 1)); return;
     case STRIKE_POWER: strike_power(s, false); return;
     case STRIKE_POWER_BOTH: strike_power(s, true); return;
+    case STRIKE_FOUND: strike_found(s, p); return;
     case STRIKE_SILENT_DAMAGE: silent_damage(s); return;
     case STRIKES: break;
     }

@@ -290,6 +290,81 @@ static void equal_histories_reconcile_what_is_left(void **state)
     expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
 }
 
+/* One lacks what was acknowledged last, the other one has it, and blocks that are wrong. */
+static void what_a_verify_found_weighs_less_than_a_loss(void **state)
+{
+    (void)state;
+    struct hello x = a(), y = b();
+    pair_up(&x, &y);
+    y.differs = true;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+    x.dirty_bytes = 4096;
+    y.was_primary = true; /* whoever was primary before */
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+    y.was_primary = false;
+    x.was_primary = true;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+    x.lost_power = true;
+    expect(&x, &y, "found-to-differ", SYNC_REFUSE, false);
+    struct sync_judgement j;
+    for (int from_y = 0; from_y < 2; from_y++) {
+        sync_decide(from_y ? &y : &x, from_y ? &x : &y, &j);
+        assert_non_null(strstr(j.text, "paris-a went down without warning, or a flush failed there, and may lack"));
+        assert_non_null(strstr(j.text, "paris-b has them, but a verify found that it differs in some blocks"));
+        assert_non_null(strstr(j.text, "`lockstep promote --force` on the one to keep"));
+    }
+    /* The same by the other one's word; and whatever else was found of it. */
+    x.lost_power = false;
+    y.peer_failed = true;
+    expect(&x, &y, "found-to-differ", SYNC_REFUSE, false);
+    x.differs = true;
+    expect(&x, &y, "found-to-differ", SYNC_REFUSE, false);
+    /* Both flags on one leg, or both have lost: no more than what the other one has. */
+    y.differs = false;
+    expect(&x, &y, "peer-is-ahead", SYNC_TARGET, false);
+    x.differs = y.peer_failed = false;
+    x.lost_power = y.lost_power = y.differs = true;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+    x.lost_power = x.was_primary = false;
+    y.was_primary = true;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+    x.lost_power = true;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+
+    /* Not where it is decided otherwise: a primary is the source; a target that is half made can be nothing else. */
+    x = a(), y = b();
+    pair_up(&x, &y);
+    x.lost_power = y.differs = true;
+    x.role = ROLE_PRIMARY;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+    x.role = ROLE_SECONDARY;
+    y.leg = LEG_SYNCING;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+    y.leg = LEG_UP_TO_DATE;
+    y.peer_leg_id = make_id(7);
+    expect(&x, &y, "replaced", SYNC_REFUSE, false);
+    y.peer_leg_id = x.leg_id;
+    x.peer_leg_id = make_id(7);
+    expect(&x, &y, "replaced", SYNC_REFUSE, false);
+    x.lost_power = false;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, true);
+    x.differs = true;
+    expect(&x, &y, "replaced", SYNC_REFUSE, false);
+
+    /* Either one is promoted by force: everything is compared, what was lost and what was found. */
+    for (int forces_y = 0; forces_y < 2; forces_y++) {
+        x = a(), y = b();
+        pair_up(&x, &y);
+        x.lost_power = y.differs = true;
+        struct hello *forced = forces_y ? &y : &x;
+        forced->lost_power = forced->differs = false;
+        forced->role = ROLE_PRIMARY;
+        part_of(forced, 3, 33);
+        forced->base = forced->history.entries[2];
+        expect(&x, &y, forces_y ? "peer-is-ahead" : "own-is-ahead", forces_y ? SYNC_TARGET : SYNC_SOURCE, true);
+    }
+}
+
 static void a_primary_without_a_leg_serves_through_the_other(void **state)
 {
     (void)state;
@@ -314,7 +389,15 @@ static void a_primary_without_a_leg_serves_through_the_other(void **state)
     expect(&x, &y, "through-the-peer", SYNC_THROUGH, false);
     y.lost_power = true;
     expect(&x, &y, "only-leg-lost-power", SYNC_REFUSE, false);
+    struct sync_judgement j;
+    sync_decide(&x, &y, &j);
+    assert_non_null(strstr(j.text, "without warning"));
     y.lost_power = false;
+    y.differs = true;
+    expect(&x, &y, "only-leg-lost-power", SYNC_REFUSE, false);
+    sync_decide(&x, &y, &j);
+    assert_non_null(strstr(j.text, "found by a verify to differ"));
+    y.differs = false;
     x.peer_failed = true; /* the same, as the primary has heard: its own disk may not tell */
     expect(&x, &y, "only-leg-lost-power", SYNC_REFUSE, false);
     x.peer_failed = false;
@@ -411,7 +494,7 @@ static void a_syncing_leg_only_takes(void **state)
 }
 
 /* One node's states, by a number: what it was part of, and what has happened to it. */
-#define STATES (5 * 2 * 2 * 2 * 2 * 2 * 2 * 2 * 4)
+#define STATES (5 * 2 * 2 * 2 * 2 * 2 * 2 * 2 * 2 * 4)
 
 static struct hello state_of(struct hello h, unsigned n, uint64_t own_tag)
 {
@@ -429,6 +512,8 @@ static struct hello state_of(struct hello h, unsigned n, uint64_t own_tag)
     n /= 2;
     h.lost_power = n % 2;
     n /= 2;
+    h.differs = n % 2;
+    n /= 2;
     h.peer_failed = n % 2;
     n /= 2;
     h.dirty_bytes = n % 2 ? 8192 : 0;
@@ -444,6 +529,18 @@ static struct hello state_of(struct hello h, unsigned n, uint64_t own_tag)
     h.leg = legs[n];
     h.diskless = n == 3 && h.role == ROLE_PRIMARY && h.history.count > 0;
     return h;
+}
+
+/* Of equal histories, with nobody primary and both legs whole: who may lack what was acknowledged overwrites none that
+ * has it; nor does who was found to differ overwrite one of which nothing worse is known. */
+static void assert_nothing_worse(const struct hello *from, const struct hello *to)
+{
+    bool from_lacks = from->lost_power || to->peer_failed, to_lacks = to->lost_power || from->peer_failed;
+    assert_false(from_lacks && !to_lacks);
+    if (from_lacks == to_lacks)
+        assert_false(from->differs && !to->differs);
+    else if (from->history.count > 0)
+        assert_false(from->differs);
 }
 
 static void all_pairs_of_states(void **state)
@@ -470,7 +567,7 @@ static void all_pairs_of_states(void **state)
                 const struct hello *with = without == &x ? &y : &x;
                 assert_int_equal(with->leg, LEG_UP_TO_DATE);
                 assert_int_equal(with->role, ROLE_SECONDARY);
-                assert_false(with->lost_power || without->peer_failed);
+                assert_false(with->lost_power || with->differs || without->peer_failed);
                 assert_true(with->epoch <= without->epoch);
                 enum history_relation has = history_relate(&with->history, &without->history);
                 assert_true(has == HISTORY_EQUAL || has == HISTORY_ANCESTOR);
@@ -488,6 +585,8 @@ static void all_pairs_of_states(void **state)
                 assert_true(d == HISTORY_DESCENDANT || d == HISTORY_EQUAL);
                 assert_true(from->leg == LEG_UP_TO_DATE);
                 assert_int_equal(to->role, ROLE_SECONDARY);
+                if (d == HISTORY_EQUAL && to->leg == LEG_UP_TO_DATE && from->role == ROLE_SECONDARY)
+                    assert_nothing_worse(from, to);
                 /* A leg that was promoted by force half-way overwrites none but another half-made one. */
                 if (d == HISTORY_DESCENDANT && history_entry_is_none(from->base))
                     assert_int_equal(to->leg, LEG_SYNCING);
@@ -497,7 +596,7 @@ static void all_pairs_of_states(void **state)
                 /* Nothing is left over silently. A pair that is just being made has nothing that power could take. */
                 if (j.verdict == SYNC_CONNECT) {
                     assert_int_equal(r, HISTORY_EQUAL);
-                    assert_false(x.lost_power || y.lost_power);
+                    assert_false(x.lost_power || y.lost_power || x.differs || y.differs);
                 }
                 assert_int_equal(x.dirty_bytes + y.dirty_bytes, 0);
                 assert_false(x.full || y.full);
@@ -518,6 +617,7 @@ int main(void)
         cmocka_unit_test(who_is_primary),
         cmocka_unit_test(what_one_lacks_the_other_gives),
         cmocka_unit_test(equal_histories_reconcile_what_is_left),
+        cmocka_unit_test(what_a_verify_found_weighs_less_than_a_loss),
         cmocka_unit_test(a_primary_without_a_leg_serves_through_the_other),
         cmocka_unit_test(a_syncing_leg_only_takes),
         cmocka_unit_test(all_pairs_of_states),

@@ -56,8 +56,8 @@ static void a_peer_whose_leg_differs_knows_it(void **state)
     assert_int_equal(verify(&a, &b, false), -EILSEQ);
     assert_false(view_of(&a).in_sync);
     assert_false(view_of(&b).in_sync);
-    assert_true(b.on_disk.lost_power);
-    assert_false(a.on_disk.lost_power);
+    assert_true(b.on_disk.differs && !b.on_disk.lost_power);
+    assert_false(a.on_disk.differs || a.on_disk.lost_power);
     assert_true(told(&b, "not promoted without --force"));
     assert_false(b.dropped || a.dropped);
 
@@ -73,7 +73,7 @@ static void a_peer_whose_leg_differs_knows_it(void **state)
     settle(&a, &b);
     assert_in_sync(&a, &b);
     assert_int_equal(a.content[5 * CHANGE_BYTES], 0);
-    assert_false(b.on_disk.lost_power);
+    assert_false(b.on_disk.differs);
     close_both(&a, &b);
 }
 
@@ -185,6 +185,68 @@ static void repairing_clears_what_a_write_has_mended(void **state)
     close_both(&a, &b);
 }
 
+/* A write that both have is acknowledged; the primary's power takes it out of its cache. */
+static void lose_a_write_to_power(struct node *a, struct node *b, uint64_t offset_bytes, uint8_t fill)
+{
+    int before = a->completed;
+    write_block(a, offset_bytes, fill);
+    settle(a, b);
+    assert_int_equal(a->completed, before + 1);
+    assert_int_equal(a->complete_result, 0);
+    disconnect_nodes(a, b);
+    node_lose_power(a);
+    assert_int_not_equal(a->content[offset_bytes], fill);
+    assert_int_equal(b->content[offset_bytes], fill);
+}
+
+/* One lacks what was acknowledged last, the other one has that, and blocks that are wrong: nobody overwrites the other
+ * for that, until a person says which is kept. */
+static void a_primary_loses_power_after_a_verify_found_something(void **state)
+{
+    for (int keeps_b = 0; keeps_b < 2; keeps_b++) {
+        struct node a, b;
+        open_pair(&a, &b, true);
+        write_block(&a, 0, 1);
+        settle(&a, &b);
+        request(&a, OP_FLUSH, 0);
+        settle(&a, &b);
+        b.content[100 * CHANGE_BYTES] ^= 1;
+        b.stable[100 * CHANGE_BYTES] ^= 1;
+        assert_int_equal(verify(&a, &b, false), -EILSEQ);
+        lose_a_write_to_power(&a, &b, 8 * CHANGE_BYTES, 2);
+
+        /* Again and again, in any state of the daemons. */
+        for (int i = 0; i < 3; i++) {
+            hellos(&a, &b);
+            assert_true(a.refused && b.refused);
+            assert_non_null(strstr(a.text, "a verify found"));
+            assert_string_equal(a.text, b.text);
+            disconnect_nodes(&a, &b);
+            node_restart(i ? &b : &a, true);
+        }
+        for (int i = 0; i < 2; i++) {
+            order(i ? &b : &a, EV_PROMOTE, false);
+            assert_int_equal((i ? &b : &a)->order_result, -EPERM);
+        }
+        assert_non_null(strstr(a.order_text, "without warning"));
+        assert_non_null(strstr(b.order_text, "a verify"));
+        assert_int_equal(b.content[8 * CHANGE_BYTES], 2);
+
+        struct node *kept = keeps_b ? &b : &a;
+        order(kept, EV_PROMOTE, true);
+        metas_done(kept);
+        settle(kept, kept);
+        assert_int_equal(view_of(kept).role, ROLE_PRIMARY);
+        connect_nodes(&a, &b);
+        settle(&a, &b);
+        assert_in_sync(&a, &b);
+        assert_int_equal(a.content[8 * CHANGE_BYTES], keeps_b ? 2 : 0);
+        assert_int_equal(a.content[100 * CHANGE_BYTES], keeps_b ? 1 : 0);
+        assert_int_equal(verify(kept, keeps_b ? &a : &b, false), 0);
+        close_both(&a, &b);
+    }
+}
+
 /* Without a primary, whoever was primary last, or has the larger id, would be the source. */
 static void without_a_primary_who_is_told_to_repair_is_right(void **state)
 {
@@ -203,9 +265,9 @@ static void without_a_primary_who_is_told_to_repair_is_right(void **state)
         other->content[2 * CHANGE_BYTES] = 2;
         /* To look is no verdict. */
         assert_int_equal(verify(asker, other, false), -EILSEQ);
-        assert_false(a.on_disk.lost_power || b.on_disk.lost_power);
+        assert_false(a.on_disk.differs || b.on_disk.differs);
         assert_int_equal(verify(asker, other, true), -EILSEQ);
-        assert_true(other->on_disk.lost_power);
+        assert_true(other->on_disk.differs);
         reconnect(&a, &b);
         assert_in_sync(&a, &b);
         assert_int_equal(other->content[2 * CHANGE_BYTES], 1);
@@ -225,7 +287,7 @@ static void who_was_found_wrong_repairs_nobody(void **state)
     b.notes[0] = 0;
     order(&b, EV_VERIFY, true);
     assert_int_equal(b.order_result, -EBUSY);
-    assert_false(a.on_disk.lost_power);
+    assert_false(a.on_disk.differs);
     /* By force it is, and then the other gets everything. */
     order(&b, EV_PROMOTE, true);
     settle(&a, &b);
@@ -362,7 +424,7 @@ static void what_the_peer_cannot_read_comes_by_a_resync(void **state)
     settle_with_bad_block(&b, 0, &a, &b);
     assert_int_equal(a.order_result, -EILSEQ);
     assert_true(told(&a, "cannot be read by the peer"));
-    assert_false(b.on_disk.lost_power); /* it may serve: what it cannot read, it says */
+    assert_false(b.on_disk.differs); /* it may serve: what it cannot read, it says */
     assert_true(a.dropped);
     reconnect(&a, &b);
     assert_in_sync(&a, &b);
@@ -436,6 +498,7 @@ int main(void)
         cmocka_unit_test(the_order_waits_for_the_peers_record),
         cmocka_unit_test(repairing_makes_the_peer_equal_to_the_primary),
         cmocka_unit_test(repairing_clears_what_a_write_has_mended),
+        cmocka_unit_test(a_primary_loses_power_after_a_verify_found_something),
         cmocka_unit_test(without_a_primary_who_is_told_to_repair_is_right),
         cmocka_unit_test(who_was_found_wrong_repairs_nobody),
         cmocka_unit_test(a_demotion_ends_it_and_the_session_goes_on),

@@ -22,6 +22,7 @@ static struct hello sample(void)
         .leg = LEG_FAILED,
         .pristine = true,
         .lost_power = true,
+        .differs = true,
         .peer_failed = true,
         .window_frames = 1024,
         .granule_bytes = 4096,

@@ -34,6 +34,7 @@ static struct superblock sample(uint64_t sequence)
         .leg = LEG_SYNCING,
         .peer_leg = LEG_UP_TO_DATE,
         .lost_power = true,
+        .differs = true,
         .was_primary = true,
         .al_from = 2,
         .granule_bytes = GRANULE_BYTES_DEFAULT,
@@ -142,7 +143,7 @@ static void a_good_leg_is_told(void **state)
 {
     (void)state;
     TELLS(false, true, "copy 3       good, sequence 7", "volume gold42 on node paris-a", "syncing; peer's up-to-date",
-          "lost-power, was-primary", "consistent   epoch 1, lsn 50", "history: 2 decrees",
+          "lost-power, found to differ by a verify, was-primary", "consistent   epoch 1, lsn 50", "history: 2 decrees",
           "epoch 2 from lsn 60, tag 0000000000000022", "3 hot extents of 4194304 bytes; sequences 2 to 5",
           "\n  12582912 + 8388608\n  83886080 + 4194304\n",
           "12288 bytes set in granules of 4096; 1 of 2 pages written, 0 damaged");

@@ -66,10 +66,10 @@ static void every_flag_and_a_full_history_are_kept(void **state)
     (void)state;
     uint8_t block[SUPERBLOCK_BYTES];
     struct err err = { 0 };
-    for (unsigned i = 0; i < 8; i++) {
+    for (unsigned i = 0; i < 9; i++) {
         struct superblock in = sample(3), out;
-        bool *flags[] = { &in.attached,     &in.pristine,    &in.adopted, &in.lost_power,
-                          &in.peer_in_sync, &in.was_primary, &in.full,    &in.reads_lie };
+        bool *flags[] = { &in.attached,    &in.pristine, &in.adopted,   &in.lost_power, &in.peer_in_sync,
+                          &in.was_primary, &in.full,     &in.reads_lie, &in.differs };
         for (unsigned k = 0; k < ARRAY_LEN(flags); k++)
             *flags[k] = k == i;
         while (in.history.count < HISTORY_MAX)
@@ -96,7 +96,7 @@ static void what_cannot_be_is_refused(void **state)
         { 20, 4, 1, -EBADMSG, "copy 1 lies where copy 0 belongs" },
         { 32, 8, 513, -EBADMSG, "size" },
         { 64, 4, 8, -EBADMSG, "flag" }, /* reserved */
-        { 64, 4, 512, -EBADMSG, "flag" },
+        { 64, 4, 1024, -EBADMSG, "flag" },
         { 68, 1, 2, -EBADMSG, "role" },
         { 69, 1, 5, -EBADMSG, "leg state" },
         { 70, 1, 5, -EBADMSG, "leg state" },
