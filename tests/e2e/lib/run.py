@@ -93,7 +93,9 @@ class Test:
             self.skip("needs root (mounts, loop devices)")
 
     def keep_logs(self):
-        """After a failure: the daemons' logs and configuration outlive the scratch directory."""
+        """After a failure: the daemons' logs and configuration outlive the scratch directory; with LOCKSTEP_KEEP=all also
+        disks and journals."""
+        keep_all = os.environ.get("LOCKSTEP_KEEP") == "all"
         kept = pathlib.Path(os.environ.get("LOCKSTEP_LOGS", BUILD / "e2e-failed")) / self.name
         shutil.rmtree(kept, ignore_errors=True)
         kept.mkdir(parents=True)
@@ -103,8 +105,13 @@ class Test:
         for folder, folders, names in os.walk(self.dir):
             folders[:] = [name for name in folders if os.path.join(folder, name) not in mounted]
             for file in (pathlib.Path(folder, name) for name in sorted(names)):
-                if file.suffix in (".log", ".yaml") and file.is_file() and file.stat().st_size < 64 << 20:
-                    shutil.copy(file, kept / str(file.relative_to(self.dir)).replace("/", "-"))
+                if not file.is_file():
+                    continue
+                to = kept / str(file.relative_to(self.dir)).replace("/", "-")
+                if file.suffix in (".log", ".yaml") and file.stat().st_size < 64 << 20:
+                    shutil.copy(file, to)
+                elif keep_all:
+                    subprocess.run(["cp", "--sparse=always", file, to], check=True, timeout=300)
         return kept
 
 

@@ -5,6 +5,7 @@ A line is written only after every fsync that it rests on has returned:
     + SHA256 PATH   the file is there with this content
     ? PATH          about to be replaced or deleted: either is right until the next line for PATH
     - PATH          it is gone
+    ! TEXT          somebody else says what happened then
 
 Also a program, so that it can be killed, and fail with its device:
 
@@ -147,15 +148,22 @@ class Promises:
 
     def __init__(self, journal):
         self.present = {}
+        self.former = {}  # all digests that a name was ever promised with
         self.gone = set()
         self.in_doubt = set()
+        self.marks = []  # (line number, text)
+        self.noted = {}  # line number of each name's latest promise
         with open(journal, "rb") as f:
-            for raw in f.read().split(b"\n")[:-1]:
+            for number, raw in enumerate(f.read().split(b"\n")[:-1]):
                 line = os.fsdecode(raw)
-                if line[0] == "+":
+                if line[0] == "!":
+                    self.marks.append((number, line[2:]))
+                elif line[0] == "+":
                     _, digest, name = line.split(" ", 2)
                     self.forget(name)
                     self.present[name] = digest
+                    self.noted[name] = number
+                    self.former.setdefault(name, []).append(digest)
                 else:
                     name = line[2:]
                     self.forget(name)
@@ -172,15 +180,31 @@ class Promises:
         for name, digest in self.present.items():
             try:
                 with open(os.path.join(top, name), "rb") as f:
-                    found = hashlib.sha256(f.read()).hexdigest()
-                if found != digest:
-                    wrong.append(f"{name}: other content than what was fsync'd")
+                    data = f.read()
+                if hashlib.sha256(data).hexdigest() != digest:
+                    wrong.append(f"{name}: other content than what was fsync'd: {self.describe(name, data)}")
             except OSError as e:
                 wrong.append(f"{name}: fsync'd, but: {e.strerror}")
         for name in self.gone:
             if os.path.lexists(os.path.join(top, name)):
                 wrong.append(f"{name}: deleted and fsync'd, but back again")
         return wrong
+
+    def describe(self, name, data):
+        """What is there instead."""
+        found = hashlib.sha256(data).hexdigest()
+        zero_blocks = sum(not any(data[at:at + 4096]) for at in range(0, len(data), 4096))
+        return (f"{len(data)} bytes, {zero_blocks} of {(len(data) + 4095) // 4096} blocks zero; "
+                + ("what was promised before" if found in self.former[name] else "never promised")
+                + f"; promised {len(self.former[name])} times, last in line {self.noted[name]}"
+                + "".join(f"; {text} in line {at}" for at, text in self.marks))
+
+    @staticmethod
+    def mark(journal, text):
+        """A line of its own, in its place among the copier's."""
+        fd = os.open(journal, os.O_WRONLY | os.O_APPEND)
+        os.write(fd, os.fsencode(f"! {text}\n"))
+        os.close(fd)
 
     def assert_kept(self, t, top):
         wrong = self.verify(top)
