@@ -190,7 +190,9 @@ static void change_local_failed(struct mirror *m, struct change *c, int32_t resu
                  op_name(c->request.kind), m->backing, strerror(-result), (unsigned long long)c->request.offset_bytes,
                  (unsigned long long)c->request.length_bytes, (unsigned long long)c->lsn);
     if (!m->local) {
-        /* The leg was given up already. What it was to be asked first goes to the peer now. */
+        /* The leg was given up already, but for less than this, it may be: from now on what it shows is not believed,
+         * not even to reads that it was given before. What it was to be asked first goes to the peer now. */
+        mirror_local_failure(m, change_is_durable(c), true);
         if (c->remote == REMOTE_NONE && c->result == 0)
             change_queue(m, c, out);
         return;

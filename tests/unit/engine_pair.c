@@ -392,7 +392,7 @@ static bool run_one(struct node *n)
         page_done(n, 0);
     else if (n->grow_pending)
         grow_done(n, 0);
-    else if (n->disk_count)
+    else if (n->disk_count && !n->hold_disk)
         disk_done(n, 0);
     else
         return false;

@@ -47,6 +47,7 @@ struct node {
     struct grow_plan plan; /* what a look at the backing will give */
     int grow_pending;      /* 1 + the step of the ACT_GROW that nobody has answered; 0: there is none */
     bool hold_pages;       /* else each is on disk at once */
+    bool hold_disk;        /* run() leaves what is with its disk there */
     struct action pages[META_PAGES_MAX];
     unsigned page_count;
     bool meta_pending;

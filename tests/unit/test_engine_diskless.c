@@ -443,6 +443,30 @@ static void after_a_failed_flush_the_own_leg_is_not_read(void **state)
     }
 }
 
+/* A write failed first, which drops nothing of a cache; the flush that was with the disk as well fails when the node is
+ * diskless already. That is put on record all the same: what the leg shows later is not to be believed. */
+static void a_flush_that_fails_later_is_recorded(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b);
+    write_block(&a, CHANGE_BYTES, 7);
+    request(&a, OP_FLUSH, 0);
+    assert_int_equal(a.disk_count, 2);
+    disk_done(&a, -EIO);
+    metas_done(&a);
+    disconnect_nodes(&a, &b);
+    connect_nodes(&a, &b);
+    a.hold_disk = true;
+    run(&a, &b);
+    assert_int_equal(a.disk_count, 1);
+    assert_false(a.on_disk.reads_lie);
+    a.hold_disk = false;
+    disk_done(&a, -EIO);
+    run(&a, &b);
+    assert_true(a.on_disk.reads_lie);
+    close_both(&a, &b);
+}
+
 /* Cut off when its leg failed, it has seen no epoch but the one that it would go on at, which the other serves at. */
 static void a_peer_that_was_promoted_before_it_recorded_anything(void **state)
 {
@@ -601,6 +625,7 @@ int main(void)
         cmocka_unit_test(a_peer_whose_flush_failed_cannot_stand_in),
         cmocka_unit_test(a_leg_whose_reads_lie_gets_everything_again),
         cmocka_unit_test(after_a_failed_flush_the_own_leg_is_not_read),
+        cmocka_unit_test(a_flush_that_fails_later_is_recorded),
         cmocka_unit_test(a_peer_that_was_promoted_before_it_recorded_anything),
         cmocka_unit_test(nobody_stands_in_who_lacks_something),
         cmocka_unit_test(an_epoch_that_the_peer_has_seen_is_not_taken),

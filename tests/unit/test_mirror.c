@@ -909,6 +909,37 @@ static void after_a_failed_flush_reads_are_the_peers(void **state)
     }
 }
 
+/* The leg was out already, as a write had failed: a read that was given to its disk before that comes after the flush.
+ */
+static void a_flush_that_fails_when_the_leg_is_out_takes_its_reads_along(void **state)
+{
+    (void)state;
+    struct rig r;
+    rig_open(&r, true);
+    ready(&r);
+    set_replaceable(&r, true);
+    struct buf *early = read_into(&r, 4);
+    request(&r, OP_FLUSH, 0, 0);
+    lost(&r);
+    DO(&r, mirror_set_local(r.mirror, false, &r.actions));
+    mirror_take_faults(r.mirror);
+    ready(&r);
+    forget_sent(&r);
+    disk_done_at(&r, 1, -EIO);
+    struct mirror_faults faults = mirror_take_faults(r.mirror);
+    assert_true(faults.leg && faults.flush);
+    disk_done(&r, 0);
+    assert_int_equal(r.completed, 0);
+    struct action ask = take_sent(&r);
+    assert_int_equal(ask.send.frame.kind, FRAME_READ);
+    assert_null(answer(&r, ask.send.frame, get_filled(&r, 42)));
+    assert_int_equal(r.completed, 1);
+    assert_int_equal(early->data[0], 42);
+    buf_put(early);
+    forget_sent(&r);
+    rig_close(&r);
+}
+
 /* ---- Reads for the peer ---- */
 
 static const char *peer_read(struct rig *r, uint64_t offset, uint64_t length, uint32_t tag)
@@ -1529,6 +1560,7 @@ int main(void)
         cmocka_unit_test(a_failed_leg_is_replaced_by_the_peers_when_that_is_decided),
         cmocka_unit_test(undecided_changes_wait_until_the_peer_cannot_stand_in),
         cmocka_unit_test(after_a_failed_flush_reads_are_the_peers),
+        cmocka_unit_test(a_flush_that_fails_when_the_leg_is_out_takes_its_reads_along),
         cmocka_unit_test(the_peers_reads_are_answered),
         cmocka_unit_test(the_peers_reads_take_bounded_memory),
         cmocka_unit_test(the_peers_reads_find_room_beside_leftovers),
