@@ -37,6 +37,7 @@ def one_round(t, cluster, number, max_bytes, kill_after_bytes):
     t.check(copier.poll() is None, "the copying is in full swing", f"ended: {(t.dir / 'copier.log').read_text()}")
 
     t.step("SIGKILL to the primary's daemon")
+    tree.mark_end(journal)
     a.sigkill()
     status = proc.wait(copier, 60, "after its device died")
     t.check(status == 3, "the copier was stopped by an I/O error in mid-work", f"exit {status}")

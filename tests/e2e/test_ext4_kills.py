@@ -72,9 +72,8 @@ def test(t):
                 r.goes_on(10)
             proc.kill(r.copier)
         else:
-            tree.Promises.mark(r.journal, "the primary is about to be killed")
+            tree.mark_end(r.journal)
             site.kill_primary()
-            tree.Promises.mark(r.journal, "the primary is dead")
             with site.spending("the copier's end"):
                 status = proc.wait(r.copier, 60, "after its device died")
             if status not in (0, 3):  # it may have been at its end
