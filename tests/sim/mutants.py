@@ -78,8 +78,8 @@ MUTANTS = [
     ("promote-epoch-first", "a refused promotion leaves its epoch behind", ENGINE,
      [("    e->asked_epoch = e->sb.epoch + 1;\n", "    e->asked_epoch = e->sb.epoch + 1;\n    e->sb.epoch += ask;\n")]),
     ("promote-goes-on", "a promotion goes on when the peer cannot be asked any more", ENGINE,
-     [("    if (e->role.phase == PHASE_ASKING) {\n        role_yield(&e->role);",
-       "    if (e->role.phase == PHASE_ASKING) {\n        role_agreed(&e->role);\n        e->sb.epoch = e->asked_epoch;\n"
+     [("now knows that they are apart. */\n    if (e->role.phase == PHASE_ASKING) {\n        role_yield(&e->role);",
+       "now knows that they are apart. */\n    if (e->role.phase == PHASE_ASKING) {\n        role_agreed(&e->role);\n        e->sb.epoch = e->asked_epoch;\n"
        "        e->sb.role = ROLE_PRIMARY;\n        want_persisted(e);\n    }\n    if (false) {")]),
     ("two-leaders", "a peer that is primary agrees to another one", ENGINE,
      [("    case PHASE_PRIMARY:\n    case PHASE_DEMOTING:\n    case PHASE_DETACHING:\n    case PHASE_DETACHED: objection = EBUSY; break;",
@@ -173,7 +173,7 @@ def run(args, **kw):
 
 
 def mutate(tree, where, edits):
-    """Returns what the changed files held before."""
+    """Returns what the files hold, and are to hold."""
     top = os.path.join(tree, where)
     files = [top] if os.path.isfile(top) else sorted(os.path.join(top, f) for f in os.listdir(top) if f.endswith(".c"))
     originals = {}
@@ -187,8 +187,7 @@ def mutate(tree, where, edits):
             raise SystemExit(f"mutants.py: {where} has {sum(counts.values())} times:\n{old}")
         path = max(counts, key=counts.get)
         texts[path] = texts[path].replace(old, new)
-    write(texts)
-    return originals
+    return originals, texts
 
 
 def write(texts):
@@ -202,11 +201,16 @@ def main():
     parser.add_argument("--seeds", default="10000", help="in which a mutant must be found (10000)")
     parser.add_argument("--jobs", default=str(os.cpu_count()))
     parser.add_argument("--top", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
+    parser.add_argument("--check", action="store_true", help="only that each can still be made")
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
     unknown = set(options.names) - {m[0] for m in MUTANTS}
     if unknown:
         raise SystemExit(f"mutants.py: no such mutant: {', '.join(sorted(unknown))}")
+    if options.check:
+        for _, _, where, edits in MUTANTS:
+            mutate(options.top, where, edits)
+        return 0
     survivors = []
     with tempfile.TemporaryDirectory(prefix="lockstep-mutants-") as tree:
         ignore = shutil.ignore_patterns("build", "build-*", ".git", ".cache")
@@ -219,7 +223,8 @@ def main():
         for name, what, where, edits in [("none", "nothing", None, [])] + MUTANTS:
             if options.names and name not in options.names:
                 continue
-            originals = mutate(tree, where, edits) if where else {}
+            originals, texts = mutate(tree, where, edits) if where else ({}, {})
+            write(texts)
             begun = time.monotonic()
             r = run(["ninja", "-C", build, "-j", options.jobs, "tests/sim/lockstep-sim"])
             if r.returncode:
