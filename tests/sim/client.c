@@ -233,15 +233,14 @@ static void check_acked(struct sim *s, const struct sim_op *op)
 }
 
 /* The other leg had it, said so, and lost it with its power, before this node could complete it: its own disk took
- * long, or it has none. That leg serves now, by this node's wish (diskless) or by force: what it lost is given up,
- * whether it had been acknowledged by then or was about to be. */
+ * long, or it has none. What that leg lost is given up, by this node's wish (diskless) or by force, whether it had been
+ * acknowledged by then or was about to be. */
 static bool is_lost_beforehand(const struct sim *s, const struct sim_op *op)
 {
-    unsigned other = 1 - op->node;
-    uint64_t cut = s->legs.cut[other];
-    if (s->model.writes[op->write].begin >= cut || (op->flags & OP_FLAG_FUA))
+    const struct model_write *w = &s->model.writes[op->write];
+    if (op->flags & OP_FLAG_FUA)
         return false;
-    return is_diskless(s, op->node) || s->served_at[other] > cut;
+    return w->given_up || (is_diskless(s, op->node) && w->begin < s->legs.cut[1 - op->node]);
 }
 
 static void complete_change(struct sim *s, struct sim_op *op, int32_t result)

@@ -208,6 +208,7 @@ void model_lost_power(struct model *m, uint64_t since)
     uint64_t now = m->clock++;
     for (uint32_t i = 0; i < m->write_count; i++) {
         struct model_write *w = &m->writes[i];
+        w->given_up |= w->ended == MODEL_NEVER;
         if (w->acked == MODEL_NEVER || w->acked < since || w->durable)
             continue;
         w->acked = MODEL_NEVER;

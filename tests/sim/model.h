@@ -26,7 +26,7 @@ struct model_write {
     uint32_t count;
     bool zero;
     bool durable;   /* acknowledged as stable */
-    bool given_up;  /* it was acknowledged, and counts as answered with an error now */
+    bool given_up;  /* it was acknowledged, and counts as answered with an error now; or it was in flight then */
     unsigned owner; /* the node that it was given to; not looked at here */
 };
 
@@ -97,7 +97,8 @@ void model_write_acked(struct model *m, uint32_t write);
  * behind, it has left behind by now. */
 void model_write_ended(struct model *m, uint32_t write);
 
-/* All that was acknowledged since `since` and not as stable may be gone: it counts as answered with an error. */
+/* All that was acknowledged since `since` and not as stable may be gone: it counts as answered with an error. What is
+ * in flight may be gone as well, from one of the two that had it. */
 void model_lost_power(struct model *m, uint64_t since);
 
 /* A read or flush begins. Returns its span. */
