@@ -355,7 +355,13 @@ static void complete_read(struct sim *s, struct sim_op *op, int32_t result)
     if (diskless)
         COVER(read_diskless);
     const struct medium *from = &s->disk[diskless ? 1 - op->node : op->node].data;
-    s->model.damaged = from->has_flaws ? from->damaged : NULL;
+    uint64_t damaged[SIM_BITMAP_WORDS];
+    memcpy(damaged, from->damaged, sizeof(damaged));
+    for (uint32_t i = 0; s->spoilt.any && i < op->count; i++) {
+        if (sim_is_spoilt(s, op->first + i, sim_block(op->buf->data, i)))
+            damaged[(op->first + i) / 64] |= UINT64_C(1) << (op->first + i) % 64;
+    }
+    s->model.damaged = from->has_flaws || s->spoilt.any ? damaged : NULL;
     bool good = model_check_read(&s->model, op->span, op->first, op->count, op->buf->data);
     s->model.damaged = NULL;
     if (!good)

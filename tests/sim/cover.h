@@ -57,8 +57,8 @@
     X(superblock_repaired, 1, "superblocks with a copy that was damaged or left behind")                               \
     X(disk_latent_error, 1, "reads of what cannot be read any more")                                                   \
     X(disk_rot, 1, "fault: bits that rotted")                                                                          \
-    X(disk_lost_write, 0, "fault: writes that never happened")                                                         \
-    X(disk_misdirected_write, 0, "fault: writes that landed elsewhere")                                                \
+    X(disk_lost_write, 1, "fault: writes that never happened")                                                         \
+    X(disk_misdirected_write, 1, "fault: writes that landed elsewhere")                                                \
     X(power_primary, 1, "fault: the primary's machine lost power")                                                     \
     X(power_secondary, 1, "fault: the secondary's machine lost power")                                                 \
     X(power_both, 1, "fault: both machines lost power at once")                                                        \
@@ -129,7 +129,9 @@
     X(verify_unreadable, 1, "verifies that met what cannot be read")                                                   \
     X(verify_refused, 1, "verifies refused, or overtaken by a change of roles")                                        \
     X(verify_broken, 1, "verifies ended by the end of their session")                                                  \
-    X(verify_found, 1, "verifies that found what had rotted")                                                          \
+    X(verify_found, 1, "verifies that found what a disk had spoilt")                                                   \
+    X(compare_found, 1, "verifies of the end that found exactly what disks had spoilt, and had it repaired")           \
+    X(compared, 1, "... that found nothing any more, or nothing left")                                                 \
     X(found_power, 1, "fault: the primary's machine lost power after a verify had found something")                    \
     X(found_refused, 1, "operator: chose by force between what one leg lacks and what is wrong on the other")          \
     X(found_kept, 0, "... and kept the leg that was found to differ")                                                  \

@@ -40,6 +40,42 @@ void sim_disk_reset(struct sim *s, unsigned node, uint32_t block_count)
     d->has_failed = d->lies = d->shows_old = false;
 }
 
+/* ---- what is spoilt without a word ---- */
+
+bool sim_is_spoilt(const struct sim *s, uint32_t block, const uint8_t *data)
+{
+    uint64_t check = s->spoilt.count[block] ? checksum64(data, BLOCK_BYTES) : 0;
+    for (unsigned i = 0; i < s->spoilt.count[block]; i++) {
+        if (s->spoilt.checks[block][i] == check)
+            return true;
+    }
+    return false;
+}
+
+/* A flaw goes where its content goes, also to the other disk. */
+static void find_spoilt(struct sim *s, struct sim_disk *d, uint32_t block)
+{
+    if (s->spoilt.count[block] == 0)
+        return;
+    if (sim_is_spoilt(s, block, sim_block(d->data.content, block)))
+        medium_is_damaged(&d->data, block);
+    if (sim_is_spoilt(s, block, sim_block(d->data.stable, block)))
+        medium_stable_is_damaged(&d->data, block);
+}
+
+/* The other leg may have it already: what a lost write was to replace, and a resync finds to be the same on both. */
+static void know_spoilt(struct sim *s, uint32_t block, const uint8_t *data)
+{
+    s->spoilt.any = true;
+    if (sim_is_spoilt(s, block, data))
+        return;
+    if (s->spoilt.count[block] == SIM_SPOILT_MAX)
+        sim_fail(s, "simulator", "block %u was spoilt more than %d times", block, SIM_SPOILT_MAX);
+    s->spoilt.checks[block][s->spoilt.count[block]++] = checksum64(data, BLOCK_BYTES);
+    for (unsigned i = 0; i < SIM_NODES; i++)
+        find_spoilt(s, &s->disk[i], block);
+}
+
 static void spoil(struct sim *s, struct sim_disk *d, uint32_t from, uint32_t to)
 {
     for (uint32_t i = from; i < to; i++) {
@@ -59,6 +95,8 @@ void sim_disk_replace(struct sim *s, unsigned node, bool spoilt)
     sim_disk_reset(s, node, d->block_count);
     if (spoilt)
         spoil(s, d, 0, d->block_count);
+    for (uint32_t b = 0; s->spoilt.any && b < d->block_count; b++)
+        find_spoilt(s, d, b);
 }
 
 void sim_disk_grow(struct sim *s, unsigned node, uint32_t block_count)
@@ -75,29 +113,25 @@ static const uint8_t *payload_of(const struct sim_disk_request *r, uint32_t i)
     return r->kind == OP_WRITE ? r->buf->data + r->buf_offset + (size_t)i * BLOCK_BYTES : NULL;
 }
 
-/* A flaw goes where its content goes, also to the other disk. */
-static bool is_rotten(const struct sim *s, uint32_t block, const uint8_t *data)
-{
-    for (unsigned i = 0; data && i < s->rotten.count; i++) {
-        if (s->rotten.known[i].block == block && s->rotten.known[i].check == checksum64(data, BLOCK_BYTES))
-            return true;
-    }
-    return false;
-}
-
-static void apply_block(struct sim *s, struct sim_disk *d, const struct sim_disk_request *r, uint32_t i)
-{
-    medium_write(&d->data, r->first + i, payload_of(r, i));
-    if (is_rotten(s, r->first + i, payload_of(r, i)))
-        medium_is_damaged(&d->data, r->first + i);
-}
-
 static bool is_change(enum op_kind kind) { return kind == OP_WRITE || kind == OP_DISCARD || kind == OP_WRITE_ZEROES; }
 
 /* A read that the peer answered is written back, among other reads: they meet the same data, or the error. */
 static bool is_mending(const struct sim_disk_request *r)
 {
     return r->kind == OP_WRITE && r->op > MIRROR_CHANGES_MAX && r->op <= MIRROR_CHANGES_MAX + MIRROR_READS_MAX;
+}
+
+/* What it writes was read from the other disk; else it is what a client wants. */
+static bool is_copy(const struct sim_disk_request *r)
+{
+    return is_mending(r) || (r->op >= SYNC_OP_FIRST && r->op < SYNC_OP_END);
+}
+
+static void apply_block(struct sim *s, struct sim_disk *d, const struct sim_disk_request *r, uint32_t i)
+{
+    medium_write(&d->data, r->first + i, payload_of(r, i));
+    if (s->spoilt.any && is_copy(r))
+        find_spoilt(s, d, r->first + i);
 }
 
 static bool is_shared(const struct sim_disk_request *r) { return r->kind == OP_READ || is_mending(r); }
@@ -215,13 +249,24 @@ static void count_error(enum op_kind kind)
     }
 }
 
+static void know_damaged(struct sim *s, struct sim_disk *d, uint32_t first, uint32_t count)
+{
+    for (uint32_t b = first; b < first + count; b++) {
+        if (sector_bit(d->data.damaged, b))
+            know_spoilt(s, b, sim_block(d->data.content, b));
+    }
+}
+
 /* Damage that no answer tells of. True: the change has gone this way instead of where it should. */
 static bool goes_astray(struct sim *s, struct sim_disk *d, const struct sim_disk_request *r)
 {
     if (sim_chance(s, CHANCE_DISK, d->faults.lost_per_million)) {
         COVER(disk_lost_write);
+        sim_trace(s, "%c disk    %s blocks %u+%u op %u is lost", 'A' + d->node, op_name(r->kind), r->first, r->count,
+                  r->op);
         for (uint32_t i = 0; i < r->count; i++)
             medium_write_lost(&d->data, r->first + i, payload_of(r, i));
+        know_damaged(s, d, r->first, r->count);
         return true;
     }
     if (sim_chance(s, CHANCE_DISK, d->faults.misdirected_per_million)) {
@@ -232,6 +277,8 @@ static bool goes_astray(struct sim *s, struct sim_disk *d, const struct sim_disk
         if (to == r->first)
             return false;
         medium_write_misdirected(&d->data, r->first, r->count, to, payload_of(r, 0));
+        know_damaged(s, d, r->first, r->count);
+        know_damaged(s, d, to, r->count);
         return true;
     }
     return false;
@@ -412,11 +459,8 @@ void sim_disk_rot(struct sim *s, unsigned node)
     /* What is written over soon is seldom found. */
     for (int i = 0; i < 8 && sector_bit(d->data.dirty, block); i++)
         block = (uint32_t)sim_below(s, CHANCE_DISK, s->block_count);
-    if (s->rotten.count == SIM_ROTTEN_MAX)
-        return;
     COVER(disk_rot);
     medium_rot(&d->data, block, (uint32_t)sim_below(s, CHANCE_DISK, SECTOR_BYTES * 8));
-    s->rotten.known[s->rotten.count].block = block;
-    s->rotten.known[s->rotten.count++].check = checksum64(sim_block(d->data.stable, block), BLOCK_BYTES);
+    know_spoilt(s, block, sim_block(d->data.stable, block));
     sim_trace(s, "%c disk    block %u rots", 'A' + node, block);
 }

@@ -1,4 +1,5 @@
 /* Nothing goes wrong any more: what operators do until all is well, or must be told to be beyond their help. */
+#include <errno.h>
 #include <string.h>
 
 #include "tests/sim/plan.h"
@@ -175,6 +176,43 @@ static void operate(struct sim *s)
         p->home = 1 - home;
 }
 
+/* Where a disk has spoilt something without a word, a verify in the end finds exactly what differs, and its repair
+ * leaves nothing. True: it is under way. */
+static bool compares(struct sim *s)
+{
+    int node = sim_primary(s);
+    if (!s->spoilt.any || s->plan.compare.over)
+        return false;
+    if (s->plan.compare.busy)
+        return true;
+    s->plan.compare.differing = sim_legs_differing(s);
+    if (s->plan.compare.repaired && s->plan.compare.differing)
+        sim_fail(s, "repair", "the legs are in sync again, and differ in %u blocks", s->plan.compare.differing);
+    s->plan.compare.busy = true;
+    sim_node_order(s, (unsigned)node, ORDER_VERIFY_REPAIR);
+    return true;
+}
+
+void plan_compared(struct sim *s, unsigned node, int32_t result)
+{
+    struct verify_view v;
+    if (!s->plan.compare.busy)
+        return;
+    s->plan.compare.busy = false;
+    if (result && result != -EILSEQ)
+        return;
+    engine_verify_view(s->node[node].engine, &v);
+    if (v.differing_bytes != (uint64_t)s->plan.compare.differing * BLOCK_BYTES)
+        sim_fail(s, "verify", "node %u finds %llu bytes that differ, of %u blocks", node,
+                 (unsigned long long)v.differing_bytes, s->plan.compare.differing);
+    if (result)
+        COVER(compare_found);
+    else
+        COVER(compared);
+    s->plan.compare.repaired |= result != 0;
+    s->plan.compare.over = result == 0;
+}
+
 void plan_heal(struct sim *s)
 {
     struct sim_plan *p = &s->plan;
@@ -190,7 +228,9 @@ void plan_heal(struct sim *s)
     }
     bool verifies = sim_node_verifies(s, 0) || sim_node_verifies(s, 1); /* it may find something yet */
     if (sim_primary(s) >= 0 && sim_legs_in_sync(s) && s->clients.in_flight == 0 && !verifies) {
-        plan_overdue(s, "the volume does not grow");
+        plan_overdue(s, "the volume does not grow, or is not verified");
+        if (compares(s))
+            return;
         if (plan_resizes_to_the_end(s))
             return;
         plan_enter(s, STAGE_READ_BACK, HEAL_MAX_NS);

@@ -234,6 +234,13 @@ void medium_is_damaged(struct medium *m, uint32_t sector)
     bit_set(m->damaged, sector);
 }
 
+void medium_stable_is_damaged(struct medium *m, uint32_t sector)
+{
+    assert(sector < m->sectors);
+    m->has_flaws = true;
+    bit_set(m->stable_damaged, sector);
+}
+
 uint32_t medium_damaged_count(const struct medium *m)
 {
     uint32_t count = 0;

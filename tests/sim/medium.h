@@ -78,5 +78,8 @@ void medium_rot(struct medium *m, uint32_t sector, uint32_t bit);
 /* What was just written to the sector had rotted where it came from. */
 void medium_is_damaged(struct medium *m, uint32_t sector);
 
+/* ... or so has what lies in the stable layer. */
+void medium_stable_is_damaged(struct medium *m, uint32_t sector);
+
 /* Sectors that read otherwise than they should. */
 uint32_t medium_damaged_count(const struct medium *m);

@@ -143,6 +143,8 @@ MUTANTS = [
       ("other->leg != LEG_UP_TO_DATE || may_lack_anything(other, p) ||", "other->leg != LEG_UP_TO_DATE ||")]),
     ("found-as-lost", "what a verify found counts like a loss of power", "repl/sync/decide.c",
      [("    return a->lost_power || b->peer_failed;", "    return a->lost_power || a->differs || b->peer_failed;")]),
+    ("repair-without-bits", "a verify counts what differs, and sets no bits", ENGINE,
+     [("    if (marks) {\n        bitmap_set(e->bitmap, granule);\n", "    if (marks) {\n")]),
     ("other-leg-by-bits", "a replaced disk is resynced by the bits of the one before it", "repl/sync/decide.c",
      [("    if (from->full || to->full || !knows(from, to) || !knows(to, from))\n        return true;\n",
        "    if (from->full || to->full)\n        return true;\n"),

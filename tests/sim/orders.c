@@ -83,6 +83,7 @@ void sim_plan_serves(struct sim *s, unsigned node)
  */
 static void verify_done(struct sim *s, unsigned node, int32_t result, const char *text)
 {
+    plan_compared(s, node, result);
     if (result == 0)
         COVER(verified);
     else if (result == -EBUSY)
@@ -91,7 +92,7 @@ static void verify_done(struct sim *s, unsigned node, int32_t result, const char
         COVER(verify_broken);
     else if (strstr(text, "cannot be read"))
         COVER(verify_unreadable);
-    else if (!has(s, STRIKE_SILENT_DAMAGE) && s->rotten.count == 0)
+    else if (!s->spoilt.any)
         sim_fail(s, "verify", "node %u finds what cannot be: %s", node, text);
     else {
         COVER(verify_found);

@@ -40,7 +40,7 @@ void sim_plan_reset(struct sim *s)
             p->kinds |= (uint32_t)chance(s, 250000) << k;
         /* At most one of those that end the service, so that each is seen alone. */
         if (chance(s, 350000))
-            p->kinds |= 1u << draw(s, STRIKE_RECOVERABLE, STRIKES_DRAWN - 1);
+            p->kinds |= 1u << draw(s, STRIKE_RECOVERABLE, STRIKES - 1);
         if (chance(s, 600000))
             network_faults(s);
     }
@@ -51,8 +51,8 @@ void sim_plan_reset(struct sim *s)
      * tears two, one more is more than four copies can bear. */
     if (loses_power)
         p->kinds &= ~(1u << STRIKE_META_DAMAGE);
-    /* What one disk cannot read, and the other one has let rot, nobody has. */
-    if (has(s, STRIKE_FOUND))
+    /* What one disk cannot read, and the other one has spoilt, nobody has. */
+    if (has(s, STRIKE_FOUND) || has(s, STRIKE_SILENT_DAMAGE))
         p->kinds &= ~(1u << STRIKE_LATENT_ERROR);
     for (unsigned i = 0; i < SIM_NODES; i++)
         s->disk[i].faults.slow_per_million = rate(s, 400000, 50000);

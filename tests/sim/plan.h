@@ -36,11 +36,9 @@ enum strike {
     STRIKE_POWER,
     STRIKE_POWER_BOTH,
     STRIKE_FOUND,         /* a verify finds what has rotted on the secondary; then the primary's power is cut */
-    STRIKE_SILENT_DAMAGE, /* the last: not drawn unless VERIFY_EXISTS */
+    STRIKE_SILENT_DAMAGE, /* writes that are lost or land elsewhere, and bits that rot, on either */
     STRIKES,
 };
-
-#define STRIKES_DRAWN (VERIFY_EXISTS ? STRIKES : STRIKE_SILENT_DAMAGE)
 
 static inline bool has(const struct sim *s, enum strike k) { return s->plan.kinds >> k & 1; }
 
@@ -79,3 +77,4 @@ void plan_sizes_agree(struct sim *s);        /* fails, if not */
 
 /* heal.c */
 void plan_heal(struct sim *s);
+void plan_compared(struct sim *s, unsigned node, int32_t result); /* a verify has ended */

@@ -51,6 +51,8 @@ static bool is_zero(const struct sim *s, unsigned node, uint64_t from_bytes, uin
     static const uint8_t zeroes[BLOCK_BYTES];
     const struct medium *m = &s->disk[node].data;
     for (uint32_t b = (uint32_t)(from_bytes / BLOCK_BYTES); b < to_bytes / BLOCK_BYTES; b++) {
+        if (sector_bit(m->damaged, b) || sector_bit(m->stable_damaged, b))
+            continue;
         if (memcmp(sim_block(m->content, b), zeroes, BLOCK_BYTES) != 0 ||
             memcmp(sim_block(m->stable, b), zeroes, BLOCK_BYTES) != 0)
             return false;

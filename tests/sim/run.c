@@ -102,7 +102,8 @@ void sim_reset(struct sim *s, uint64_t seed)
     s->acked_node = -1;
     memset(s->served_at, 0, sizeof(s->served_at));
     s->ended = false;
-    s->rotten.count = 0;
+    if (s->spoilt.any)
+        s->spoilt = (struct sim_spoilt) { 0 };
     model_reset(&s->model, s->block_count);
     for (unsigned i = 0; i < SIM_NODES; i++) {
         sim_disk_reset(s, i, s->block_count);

@@ -25,7 +25,6 @@
 /* What the engine cannot do yet. Once it can, runs must end accordingly, and the checks are as sharp as that. */
 #define RESYNC_EXISTS true      /* a leg that lost power, or whose primary died so, comes back by itself */
 #define READ_REPAIR_EXISTS true /* what one leg cannot read comes from the other, and is mended */
-#define VERIFY_EXISTS false     /* what a disk spoils without a word is found, and mended */
 
 struct sim;
 
@@ -88,15 +87,14 @@ struct sim_disk_request {
 /* Of a medium: what a read returns, and what a loss of power leaves. */
 enum sim_layer { SIM_CONTENT, SIM_STABLE, SIM_LAYERS };
 
-#define SIM_ROTTEN_MAX 64
+#define SIM_SPOILT_MAX 32 /* contents of one block: a disk spoils it less often than that */
 
-/* What has rotted on either disk, by content: it is known again when it is read there, and written to the other one. */
-struct sim_rotten {
-    unsigned count;
-    struct {
-        uint32_t block;
-        uint64_t check;
-    } known[SIM_ROTTEN_MAX];
+/* What either disk holds and should not, by content: it has rotted there, landed there, or is what a lost write was to
+ * replace. So it is known again on the other disk, whether a resync brings it there, or finds it there already. */
+struct sim_spoilt {
+    bool any;
+    uint8_t count[MODEL_BLOCKS_MAX];
+    uint64_t checks[MODEL_BLOCKS_MAX][SIM_SPOILT_MAX];
 };
 
 struct sim_disk {
@@ -138,6 +136,7 @@ void sim_disk_stop_lying(struct sim *s, unsigned node);
 void sim_disk_power_loss(struct sim *s, unsigned node, unsigned survive_per_million);
 bool sim_disk_make_unreadable(struct sim *s, unsigned node); /* some block, until it is written. False: not that one */
 void sim_disk_rot(struct sim *s, unsigned node);             /* a bit somewhere */
+bool sim_is_spoilt(const struct sim *s, uint32_t block, const uint8_t *data);
 
 /* So that a volume of this size is not resynced by one question. */
 #define SIM_RESYNC_WINDOW_BYTES (8 * KIB)
@@ -510,6 +509,7 @@ bool sim_leg_is_current(struct sim *s, unsigned node, enum sim_layer layer, uint
 
 /* The first block that reads otherwise on the other leg, and that neither disk has spoilt; or UINT32_MAX. */
 uint32_t sim_legs_differ(const struct sim *s);
+uint32_t sim_legs_differing(const struct sim *s); /* blocks, spoilt or not */
 
 /* What a view of both legs must show at any moment. */
 void sim_audit(struct sim *s);
@@ -551,6 +551,13 @@ struct sim_plan {
     uint32_t grow_to;                 /* blocks, of both backings, sooner or later; 0: nobody thinks of it */
     bool wrote_to_the_end;            /* ... when the volume has grown */
     bool replaces[SIM_NODES];         /* its disk is to be replaced while it is down */
+    /* The verify of the end, where a disk has spoilt something. */
+    struct {
+        bool busy;
+        bool repaired; /* one has found all there is, and ordered its repair */
+        bool over;
+        uint32_t differing; /* blocks, when it began */
+    } compare;
 };
 
 void sim_plan_reset(struct sim *s);
@@ -597,7 +604,7 @@ struct sim {
 
     uint32_t block_count; /* of the volume, as clients have seen it */
     struct sim_disk disk[SIM_NODES];
-    struct sim_rotten rotten;
+    struct sim_spoilt spoilt;
     struct sim_net net;
     struct sim_node node[SIM_NODES];
     struct sim_clients clients;
