@@ -48,6 +48,9 @@
     X(disk_short_write, 1, "fault: writes that were cut short")                                                        \
     X(disk_stall, 1, "fault: disks that hung for a while")                                                             \
     X(meta_copy_error, 1, "fault: superblock copies that failed")                                                      \
+    X(log_page_error, 1, "fault: pages of the activity log that failed")                                               \
+    X(bitmap_page_error, 1, "fault: pages of the bitmap that failed")                                                  \
+    X(page_power, 1, "... of either, whose node lost its power just then")                                             \
     X(meta_failed, 1, "superblock writes that failed as a whole")                                                      \
     X(meta_cut, 1, "superblock writes cut by a crash")                                                                 \
     X(meta_torn, 1, "superblock writes torn by a loss of power")                                                       \

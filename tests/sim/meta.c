@@ -35,7 +35,7 @@ void sim_meta_reset(struct sim_meta *meta)
     medium_reset(&meta->medium);
     memset(meta->requests, 0, sizeof(meta->requests));
     meta->busy = 0;
-    meta->error_per_million = 0;
+    meta->error_per_million = meta->page_error_per_million = 0;
     meta->log_newest = meta->log_before = UINT32_MAX;
     meta->log_sealed = false;
 }
@@ -135,6 +135,15 @@ static bool changes_nothing(const uint8_t *block)
     return al_block_decode(block, &b, NULL) == 0 && b.update_count == 0;
 }
 
+static void count_error(enum sim_meta_area area)
+{
+    switch (area) {
+    case SIM_META_SUPERBLOCK: COVER(meta_copy_error); return;
+    case SIM_META_ACTIVITY_LOG: COVER(log_page_error); return;
+    case SIM_META_BITMAP: COVER(bitmap_page_error); return;
+    }
+}
+
 void sim_meta_event(struct sim *s, unsigned node, uint32_t slot)
 {
     struct sim_meta *meta = &s->node[node].meta;
@@ -145,8 +154,12 @@ void sim_meta_event(struct sim *s, unsigned node, uint32_t slot)
                  areas[r.area].name, r.index);
     meta->requests[slot].busy = false;
     meta->busy--;
-    if (sim_chance(s, CHANCE_NODE, meta->error_per_million)) {
-        COVER(meta_copy_error);
+    bool is_page = r.area != SIM_META_SUPERBLOCK;
+    unsigned pages = is_page ? meta->page_error_per_million : 0;
+    if (sim_chance(s, CHANCE_NODE, meta->error_per_million) || sim_chance(s, CHANCE_NODE, pages)) {
+        count_error(r.area);
+        if (is_page)
+            sim_plan_page_failed(s, node);
         /* It may be there all the same. */
         if (sim_chance(s, CHANCE_NODE, 300000))
             put(&meta->medium, sector, r.block, ALL_SECTORS);

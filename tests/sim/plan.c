@@ -46,7 +46,7 @@ void sim_plan_reset(struct sim *s)
     }
     p->mends = chance(s, 700000);
     bool loses_power = has(s, STRIKE_POWER) || has(s, STRIKE_POWER_BOTH) || has(s, STRIKE_DISKLESS) ||
-                       has(s, STRIKE_PROMOTE_FORCE) || has(s, STRIKE_FOUND);
+                       has(s, STRIKE_PROMOTE_FORCE) || has(s, STRIKE_FOUND) || has(s, STRIKE_LOG_POWER);
     /* One copy of the superblock may be spoilt, and a write of it fail on any; but where power cuts a write, which
      * tears two, one more is more than four copies can bear. */
     if (loses_power)
@@ -212,7 +212,7 @@ static void load(struct sim *s)
         for (unsigned i = 0; i < SIM_NODES; i++) {
             s->disk[i].faults = (struct sim_disk_faults) { 0 };
             s->disk[i].stalled_until_ns = 0;
-            s->node[i].meta.error_per_million = 0;
+            s->node[i].meta.error_per_million = s->node[i].meta.page_error_per_million = 0;
         }
         plan_enter(s, STAGE_HEAL, HEAL_MAX_NS);
         return;

@@ -35,6 +35,7 @@ enum strike {
     STRIKE_TAKEOVER,
     STRIKE_POWER,
     STRIKE_POWER_BOTH,
+    STRIKE_LOG_POWER,     /* a page of the activity log or the bitmap fails, and the power is lost just then */
     STRIKE_FOUND,         /* a verify finds what has rotted on the secondary; then the primary's power is cut */
     STRIKE_SILENT_DAMAGE, /* writes that are lost or land elsewhere, and bits that rot, on either */
     STRIKES,

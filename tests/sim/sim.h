@@ -170,7 +170,8 @@ struct sim_meta {
     struct sim_meta_request requests[SIM_META_REQUESTS_MAX];
     uint32_t busy;
     unsigned error_per_million;
-    uint32_t log_newest; /* the pages of the log that were written last */
+    unsigned page_error_per_million; /* of the activity log and the bitmap alone */
+    uint32_t log_newest;             /* the pages of the log that were written last */
     uint32_t log_before;
     bool log_sealed; /* the newest is on disk, and without it nothing would be missing */
 };
@@ -550,6 +551,7 @@ struct sim_plan {
     bool mended[SIM_NODES];           /* the failed leg was taken down and up */
     uint32_t grow_to;                 /* blocks, of both backings, sooner or later; 0: nobody thinks of it */
     bool wrote_to_the_end;            /* ... when the volume has grown */
+    bool pages_fail;                  /* one node's pages of metadata do, or did: see STRIKE_LOG_POWER */
     bool replaces[SIM_NODES];         /* its disk is to be replaced while it is down */
     /* The verify of the end, where a disk has spoilt something. */
     struct {
@@ -564,6 +566,7 @@ void sim_plan_reset(struct sim *s);
 void sim_plan_event(struct sim *s);
 void sim_plan_writes_meta(struct sim *s, unsigned node, const struct superblock *sb);
 void sim_plan_flushed(struct sim *s);
+void sim_plan_page_failed(struct sim *s, unsigned node); /* of its activity log or bitmap */
 void sim_plan_sends(struct sim *s, unsigned from, const struct frame *frame);
 void sim_plan_look(struct sim *s, unsigned node);  /* after each step of its engine */
 bool sim_resyncs(const struct sim *s);             /* a resync is under way */
@@ -580,6 +583,7 @@ enum cut {
     CUT_NODE,
     CUT_POWER_OF,
     CUT_REPLACE,
+    CUT_PAGE, /* after a page of metadata has failed */
     CUT_FOUND /* after a verify has found something */
 };
 void sim_plan_cut(struct sim *s, unsigned node, enum cut how);            /* when its time comes */

@@ -91,6 +91,15 @@ void sim_plan_flushed(struct sim *s)
         sim_at(s, now_plus(s, draw(s, 1, NS_PER_MS)), Q_CRASH, 0, CUT_POWER_BOTH);
 }
 
+/* Who ignored it would have let a change begin that no crash is survived with; and what says that this leg has failed
+ * is just on its way to the superblock. */
+void sim_plan_page_failed(struct sim *s, unsigned node)
+{
+    if (s->plan.stage == STAGE_LOAD && has(s, STRIKE_LOG_POWER) && chance(s, 700000))
+        sim_at(s, now_plus(s, draw(s, 1, chance(s, 500000) ? 500 * NS_PER_US : 5 * NS_PER_MS)), Q_CRASH, node,
+               CUT_PAGE);
+}
+
 static void cut_soon(struct sim *s, unsigned node, enum cut how)
 {
     sim_at(s, now_plus(s, draw(s, 1, NS_PER_MS)), Q_CRASH, node, how);
@@ -184,6 +193,13 @@ void sim_plan_cut(struct sim *s, unsigned node, enum cut how)
         if (s->plan.stage != STAGE_LOAD || sim_primary(s) != (int)node)
             return;
         COVER(found_power);
+        cut_power_of(s, node);
+        return;
+    }
+    if (how == CUT_PAGE) {
+        if (s->plan.stage != STAGE_LOAD || !s->node[node].up)
+            return;
+        COVER(page_power);
         cut_power_of(s, node);
         return;
     }
@@ -442,6 +458,13 @@ static void strike_at(struct sim *s, enum strike k, unsigned p)
     case STRIKE_LATENT_ERROR: sim_disk_make_unreadable(s, (unsigned)draw(s, 0, 1)); return;
     case STRIKE_POWER: strike_power(s, false); return;
     case STRIKE_POWER_BOTH: strike_power(s, true); return;
+    case STRIKE_LOG_POWER:
+        /* Of one node: when both legs have failed or lost power, nothing that was not flushed is promised. Mostly the
+         * primary's: only that one has a log to write. */
+        if (!s->plan.pages_fail)
+            s->node[chance(s, 800000) ? p : other].meta.page_error_per_million = (unsigned)draw(s, 1000, 400000);
+        s->plan.pages_fail = true;
+        return;
     case STRIKE_FOUND: strike_found(s, p); return;
     case STRIKE_SILENT_DAMAGE: silent_damage(s); return;
     case STRIKES: break;
