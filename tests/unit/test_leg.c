@@ -262,6 +262,62 @@ static void a_leg_that_has_grown_a_little_keeps_its_metadata(void **state)
     close(fd);
 }
 
+/* A disk whose requests are answered by hand: what is on its way at once can be seen. */
+static struct disk_io *held[SUPERBLOCK_COPIES];
+static unsigned held_count;
+
+static void hold(struct disk *d, struct disk_io *io)
+{
+    assert_in_range(held_count, 0, SUPERBLOCK_COPIES - 1);
+    held[held_count++] = io;
+}
+
+static void told(void *ctx, int32_t result) { *(int32_t *)ctx = result; }
+
+#define NOT_TOLD 1
+
+/* Writes a superblock on such a disk, of which the copies in `bad` (bits) fail. */
+static int32_t write_by_hand(const struct superblock *sb, unsigned bad)
+{
+    static const struct disk_ops ops = { .submit = hold };
+    struct disk holding = { .ops = &ops, .ring = ring, .geometry = leg.meta->geometry };
+    struct disk *meta = leg.meta;
+    int32_t result = NOT_TOLD;
+    leg.meta = &holding;
+    leg_write_superblock(&leg, sb, told, &result);
+    for (unsigned copy = 0; copy < SUPERBLOCK_COPIES;) {
+        /* The ones that power may tear now leave two that agree, the old ones or the new ones. */
+        struct disk_io *two[] = { held[0], held[1] };
+        assert_int_equal(held_count, ARRAY_LEN(two));
+        held_count = 0;
+        for (unsigned i = 0; i < ARRAY_LEN(two); i++, copy++) {
+            assert_int_equal(result, NOT_TOLD);
+            assert_int_equal(held_count, 0); /* none is begun before both are stable */
+            assert_int_equal(two[i]->kind, OP_WRITE);
+            assert_true(two[i]->flags & OP_FLAG_FUA);
+            assert_int_equal(two[i]->offset_bytes, superblock_copy_offset(&leg.layout, copy));
+            two[i]->result = bad & 1u << copy ? -EIO - (int32_t)copy : 0;
+            two[i]->done(two[i]);
+        }
+    }
+    assert_int_equal(held_count, 0);
+    leg.meta = meta;
+    return result;
+}
+
+static void a_superblock_counts_when_three_copies_are_stable(void **state)
+{
+    struct superblock sb;
+    struct err err = { 0 };
+    open_leg(OP_READ, 0, 0);
+    assert_int_equal(leg_read_superblock(&leg, &config, &sb, &err), 0);
+    for (unsigned bad = 0; bad < 1u << SUPERBLOCK_COPIES; bad++) {
+        int32_t expected = __builtin_popcount(bad) <= 1 ? 0 : -EIO - __builtin_ctz(bad);
+        assert_int_equal(write_by_hand(&sb, bad), expected);
+    }
+    close_leg();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -269,6 +325,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(two_old_superblocks_that_cannot_be_removed_are_too_many, setup, teardown),
         cmocka_unit_test_setup_teardown(old_superblocks_inside_the_volume_are_not_believed, setup, teardown),
         cmocka_unit_test_setup_teardown(a_move_that_was_cut_off_does_not_come_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_superblock_counts_when_three_copies_are_stable, setup, teardown),
         cmocka_unit_test_setup_teardown(a_leg_that_has_grown_a_little_keeps_its_metadata, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
