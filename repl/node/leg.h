@@ -33,6 +33,8 @@ struct leg {
         unsigned started; /* copies, of which `pending` are under way */
         unsigned pending;
         unsigned good;
+        unsigned bad;  /* bits: copies that the last write missed; after a read, those that did not agree */
+        unsigned told; /* of those, what leg_tell_write() has said */
         int32_t first_error;
         void (*done)(void *ctx, int32_t result);
         void *ctx;
@@ -90,6 +92,14 @@ int leg_read_superblock(struct leg *leg, const struct volume_config *config, str
  * SUPERBLOCK_COPIES_TO_WRITE are, else the first error. One at a time. */
 void leg_write_superblock(struct leg *leg, const struct superblock *sb, void (*done)(void *ctx, int32_t result),
                           void *ctx);
+
+/* What was wrong with a copy when the superblock was read; to be asked before it is written again, and told when it
+ * was. 0: nothing; -ESTALE: it was older or newer than the others; -EBADMSG: it was damaged, or could not be read. */
+int leg_tell_read_copy(struct leg *leg, unsigned copy, struct err *err);
+
+/* After a write of the superblock that counts: true, with a text without a code, when it has missed a copy that the one
+ * before had not. */
+bool leg_tell_write(struct leg *leg, struct err *err);
 
 /* Starts to write a page of META_PAGE_BYTES, stable when leg->page_done is called. META_PAGES_MAX at a time. */
 void leg_write_page(struct leg *leg, enum meta_area area, uint32_t index, const uint8_t *block);

@@ -40,17 +40,20 @@ static void store_begin(struct leg *leg, enum op_kind kind)
     store->kind = kind;
     store->started = 0;
     store->good = 0;
+    store->bad = 0;
     store->first_error = 0;
 }
 
 static struct leg *leg_of(struct disk_io *io) { return container_of(io, struct leg_copy, io)->leg; }
 
 /* True when this was the last of those under way. */
-static bool store_copy_done(struct leg_store *store, const struct disk_io *io)
+static bool store_copy_done(struct leg_store *store, struct disk_io *io)
 {
     if (io->result == 0)
         store->good++;
-    else if (!store->first_error)
+    else
+        store->bad |= 1u << (container_of(io, struct leg_copy, io) - store->copies);
+    if (!store->first_error)
         store->first_error = io->result;
     return --store->pending == 0;
 }
@@ -91,8 +94,29 @@ static int read_copies(struct leg *leg, struct superblock *sb, struct err *err)
     store_begin(leg, OP_READ);
     store_start(leg, SUPERBLOCK_COPIES, 0, read_done);
     ring_run(leg->ring, NULL, NULL);
-    unsigned good = 0;
-    return superblock_choose(blocks_of(leg), sb, &good, err);
+    unsigned agree = 0;
+    int r = superblock_choose(blocks_of(leg), sb, &agree, err);
+    leg->store.bad = ALL_COPIES & ~agree;
+    return r;
+}
+
+int leg_tell_read_copy(struct leg *leg, unsigned copy, struct err *err)
+{
+    struct superblock sb;
+    struct err why = { 0 };
+    int32_t error = leg->store.copies[copy].io.result;
+    unsigned long long at_bytes = superblock_copy_offset(&leg->layout, copy);
+    if (!(leg->store.bad & 1u << copy))
+        return 0;
+    if (!error && superblock_decode(blocks_of(leg)[copy], copy, &sb, &why) == 0)
+        return err_set(err, -ESTALE,
+                       "%s: superblock copy %u at %llu differed from the others, as after a write that was cut off or "
+                       "had failed, and was written again",
+                       leg->meta->path, copy, at_bytes);
+    return err_set(err, -EBADMSG,
+                   "%s: superblock copy %u at %llu was damaged, and was written again: %s. If that comes again without "
+                   "a loss of power, replace the disk",
+                   leg->meta->path, copy, at_bytes, error ? strerror(-error) : why.text);
 }
 
 /* Of those just read: what could not be read, or is ours in part. It did not count, and may another time. */
@@ -303,6 +327,22 @@ static void write_done(struct disk_io *io)
         store_start(leg, SUPERBLOCK_COPIES_AT_ONCE, OP_FLAG_FUA, write_done);
     else
         store->done(store->ctx, store->good >= SUPERBLOCK_COPIES_TO_WRITE ? 0 : store->first_error);
+}
+
+bool leg_tell_write(struct leg *leg, struct err *err)
+{
+    struct leg_store *store = &leg->store;
+    bool news = store->bad & ~store->told;
+    store->told = store->bad;
+    if (news)
+        snprintf(
+            err->text, sizeof(err->text),
+            "%s: superblock copy %d at %llu cannot be written: %s. The others are as many as it takes; if one more "
+            "fails, so does the leg: replace the disk",
+            leg->meta->path, __builtin_ctz(store->bad),
+            (unsigned long long)superblock_copy_offset(&leg->layout, (unsigned)__builtin_ctz(store->bad)),
+            strerror(-store->first_error));
+    return news;
 }
 
 void leg_write_superblock(struct leg *leg, const struct superblock *sb, void (*done)(void *ctx, int32_t result),

@@ -52,8 +52,17 @@ void volume_start_disk_io(struct volume *v, const struct action *a)
     disk_submit(v->leg.disk, &vio->io);
 }
 
+static void tell_missed_copy(struct volume *v)
+{
+    struct err said = { 0 };
+    if (leg_tell_write(&v->leg, &said))
+        volume_note(v, NOTE_WARNING, "leg", said.text);
+}
+
 static void superblock_written(void *ctx, int32_t result)
 {
+    if (!result)
+        tell_missed_copy(ctx);
     volume_step(ctx, &(struct event) { .kind = EV_META_DONE, .meta = { .result = result } });
 }
 
@@ -133,12 +142,19 @@ static int attach_leg(struct volume *v, struct superblock *sb, struct err *err)
         return r;
     if (err->text[0])
         volume_note(v, NOTE_WARNING, "leg", err->text);
+    struct err copies[SUPERBLOCK_COPIES] = { 0 };
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
+        leg_tell_read_copy(&v->leg, i, &copies[i]);
     engine_attach(sb, boot_id, v->config.node_count > 1);
     struct attach_write w = { .ring = v->ring };
     leg_write_superblock(&v->leg, sb, attach_written, &w);
     ring_run(v->ring, NULL, NULL);
     if (w.result)
         return err_set(err, w.result, "%s: the metadata cannot be written: %s", v->leg.meta->path, strerror(-w.result));
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
+        if (copies[i].code && !(v->leg.store.bad & 1u << i))
+            volume_note(v, copies[i].code == -ESTALE ? NOTE_INFO : NOTE_WARNING, "leg", copies[i].text);
+    tell_missed_copy(v);
     return 0;
 }
 

@@ -3,6 +3,7 @@
 written to it."""
 
 import hashlib
+import json
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ from lib import fs, nbdio, proc, run
 from lib.cluster import DONE, FAILED, KIB, METADATA_BYTES, MIB, NO_DAEMON, REFUSED, Cluster
 
 FUSE_FORGETS_S = 1.5  # nbdfuse has the kernel ask again after a second
+METADATA_LAYOUT_BYTES = 7 * MIB  # of a small backing: docs/METADATA.md, "Where it lies"
 
 
 def digest(path):
@@ -170,6 +172,20 @@ def test(t):
     h.shutdown()
     c.stop()
 
+    t.step("one copy of the superblock is damaged")
+    path = image(t, "copy.img")
+    c = single(t, "copy", path)
+    c.create()
+    c.stop()
+    damage_copies(path, 2)
+    c.a.start()
+    c.a.wait("to be up", lambda s: s["state"] == "up")
+    said = c.a.wait_log("superblock copy 2")
+    t.check("damaged" in said and "written again" in said and path.name in said, said)
+    dump = json.loads(c.a.cli("metadata", "dump", "--backing", path, "--json").stdout)
+    t.check([copy["state"] for copy in dump["copies"]] == ["good"] * 4, "all four are good again", dump["copies"])
+    c.stop()
+
     t.step("metadata that is damaged")
     path = image(t, "damaged.img")
     c = single(t, "damaged", path)
@@ -236,6 +252,14 @@ def beside_a_device_that_hangs(t):
     device.fuse.send_signal(signal.SIGCONT)
     device.close()
     serving.stop()
+
+
+def damage_copies(path, *copies):
+    """Of the superblock, in the metadata at the end of a small backing."""
+    with open(path, "r+b") as f:
+        for copy in copies:
+            f.seek(-METADATA_LAYOUT_BYTES + copy * 256 * KIB + 300, os.SEEK_END)
+            f.write(os.urandom(100))
 
 
 def make_ext4(path):

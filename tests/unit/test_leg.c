@@ -262,6 +262,53 @@ static void a_leg_that_has_grown_a_little_keeps_its_metadata(void **state)
     close(fd);
 }
 
+static void damage_copy(unsigned copy)
+{
+    int fd = open(config.nodes[0].backing, O_WRONLY | O_CLOEXEC);
+    assert_int_equal(pwrite(fd, "x", 1, (off_t)superblock_copy_offset(&former_place, copy) + 300), 1);
+    close(fd);
+}
+
+/* What the start says of each copy, and that the next start finds all of them good. */
+static void check_copies(const int codes[SUPERBLOCK_COPIES], const char *text)
+{
+    struct superblock sb;
+    struct err err = { 0 };
+    assert_int_equal(leg_read_superblock(&leg, &config, &sb, &err), 0);
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        struct err said = { 0 };
+        assert_int_equal(leg_tell_read_copy(&leg, i, &said), codes[i]);
+        if (codes[i]) {
+            assert_non_null(strstr(said.text, config.nodes[0].backing));
+            assert_non_null(strstr(said.text, text));
+        }
+    }
+    close_leg();
+    assert_int_equal(attach_again(&sb, &err), 0);
+    open_leg(OP_READ, 0, 0);
+    assert_int_equal(leg_read_superblock(&leg, &config, &sb, &err), 0);
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
+        assert_int_equal(leg_tell_read_copy(&leg, i, &err), 0);
+    close_leg();
+}
+
+static void copies_that_are_written_again_are_told(void **state)
+{
+    damage_copy(2);
+    open_leg(OP_READ, 0, 0);
+    check_copies((int[]) { 0, 0, -EBADMSG, 0 }, "was damaged, and was written again: superblock copy 2 is damaged");
+
+    open_leg(OP_READ, superblock_copy_offset(&former_place, 1), SUPERBLOCK_BYTES);
+    check_copies((int[]) { 0, -EBADMSG, 0, 0 }, "was damaged, and was written again: Input/output error");
+
+    /* A write that a kill has cut off. */
+    struct superblock sb = superblock_at_the_former_end();
+    sb.sequence++;
+    write_copies(&sb, &former_place, 1);
+    open_leg(OP_READ, 0, 0);
+    check_copies((int[]) { -ESTALE, 0, 0, 0 }, "differed from the others");
+}
+
 /* A disk whose requests are answered by hand: what is on its way at once can be seen. */
 static struct disk_io *held[SUPERBLOCK_COPIES];
 static unsigned held_count;
@@ -318,6 +365,29 @@ static void a_superblock_counts_when_three_copies_are_stable(void **state)
     close_leg();
 }
 
+/* Once, not with each of the many writes that follow; and again if it has been good in between. */
+static void a_copy_that_cannot_be_written_is_told(void **state)
+{
+    struct superblock sb;
+    struct err err = { 0 };
+    static const struct {
+        unsigned bad;
+        const char *text;
+    } writes[] = { { 0, NULL },      { 1u << 3, "superblock copy 3 at " }, { 1u << 3, NULL },
+                   { 0, NULL },      { 1u << 3, "superblock copy 3 at " }, { 1u << 1, "superblock copy 1 at " },
+                   { 1u << 1, NULL } };
+    open_leg(OP_READ, 0, 0);
+    assert_int_equal(leg_read_superblock(&leg, &config, &sb, &err), 0);
+    for (unsigned i = 0; i < ARRAY_LEN(writes); i++) {
+        struct err said = { 0 };
+        assert_int_equal(write_by_hand(&sb, writes[i].bad), 0);
+        assert_int_equal(leg_tell_write(&leg, &said), writes[i].text != NULL);
+        assert_non_null(strstr(said.text, writes[i].text ? writes[i].text : ""));
+        assert_int_equal(said.text[0] != 0, writes[i].text != NULL);
+    }
+    close_leg();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -326,6 +396,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(old_superblocks_inside_the_volume_are_not_believed, setup, teardown),
         cmocka_unit_test_setup_teardown(a_move_that_was_cut_off_does_not_come_back, setup, teardown),
         cmocka_unit_test_setup_teardown(a_superblock_counts_when_three_copies_are_stable, setup, teardown),
+        cmocka_unit_test_setup_teardown(copies_that_are_written_again_are_told, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_copy_that_cannot_be_written_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(a_leg_that_has_grown_a_little_keeps_its_metadata, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
