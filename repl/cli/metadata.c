@@ -85,7 +85,9 @@ static void read_superblocks(int fd, const struct meta_layout *layout, uint8_t *
     }
     unsigned good = 0;
     struct err err = { 0 };
-    m->usable = superblock_choose((uint8_t(*)[SUPERBLOCK_BYTES])blocks, &m->superblock, &good, &err) == 0;
+    int chosen = superblock_choose((uint8_t(*)[SUPERBLOCK_BYTES])blocks, &m->superblock, &good, &err);
+    m->usable = chosen == 0;
+    m->lost = chosen == -EBADMSG;
     say(m->why_not, "%s", m->usable ? "" : err.text);
     for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
         struct metadata_copy *c = &m->copies[i];

@@ -28,6 +28,7 @@ struct metadata {
         uint64_t sequence; /* 0: not readable */
         char reason[METADATA_TEXT_BYTES];
     } copies[SUPERBLOCK_COPIES];
+    bool lost;   /* too few do, of those that are ours */
     bool usable; /* enough copies agree; nothing below is filled else */
     char why_not[METADATA_TEXT_BYTES];
     struct superblock superblock;

@@ -237,7 +237,7 @@ static void show_text(const struct show *s, const struct metadata *m, bool verbo
         fprintf(out, "%s%s\n", *c->reason ? ": " : "", c->reason);
     }
     if (!m->usable) {
-        fprintf(out, "%s\n", m->why_not);
+        fprintf(out, "%s%s\n", m->why_not, m->lost ? ": " METADATA_LOST_ADVICE : "");
         return;
     }
     show_superblock(out, &m->superblock);

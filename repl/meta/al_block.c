@@ -10,7 +10,6 @@
 #include "repl/base/endian.h"
 #include "repl/base/units.h"
 
-#define AL_MAGIC UINT64_C(0x474f4c4143534b4c) /* "LKSCALOG" as bytes */
 #define AL_VERSION 1
 
 struct al_block_disk {

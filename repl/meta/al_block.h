@@ -7,6 +7,7 @@
 #include "repl/base/err.h"
 #include "repl/core/names.h"
 
+#define AL_MAGIC UINT64_C(0x474f4c4143534b4c) /* "LKSCALOG" as bytes */
 #define AL_BLOCK_BYTES 4096
 #define AL_UPDATES_MAX 240      /* extents that one block can take in */
 #define AL_CONTEXT_MAX 528      /* slots that one block repeats */

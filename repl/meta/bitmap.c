@@ -11,7 +11,6 @@
 #include "repl/base/checksum.h"
 #include "repl/base/endian.h"
 
-#define PAGE_MAGIC UINT64_C(0x50414d5453534b4c) /* "LKSSTMAP" as bytes */
 #define PAGE_VERSION 1
 #define WORD_BITS 64u
 #define PAGE_WORDS (BITMAP_PAGE_GRANULES / WORD_BITS)
@@ -436,7 +435,7 @@ void bitmap_page_encode(struct bitmap *b, uint64_t page, uint8_t block[BITMAP_PA
     bit_clear(b->stale, page);
     bit_set(b->writing, page);
     struct page_disk d = {
-        .magic = to_le64(PAGE_MAGIC),
+        .magic = to_le64(BITMAP_PAGE_MAGIC),
         .version = to_le32(PAGE_VERSION),
         .granule_bytes = to_le32(b->granule_bytes),
         .index = to_le64(page),
@@ -466,7 +465,7 @@ static int bad(struct err *err, uint64_t page, const char *what)
 static int check_page(const struct bitmap *b, uint64_t page, const struct page_disk *d, struct err *err)
 {
     static const uint8_t zero[sizeof(d->zero)];
-    if (from_le64(d->magic) != PAGE_MAGIC)
+    if (from_le64(d->magic) != BITMAP_PAGE_MAGIC)
         return bad(err, page, "is none (magic)");
     if (from_le64(d->check) != page_check(d))
         return bad(err, page, "is damaged (checksum)");

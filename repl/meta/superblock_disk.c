@@ -314,9 +314,7 @@ int superblock_choose(uint8_t blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES], struc
     if (best < 0) {
         if (newer)
             return err_set(err, -ENOTSUP, "%s", first.text);
-        return err_set(err, -EBADMSG,
-                       "fewer than %u of %u superblock copies agree%s%s: the metadata is lost. "
-                       "If the peer's leg is good, `lockstep create --force` makes this one anew",
+        return err_set(err, -EBADMSG, "fewer than %u of %u superblock copies agree%s%s",
                        SUPERBLOCK_COPIES_TO_READ, SUPERBLOCK_COPIES, first.code ? "; " : "",
                        first.code ? first.text : "");
     }

@@ -58,6 +58,19 @@ unsigned superblock_search_next(struct superblock_search *s, uint64_t places[SUP
 bool superblock_search_look(uint64_t place_bytes, const uint8_t block[SUPERBLOCK_BYTES], const struct meta_layout *but,
                             struct meta_layout *out);
 
+/* Where no copy is ours, the log or the bitmap behind them may be: then there was a leg, and what it held is still
+ * there. The range to read, a multiple of META_TRACE_STEP_BYTES long; and whether `bytes` of it, in whole pages, tell
+ * of one. */
+#define META_TRACE_STEP_BYTES (256 * KIB)
+
+struct range meta_trace_range(const struct meta_layout *layout);
+bool meta_trace_found(const uint8_t *bytes, uint64_t length_bytes);
+
+/* For whoever has lost too many copies. */
+#define METADATA_LOST_ADVICE                                                                                           \
+    "the metadata is lost. If the peer's leg is good, `lockstep create --force` makes this one anew, and it gets all " \
+    "from there; if it is not, `lockstep create --adopt --force` keeps what this one holds, as after a crash"
+
 void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block[SUPERBLOCK_BYTES]);
 
 /* -ENOENT: not ours (no magic); -EBADMSG: damaged; -ENOTSUP: of another format; 0: good. `err` says which field. */

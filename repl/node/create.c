@@ -183,6 +183,27 @@ static void former_search_tell(const struct former_search *f, struct err *err)
                  (unsigned long long)left);
 }
 
+#define WAY_OUT "To keep what the leg holds, as after a crash: --adopt --force; to write over it: --force"
+
+/* Its superblocks are gone, but it was here. */
+static int refuse_trace(const char *path, const struct target *t, struct err *err)
+{
+    CLEANUP_FREE void *bytes = NULL;
+    struct range range = meta_trace_range(&t->layout);
+    if (posix_memalign(&bytes, 4096, META_TRACE_STEP_BYTES))
+        return err_set(err, -ENOMEM, "out of memory");
+    for (uint64_t at = range.offset_bytes; at < range_end(range); at += META_TRACE_STEP_BYTES) {
+        ssize_t n = pread(t->meta_fd, bytes, META_TRACE_STEP_BYTES, (off_t)at);
+        if (n > 0 && meta_trace_found(bytes, (uint64_t)n))
+            return err_set(
+                err, -EEXIST,
+                "%s: holds the activity log or the bitmap of a leg, whose superblocks are lost. To keep what "
+                "the leg holds, as after a crash: --adopt --force; to write over it: --force",
+                path);
+    }
+    return 0;
+}
+
 static int refuse_foreign_metadata(const struct volume_config *config, const struct target *t, uint8_t *blocks,
                                    struct err *err)
 {
@@ -211,10 +232,10 @@ static int refuse_foreign_metadata(const struct volume_config *config, const str
     struct err why = { 0 };
     r = superblock_choose((uint8_t(*)[SUPERBLOCK_BYTES])blocks, &sb, &good, &why);
     if (r == -ENOENT)
-        return 0;
+        return refuse_trace(path, t, err);
     if (r)
-        return err_set(err, -EEXIST, "%s: holds Lockstep metadata that cannot be used (%s). To write over it: --force",
-                       path, why.text);
+        return err_set(err, -EEXIST, "%s: holds Lockstep metadata that cannot be used (%s). %s", path, why.text,
+                       r == -EBADMSG ? WAY_OUT : "To write over it: --force");
     return err_set(err, -EEXIST, "%s: already holds a leg of volume %s, made on node %s. To write over it: --force",
                    path, sb.volume, sb.node);
 }
@@ -461,6 +482,9 @@ static int create_on(const struct volume_config *config, const struct target *t,
     if (!r)
         r = zero(internal ? self->backing : self->metadata, t->meta_fd,
                  (struct range) { t->layout.meta_offset_bytes, t->layout.meta_bytes }, NULL, NULL, err);
+    /* Before the data is: what is left of a leg's metadata says that its data is there, too. */
+    if (!r && fsync(t->meta_fd) < 0)
+        r = err_set(err, -errno, "the old metadata cannot be removed: %s", strerror(errno));
     /* All data reads as zeroes afterwards, so that two fresh legs are equal. */
     if (!r && !adopt)
         r = zero(self->backing, t->data_fd,

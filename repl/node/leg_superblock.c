@@ -188,6 +188,57 @@ static int read_former_end(struct leg *leg, struct superblock *sb, struct err *e
     return r;
 }
 
+struct wait_io {
+    struct disk_io io;
+    struct ring *ring;
+};
+
+static void waited_io_done(struct disk_io *io) { ring_stop(container_of(io, struct wait_io, io)->ring); }
+
+/* What cannot be read tells of nothing. */
+static bool holds_trace(struct leg *leg)
+{
+    CLEANUP_FREE void *bytes = NULL;
+    struct wait_io w = { .ring = leg->ring };
+    struct range left = meta_trace_range(&leg->layout);
+    if (posix_memalign(&bytes, BUF_BYTES_MIN, META_TRACE_STEP_BYTES))
+        return false;
+    while (left.length_bytes > 0) {
+        w.io.kind = OP_READ;
+        w.io.offset_bytes = left.offset_bytes;
+        w.io.length_bytes = META_TRACE_STEP_BYTES;
+        w.io.data = bytes;
+        w.io.done = waited_io_done;
+        disk_submit(leg->meta, &w.io);
+        ring_run(leg->ring, NULL, NULL);
+        if (!w.io.result && meta_trace_found(bytes, META_TRACE_STEP_BYTES))
+            return true;
+        left.offset_bytes += META_TRACE_STEP_BYTES;
+        left.length_bytes -= META_TRACE_STEP_BYTES;
+    }
+    return false;
+}
+
+/* No copy is ours, here or at a former end. Nobody whose disk is bad, or whose backing has changed, may be led to zero
+ * it. */
+static int tell_no_leg(struct leg *leg, const struct volume_config *config, int32_t read_error, struct err *err)
+{
+    if (read_error)
+        return err_set(err, -EIO, "%s: superblocks cannot be read: %s. If that stays: " METADATA_LOST_ADVICE,
+                       leg->meta->path, strerror(-read_error));
+    if (holds_trace(leg))
+        return err_set(
+            err, -EBADMSG,
+            "%s: holds the activity log or the bitmap of a leg, but none of its superblocks: " METADATA_LOST_ADVICE,
+            leg->meta->path);
+    return err_set(
+        err, -ENOENT, "%s: holds no leg yet: run `lockstep create %s` on this node%s", leg->bare->path, config->volume,
+        leg_is_internal(leg) ? ". If it did hold one, do not: the metadata was at its end, and was looked for there. "
+                               "Give it its former size back"
+                             : ". If it did hold one, do not: this is not the metadata that it had. Check `metadata`, "
+                               "and what is mounted");
+}
+
 /* What is zeroed there, is so before the volume can be as large, and never again. */
 static int check_former(const struct leg *leg, const struct superblock *sb, struct err *err)
 {
@@ -224,6 +275,7 @@ int leg_read_superblock(struct leg *leg, const struct volume_config *config, str
 {
     struct meta_layout present = leg->layout;
     int r = read_copies(leg, sb, err);
+    int32_t read_error = leg->store.first_error;
     /* Damaged at the present end, good at a former one: a move of the metadata was cut off before it counted. */
     bool look_further = leg_is_internal(leg) && (r == -ENOENT || r == -EBADMSG);
     struct err ignored = { 0 };
@@ -234,14 +286,11 @@ int leg_read_superblock(struct leg *leg, const struct volume_config *config, str
         r = former == -ENOENT || former == -ENOMEM ? r : former;
     }
     if (r == -ENOENT)
-        /* Nobody whose backing has changed may be led to zero it. */
-        return err_set(err, -ENOENT, "%s: holds no leg yet: run `lockstep create %s` on this node%s", leg->bare->path,
-                       config->volume,
-                       leg_is_internal(leg)
-                           ? ". If it did hold one, do not: the metadata was at its end, and was looked for there. "
-                             "Give it its former size back"
-                           : ". If it did hold one, do not: this is not the metadata that it had. Check `metadata`, "
-                             "and what is mounted");
+        return tell_no_leg(leg, config, read_error, err);
+    if (r == -EBADMSG) {
+        struct err why = *err;
+        return err_set(err, r, "%s: %s: " METADATA_LOST_ADVICE, leg->meta->path, why.text);
+    }
     if (r)
         return err_prefix(err, "%s", leg->meta->path);
     r = check_superblock(leg, config, sb, err);
@@ -253,18 +302,11 @@ int leg_read_superblock(struct leg *leg, const struct volume_config *config, str
     return r;
 }
 
-struct wipe {
-    struct disk_io io;
-    struct ring *ring;
-};
-
-static void wiped(struct disk_io *io) { ring_stop(container_of(io, struct wipe, io)->ring); }
-
 /* Zeroes `copies` (bits) of a place of which none may count again. How many are left: one that cannot be zeroed, which
  * is told in `err`, without a code; more of them are an error, as they could count. */
 static int wipe_copies(struct leg *leg, const struct meta_layout *place, unsigned copies, struct err *err)
 {
-    struct wipe w = { .ring = leg->ring };
+    struct wait_io w = { .ring = leg->ring };
     int32_t error = 0;
     unsigned left = 0;
     uint64_t at_bytes = 0;
@@ -276,7 +318,7 @@ static int wipe_copies(struct leg *leg, const struct meta_layout *place, unsigne
         w.io.offset_bytes = superblock_copy_offset(place, i);
         w.io.length_bytes = SUPERBLOCK_BYTES;
         w.io.data = memset(leg->page_blocks->data, 0, SUPERBLOCK_BYTES);
-        w.io.done = wiped;
+        w.io.done = waited_io_done;
         disk_submit(leg->meta, &w.io);
         ring_run(leg->ring, NULL, NULL);
         if (w.io.result) {

@@ -290,6 +290,52 @@ static void check_at(const char *path, const char *text, uint64_t at)
     close(fd);
 }
 
+/* Of a leg that has been written to, the superblocks are lost: in a file of its own, or at the backing's end. */
+static void a_leg_without_superblocks_is_not_made_anew(void **state)
+{
+    static const char zeroes[SUPERBLOCK_BYTES];
+    static const struct {
+        enum meta_area area;
+        uint32_t index;
+        const char *magic; /* docs/METADATA.md */
+    } traces[] = { { META_ACTIVITY_LOG, 1, "LKSCALOG" },
+                   { META_ACTIVITY_LOG, 1023, "LKSCALOG" },
+                   { META_BITMAP, 0, "LKSSTMAP" } };
+    for (unsigned i = 0; i < 2 * ARRAY_LEN(traces); i++) {
+        struct meta_layout layout;
+        struct superblock sb = { 0 };
+        struct err err = { 0 };
+        const char *backing = config.nodes[0].backing;
+        const char *holder = i % 2 ? config.nodes[0].metadata : backing;
+        config.nodes[0].metadata[0] = 0;
+        if (i % 2)
+            name_metadata();
+        assert_int_equal(volume_create(&config, false, true, ignore_progress, NULL, &err), 0);
+        assert_int_equal(leg_layout(&config, BACKING_BYTES, 0, &layout, &err), 0);
+        write_at(backing, DIARY, 5 * MIB);
+        int fd = open(holder, O_WRONLY | O_CLOEXEC);
+        for (unsigned copy = 0; copy < SUPERBLOCK_COPIES; copy++)
+            assert_int_equal(pwrite(fd, zeroes, sizeof(zeroes), (off_t)superblock_copy_offset(&layout, copy)),
+                             sizeof(zeroes));
+        close(fd);
+        assert_int_equal(read_leg(&sb, &err), -ENOENT); /* nothing tells of it but what it held */
+        write_at(holder, traces[i / 2].magic, meta_page_offset(&layout, traces[i / 2].area, traces[i / 2].index));
+        assert_int_equal(read_leg(&sb, &err), -EBADMSG);
+        assert_non_null(strstr(err.text, holder));
+        assert_non_null(strstr(err.text, "none of its superblocks"));
+        assert_non_null(strstr(err.text, METADATA_LOST_ADVICE));
+        for (int adopt = 0; adopt < 2; adopt++) {
+            assert_int_equal(volume_create(&config, adopt, false, ignore_progress, NULL, &err), -EEXIST);
+            assert_non_null(strstr(err.text, "superblocks are lost"));
+            assert_non_null(strstr(err.text, "--adopt --force"));
+        }
+        assert_int_equal(volume_create(&config, true, true, ignore_progress, NULL, &err), 0);
+        assert_int_equal(read_leg(&sb, &err), 0);
+        check_at(backing, DIARY, 5 * MIB);
+    }
+    assert_int_equal(unlink(config.nodes[0].metadata), 0);
+}
+
 /* The file system with the metadata is not mounted yet: the leg is not taken for one that was never made, and `create`
  * does not lose it. */
 static void a_leg_whose_metadata_is_missing_is_not_made_anew(void **state)
@@ -340,6 +386,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_file_that_is_there_is_not_taken_for_metadata, setup, teardown),
         cmocka_unit_test_setup_teardown(a_metadata_file_is_made_kept_and_made_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(a_leg_whose_metadata_is_missing_is_not_made_anew, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_leg_without_superblocks_is_not_made_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(the_backing_is_not_its_own_metadata, setup, teardown),
         cmocka_unit_test_setup_teardown(a_leg_at_a_former_end_is_gone_before_its_data_is, setup, teardown),
         cmocka_unit_test_setup_teardown(a_leg_on_a_backing_that_has_shrunk_is_seen, setup, teardown),

@@ -309,6 +309,35 @@ static void copies_that_are_written_again_are_told(void **state)
     check_copies((int[]) { -ESTALE, 0, 0, 0 }, "differed from the others");
 }
 
+static void who_has_lost_too_many_copies_is_told_what_to_do(void **state)
+{
+    struct superblock sb;
+    struct err err = { 0 };
+    for (unsigned i = 0; i < 3; i++)
+        damage_copy(i);
+    assert_int_equal(attach_again(&sb, &err), -EBADMSG);
+    assert_non_null(strstr(err.text, config.nodes[0].backing));
+    assert_non_null(strstr(err.text, "fewer than 2 of 4 superblock copies agree"));
+    assert_non_null(strstr(err.text, METADATA_LOST_ADVICE));
+    /* With the peer's leg, and without it. */
+    assert_non_null(strstr(METADATA_LOST_ADVICE, "`lockstep create --force`"));
+    assert_non_null(strstr(METADATA_LOST_ADVICE, "`lockstep create --adopt --force`"));
+}
+
+/* None of them tells of a leg; but who says "make one" has read them. */
+static void superblocks_that_cannot_be_read_are_no_missing_leg(void **state)
+{
+    struct superblock sb;
+    struct err err = { 0 };
+    open_leg(OP_READ, superblock_copy_offset(&former_place, 0), MIB);
+    assert_int_equal(leg_read_superblock(&leg, &config, &sb, &err), -EIO);
+    assert_non_null(strstr(err.text, config.nodes[0].backing));
+    assert_non_null(strstr(err.text, "cannot be read"));
+    assert_non_null(strstr(err.text, METADATA_LOST_ADVICE));
+    close_leg();
+    assert_int_equal(attach_again(&sb, &err), 0);
+}
+
 /* A disk whose requests are answered by hand: what is on its way at once can be seen. */
 static struct disk_io *held[SUPERBLOCK_COPIES];
 static unsigned held_count;
@@ -396,6 +425,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(old_superblocks_inside_the_volume_are_not_believed, setup, teardown),
         cmocka_unit_test_setup_teardown(a_move_that_was_cut_off_does_not_come_back, setup, teardown),
         cmocka_unit_test_setup_teardown(a_superblock_counts_when_three_copies_are_stable, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_has_lost_too_many_copies_is_told_what_to_do, setup, teardown),
+        cmocka_unit_test_setup_teardown(superblocks_that_cannot_be_read_are_no_missing_leg, setup, teardown),
         cmocka_unit_test_setup_teardown(copies_that_are_written_again_are_told, setup, teardown),
         cmocka_unit_test_setup_teardown(a_copy_that_cannot_be_written_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(a_leg_that_has_grown_a_little_keeps_its_metadata, setup, teardown),

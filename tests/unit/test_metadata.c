@@ -177,7 +177,7 @@ static void what_cannot_be_used_is_told(void **state)
     for (unsigned i = 1; i < SUPERBLOCK_COPIES; i++)
         write_at(zeroes, sizeof(zeroes), superblock_copy_offset(&layout, i));
     TELLS(false, false, "copy 0       differs, sequence 7", "copy 1       damaged: no Lockstep metadata",
-          "fewer than 2 of 4 superblock copies agree");
+          "fewer than 2 of 4 superblock copies agree: " METADATA_LOST_ADVICE);
     TELLS(true, false, "\"usable\":false", "\"superblock\":null", "\"activity_log\":null");
     write_at(zeroes, sizeof(zeroes), superblock_copy_offset(&layout, 0));
     TELLS(false, false, "no Lockstep metadata");
