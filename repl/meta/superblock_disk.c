@@ -153,12 +153,39 @@ static int bad(struct err *err, const char *field)
     return err_set(err, -EBADMSG, "superblock with an impossible %s", field);
 }
 
+/* A later version may say something there that must not be passed over; and it is no damage. */
+static int unknown(struct err *err, const char *what, unsigned value)
+{
+    return err_set(err, -ENOTSUP,
+                   "metadata with %s %u, which this program does not know: use the program that wrote it", what, value);
+}
+
+static int check_reserved(const struct superblock_disk *d, struct err *err)
+{
+    const struct {
+        const void *from;
+        size_t bytes;
+    } parts[] = {
+        { &d->reserved, sizeof(d->reserved) },
+        { d->reserved_too, sizeof(d->reserved_too) },
+        { &d->history[from_le32(d->history_count)],
+          (HISTORY_MAX - from_le32(d->history_count)) * sizeof(d->history[0]) },
+        { d->zero, sizeof(d->zero) },
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(parts); i++)
+        for (size_t k = 0; k < parts[i].bytes; k++)
+            if (((const uint8_t *)parts[i].from)[k])
+                return unknown(err, "something at byte",
+                               (unsigned)((const uint8_t *)parts[i].from + k - (const uint8_t *)d));
+    return 0;
+}
+
 static bool is_power_of_two(uint32_t v) { return v && (v & (v - 1)) == 0; }
 
 static int check_fields(const struct superblock_disk *d, struct err *err)
 {
     if (from_le32(d->flags) & ~FLAGS_KNOWN)
-        return bad(err, "flag");
+        return unknown(err, "flags", from_le32(d->flags) & ~FLAGS_KNOWN);
     if (d->role > ROLE_PRIMARY)
         return bad(err, "role");
     if (d->leg > LEG_FAILED || d->peer_leg > LEG_FAILED)
@@ -180,7 +207,7 @@ static int check_fields(const struct superblock_disk *d, struct err *err)
         return bad(err, "beginning of the activity log");
     if (from_le32(d->history_count) > HISTORY_MAX)
         return bad(err, "history");
-    return 0;
+    return check_reserved(d, err);
 }
 
 int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, struct superblock *sb, struct err *err)
@@ -314,9 +341,8 @@ int superblock_choose(uint8_t blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES], struc
     if (best < 0) {
         if (newer)
             return err_set(err, -ENOTSUP, "%s", first.text);
-        return err_set(err, -EBADMSG, "fewer than %u of %u superblock copies agree%s%s",
-                       SUPERBLOCK_COPIES_TO_READ, SUPERBLOCK_COPIES, first.code ? "; " : "",
-                       first.code ? first.text : "");
+        return err_set(err, -EBADMSG, "fewer than %u of %u superblock copies agree%s%s", SUPERBLOCK_COPIES_TO_READ,
+                       SUPERBLOCK_COPIES, first.code ? "; " : "", first.code ? first.text : "");
     }
     *sb = c.found[best];
     /* The next write must not have the sequence of one that was cut short. */

@@ -841,9 +841,53 @@ static void the_default_size_is_found_whole(void **state)
     free(ring);
 }
 
+/* docs/METADATA.md, byte by byte. */
+static void put(uint8_t *block, unsigned at, unsigned bytes, uint64_t value)
+{
+    for (unsigned i = 0; i < bytes; i++)
+        block[at + i] = (uint8_t)(value >> 8 * i);
+}
+
+static void a_block_lies_as_documented(void **state)
+{
+    (void)state;
+    uint8_t expected[AL_BLOCK_BYTES] = "LKSCALOG", block[AL_BLOCK_BYTES];
+    struct err err = { 0 };
+    /* The second of two windows: slots 528 to 983. */
+    static struct al_block in = { .sequence = 7 + (UINT64_C(5) << 40) * 2,
+                                  .extent_bytes = 4 * MIB,
+                                  .slots = 984,
+                                  .context_slots = 528,
+                                  .update_count = 240 },
+                           out;
+    in.owner = owner(0xa5);
+    put(expected, 16, 4, 1);
+    put(expected, 20, 4, 4 * MIB);
+    put(expected, 24, 8, in.sequence);
+    memset(expected + 32, 0xa5, 16);
+    put(expected, 48, 4, 984);
+    put(expected, 52, 2, 528);
+    put(expected, 54, 2, 240);
+    for (unsigned i = 0; i < 240; i++) {
+        in.updates[i] = (struct al_update) { .slot = i, .extent = 70000 + i };
+        put(expected, 64 + 8 * i, 4, i);
+        put(expected, 68 + 8 * i, 4, 70000 + i);
+    }
+    for (unsigned i = 0; i < 984 - 528; i++) {
+        in.context[i] = i ? 1000 + i : AL_NO_EXTENT;
+        put(expected, 1984 + 4 * i, 4, i ? 1000 + i : UINT32_MAX);
+    }
+    put(expected, 8, 8, checksum64(expected, sizeof(expected)));
+    al_block_encode(&in, block);
+    assert_memory_equal(block, expected, sizeof(block));
+    assert_int_equal(al_block_decode(expected, &out, &err), 0);
+    assert_memory_equal(&in, &out, sizeof(in));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_block_lies_as_documented),
         cmocka_unit_test(every_extent_that_may_differ_is_found_after_a_crash),
         cmocka_unit_test(only_the_newest_block_may_be_torn),
         cmocka_unit_test(two_damaged_blocks_in_a_row_are_no_torn_write),

@@ -28,6 +28,39 @@ static struct bitmap *must_open(uint64_t size_bytes)
     return b;
 }
 
+/* docs/METADATA.md, byte by byte. */
+static void a_page_lies_as_documented(void **state)
+{
+    (void)state;
+    uint8_t expected[BITMAP_PAGE_BYTES] = "LKSSTMAP", block[BITMAP_PAGE_BYTES];
+    struct err err = { 0 };
+    struct bitmap *b = must_open(2 * PAGE_DATA);
+    uint64_t first = (uint64_t)32256 * GRANULE;
+    bitmap_set(b, (struct range) { first, GRANULE });
+    bitmap_set(b, (struct range) { first + 9 * GRANULE, GRANULE });
+    bitmap_set(b, (struct range) { first + 32255 * GRANULE, GRANULE });
+    expected[16] = 1;
+    expected[21] = GRANULE >> 8;
+    expected[24] = 1;
+    memset(expected + 32, 1, 16);
+    expected[64] = 1;
+    expected[65] = 2;
+    expected[4095] = 128;
+    uint64_t check = checksum64(expected, sizeof(expected));
+    memcpy(expected + 8, &check, sizeof(check)); /* tests run on little-endian machines */
+    bitmap_page_encode(b, 1, block);
+    assert_memory_equal(block, expected, sizeof(block));
+    bitmap_close(b);
+
+    b = must_open(2 * PAGE_DATA);
+    assert_int_equal(bitmap_page_load(b, 1, expected, &err), 0);
+    assert_int_equal(bitmap_dirty_bytes(b), 3 * GRANULE);
+    assert_true(bitmap_any(b, (struct range) { first, GRANULE }));
+    assert_true(bitmap_any(b, (struct range) { first + 9 * GRANULE, GRANULE }));
+    assert_true(bitmap_any(b, (struct range) { first + 32255 * GRANULE, GRANULE }));
+    bitmap_close(b);
+}
+
 static void set_outward_and_cleared_inward(void **state)
 {
     (void)state;
@@ -393,6 +426,7 @@ static void a_large_volume_is_cheap(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_page_lies_as_documented),
         cmocka_unit_test(set_outward_and_cleared_inward),
         cmocka_unit_test(it_does_what_a_plain_array_does),
         cmocka_unit_test(changed_while_being_written_is_stale_again),
