@@ -86,6 +86,8 @@ static struct json_object *superblock_json(const struct superblock *sb)
     put_u64(o, "extent_bytes", sb->extent_bytes);
     put_u64(o, "consistent_epoch", sb->consistent_epoch);
     put_u64(o, "consistent_lsn", sb->consistent_lsn);
+    put_u64(o, "room_bytes", sb->room_bytes);
+    put_u64(o, "moved_from_bytes", sb->moved_from_bytes);
     put_u64(o, "verified_at_s", sb->verified_at_s);
     put_u64(o, "verified_found_bytes", sb->verified_found_bytes);
     put(o, "base", history_entry_is_none(sb->base) ? NULL : entry_json(sb->base));
@@ -204,6 +206,11 @@ static void show_superblock(FILE *out, const struct superblock *sb)
     fprintf(out, "volume %s on node %s\n", sb->volume, sb->node);
     fprintf(out, "  %-12s %llu bytes on %llu\n", "size", (unsigned long long)sb->size_bytes,
             (unsigned long long)sb->backing_bytes);
+    if (sb->room_bytes)
+        fprintf(out, "  %-12s up to %llu bytes reads as zeroes\n", "room", (unsigned long long)sb->room_bytes);
+    if (sb->moved_from_bytes)
+        fprintf(out, "  %-12s the end of %llu bytes, where old superblocks may be\n", "moved from",
+                (unsigned long long)sb->moved_from_bytes);
     fprintf(out, "  %-12s %s; peer's %s\n", "leg", leg_state_name(sb->leg), leg_state_name(sb->peer_leg));
     fprintf(out, "  %-12s %s\n", "role", role_name(sb->role));
     fprintf(out, "  %-12s %llu, lsn %llu\n", "epoch", (unsigned long long)sb->epoch, (unsigned long long)sb->lsn);

@@ -15,7 +15,6 @@
 #define BITMAP_GRANULE_BYTES_MIN UINT64_C(4096)
 #define BITMAP_PAGE_BITS_MIN (4000 * 8) /* what a page holds beside its header, at the least */
 #define BITMAPS 2                       /* out of sync, and dirty for snapshots */
-#define VOLUME_BYTES_MAX (64 * TIB)
 static_assert(SUPERBLOCK_COPIES * SUPERBLOCK_SPACING_BYTES == SUPERBLOCKS_BYTES, "the copies fill their area");
 static_assert(AL_RING_BLOCKS * AL_BLOCK_BYTES == ACTIVITY_LOG_BYTES, "the ring fills its area");
 static_assert(BITMAP_PAGE_GRANULES >= BITMAP_PAGE_BITS_MIN && GRANULE_BYTES_DEFAULT >= BITMAP_GRANULE_BYTES_MIN,

@@ -14,6 +14,7 @@
 
 #define SUPERBLOCK_MAGIC UINT64_C(0x5345504554534b4c) /* "LKSTEPES" as bytes */
 #define SUPERBLOCK_VERSION 2
+#define COUNTER_MAX (UINT64_MAX / 2) /* so that there is always a next one */
 
 #define FLAG_ATTACHED (1u << 0)
 #define FLAG_PRISTINE (1u << 1)
@@ -182,6 +183,8 @@ static int check_reserved(const struct superblock_disk *d, struct err *err)
 
 static bool is_power_of_two(uint32_t v) { return v && (v & (v - 1)) == 0; }
 
+static bool is_size(le64 bytes) { return from_le64(bytes) % BLOCK_BYTES == 0 && from_le64(bytes) <= VOLUME_BYTES_MAX; }
+
 static int check_fields(const struct superblock_disk *d, struct err *err)
 {
     if (from_le32(d->flags) & ~FLAGS_KNOWN)
@@ -194,15 +197,23 @@ static int check_fields(const struct superblock_disk *d, struct err *err)
         return bad(err, "name");
     if (id_is_none(d->leg_id))
         return bad(err, "leg id");
-    if (from_le64(d->size_bytes) % BLOCK_BYTES)
+    if (!is_size(d->size_bytes))
         return bad(err, "size");
-    if (from_le64(d->room_bytes) % BLOCK_BYTES)
+    if (!is_size(d->room_bytes))
         return bad(err, "room to grow");
+    if (from_le64(d->sequence) > COUNTER_MAX)
+        return bad(err, "sequence");
+    if (from_le64(d->epoch) > COUNTER_MAX)
+        return bad(err, "epoch");
+    if (from_le64(d->lsn) > COUNTER_MAX)
+        return bad(err, "lsn");
     uint32_t granule = from_le32(d->granule_bytes), extent = from_le32(d->extent_bytes);
     if (!is_power_of_two(granule) || granule < GRANULE_BYTES_MIN || granule > GRANULE_BYTES_MAX)
         return bad(err, "granule");
     if (!is_power_of_two(extent) || extent < granule || extent > EXTENT_BYTES_MAX)
         return bad(err, "extent");
+    if (max_u64(from_le64(d->size_bytes), from_le64(d->room_bytes)) / extent >= AL_NO_EXTENT)
+        return bad(err, "number of extents");
     if (from_le64(d->al_from) > AL_SEQUENCE_MAX)
         return bad(err, "beginning of the activity log");
     if (from_le32(d->history_count) > HISTORY_MAX)
@@ -267,7 +278,8 @@ int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, stru
     memcpy(sb->node, d.node, sizeof(sb->node));
     for (uint32_t i = 0; i < sb->history.count; i++)
         sb->history.entries[i] = entry_decode(d.history[i]);
-    if (!history_is_valid(&sb->history))
+    const struct history_entry *last = history_last(&sb->history);
+    if (!history_is_valid(&sb->history) || (last && last->epoch > sb->epoch))
         return bad(err, "history");
     if (history_entry_is_none(sb->base) && (sb->base.epoch || sb->base.first_lsn))
         return bad(err, "base of the bitmap");

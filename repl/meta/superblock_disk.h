@@ -7,6 +7,7 @@
 #include "repl/core/meta_area.h"
 #include "repl/core/superblock.h"
 
+#define VOLUME_BYTES_MAX (64 * TIB)
 #define EXTENT_BYTES_MAX (64u << 20) /* so that one change's extents are not the whole disk */
 
 /* Where the metadata lies. Fixed by sizes alone, so that it can be found again. Room for the activity log, the bitmap

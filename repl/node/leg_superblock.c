@@ -6,6 +6,8 @@
 #include <string.h>
 
 #include "repl/base/scoped.h"
+#include "repl/meta/activity_log.h"
+#include "repl/meta/bitmap.h"
 #include "repl/node/leg.h"
 
 #define ALL_COPIES ((1u << SUPERBLOCK_COPIES) - 1)
@@ -78,6 +80,11 @@ static int check_superblock(const struct leg *leg, const struct volume_config *c
     if (strcmp(sb->node, self->name) != 0)
         return err_set(err, -EINVAL, "%s: is the leg of node %s, not %s: check --node and `backing`", self->backing,
                        sb->node, self->name);
+    if (sb->granule_bytes != GRANULE_BYTES_DEFAULT || sb->extent_bytes != EXTENT_BYTES_DEFAULT)
+        return err_set(err, -ENOTSUP,
+                       "%s: has granules of %u and extents of %u bytes, where this program knows %u and %u: use the "
+                       "program that wrote it",
+                       self->backing, sb->granule_bytes, sb->extent_bytes, GRANULE_BYTES_DEFAULT, EXTENT_BYTES_DEFAULT);
     if (sb->backing_bytes > leg->bare->geometry.size_bytes)
         return err_set(err, -ENOSPC, "%s: has shrunk from %llu to %llu bytes, and the volume with it: restore its size",
                        self->backing, (unsigned long long)sb->backing_bytes,

@@ -9,6 +9,23 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* A good copy is found in its own place, and in no other copy's. */
+static void look(const uint8_t *block, unsigned copy, const struct superblock *sb)
+{
+    struct meta_layout layout, found;
+    struct err err = { 0 };
+    bool fits = meta_layout_internal(sb->backing_bytes, &layout, &err) == 0;
+    if (superblock_search_look(sb->lsn, block, NULL, &found) &&
+        (!fits || superblock_copy_offset(&layout, copy) != sb->lsn))
+        abort();
+    for (unsigned i = 0; fits && i < SUPERBLOCK_COPIES; i++) {
+        uint64_t place_bytes = superblock_copy_offset(&layout, i);
+        if (superblock_search_look(place_bytes, block, NULL, &found) != (i == copy) ||
+            superblock_search_look(place_bytes, block, &layout, &found))
+            abort();
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static uint8_t blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES];
@@ -26,6 +43,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         memcpy(blocks[i] + 8, &check, sizeof(check));
         if (superblock_decode(blocks[i], i, &sb, &err))
             continue;
+        look(blocks[i], i, &sb);
         uint8_t again[SUPERBLOCK_BYTES];
         superblock_encode(&sb, i, again);
         if (memcmp(again, blocks[i], sizeof(again)) != 0)

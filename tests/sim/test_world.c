@@ -326,7 +326,7 @@ static uint64_t cut_superblock(struct sim *s, struct superblock *sb, unsigned at
         sim_meta_put(s, 1, SIM_META_SUPERBLOCK, i, blocks[i], SIM_META_WHOLE);
     }
     /* Longer than a sector, so that it can tear. */
-    sb->sequence++;
+    sb->epoch = ++sb->sequence;
     history_append(&sb->history, (struct history_entry) { sb->sequence, 1, 1 });
     pages_done = 0;
     unsigned until = (unsigned)sim_below(s, CHANCE_PLAN, SUPERBLOCK_COPIES + 1), started = 0;
@@ -358,6 +358,7 @@ static void a_superblock_is_found_wherever_its_write_was_cut(void **state)
     struct superblock base;
     sim_node_superblock(s, 1, &base);
     base.sequence = 100;
+    base.epoch = 30;
     for (uint64_t epoch = 1; epoch <= 30; epoch++)
         history_append(&base.history, (struct history_entry) { epoch, 1, 1 });
     for (unsigned round = 0; round < 500; round++) {

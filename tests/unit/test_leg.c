@@ -338,6 +338,24 @@ static void superblocks_that_cannot_be_read_are_no_missing_leg(void **state)
     assert_int_equal(attach_again(&sb, &err), 0);
 }
 
+/* A later version's: its bitmap and log are not to be read, or written, in other units. */
+static void other_granules_and_extents_are_not_taken_for_ours(void **state)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        struct superblock sb;
+        struct err err = { 0 };
+        teardown(state);
+        assert_int_equal(setup(state), 0);
+        sb = superblock_at_the_former_end();
+        sb.sequence++;
+        *(i ? &sb.granule_bytes : &sb.extent_bytes) *= 2;
+        write_copies(&sb, &former_place, SUPERBLOCK_COPIES);
+        assert_int_equal(attach_again(&sb, &err), -ENOTSUP);
+        assert_non_null(strstr(err.text, i ? "granules of 8192" : "extents of 8388608"));
+        assert_non_null(strstr(err.text, "use the program that wrote it"));
+    }
+}
+
 /* A disk whose requests are answered by hand: what is on its way at once can be seen. */
 static struct disk_io *held[SUPERBLOCK_COPIES];
 static unsigned held_count;
@@ -426,6 +444,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_move_that_was_cut_off_does_not_come_back, setup, teardown),
         cmocka_unit_test_setup_teardown(a_superblock_counts_when_three_copies_are_stable, setup, teardown),
         cmocka_unit_test_setup_teardown(who_has_lost_too_many_copies_is_told_what_to_do, setup, teardown),
+        cmocka_unit_test_setup_teardown(other_granules_and_extents_are_not_taken_for_ours, setup, teardown),
         cmocka_unit_test_setup_teardown(superblocks_that_cannot_be_read_are_no_missing_leg, setup, teardown),
         cmocka_unit_test_setup_teardown(copies_that_are_written_again_are_told, setup, teardown),
         cmocka_unit_test_setup_teardown(a_copy_that_cannot_be_written_is_told, setup, teardown),

@@ -41,6 +41,8 @@ static struct superblock sample(uint64_t sequence)
         .extent_bytes = EXTENT_BYTES_DEFAULT,
         .consistent_epoch = 1,
         .consistent_lsn = 50,
+        .room_bytes = 250 * MIB,
+        .moved_from_bytes = 100 * MIB,
     };
     memset(&sb.leg_id, 0xa5, sizeof(sb.leg_id));
     history_append(&sb.history, (struct history_entry) { 1, 1, 0x11 });
@@ -143,11 +145,13 @@ static void a_good_leg_is_told(void **state)
 {
     (void)state;
     TELLS(false, true, "copy 3       good, sequence 7", "volume gold42 on node paris-a", "syncing; peer's up-to-date",
+          "room         up to 262144000 bytes reads as zeroes", "moved from   the end of 104857600 bytes",
           "lost-power, found to differ by a verify, was-primary", "consistent   epoch 1, lsn 50", "history: 2 decrees",
           "epoch 2 from lsn 60, tag 0000000000000022", "3 hot extents of 4194304 bytes; sequences 2 to 5",
           "\n  12582912 + 8388608\n  83886080 + 4194304\n",
           "12288 bytes set in granules of 4096; 1 of 2 pages written, 0 damaged");
     TELLS(true, true, "\"copy\":0,\"state\":\"good\",\"sequence\":7,\"reason\":null", "\"in_use\":false",
+          "\"room_bytes\":262144000,\"moved_from_bytes\":104857600,",
           "\"history\":[{\"epoch\":1,\"first_lsn\":1,\"tag\":\"0000000000000011\"},",
           "\"activity_log\":{\"state\":\"good\",\"reason\":null,\"next_sequence\":5,\"hot_extents\":3,",
           "\"ranges\":[{\"offset_bytes\":12582912,\"length_bytes\":8388608},",
@@ -181,6 +185,19 @@ static void what_cannot_be_used_is_told(void **state)
     TELLS(true, false, "\"usable\":false", "\"superblock\":null", "\"activity_log\":null");
     write_at(zeroes, sizeof(zeroes), superblock_copy_offset(&layout, 0));
     TELLS(false, false, "no Lockstep metadata");
+}
+
+/* With checksums that are right: by a bug or a forger. */
+static void a_forged_one_is_refused(void **state)
+{
+    (void)state;
+    struct superblock sb = sample(8);
+    sb.size_bytes = 3 * TIB;
+    sb.granule_bytes = sb.extent_bytes = 512;
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
+        write_superblock(i, &sb);
+    TELLS(false, false, "copy 3       damaged: superblock with an impossible number of extents");
+    TELLS(true, false, "\"usable\":false");
 }
 
 static void who_uses_it_is_told(void **state)
@@ -224,6 +241,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_good_leg_is_told, set_up, tear_down),
         cmocka_unit_test_setup_teardown(damage_is_told, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_cannot_be_used_is_told, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_forged_one_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(who_uses_it_is_told, set_up, tear_down),
         cmocka_unit_test_setup_teardown(it_can_be_in_a_file_of_its_own, set_up, tear_down),
     };

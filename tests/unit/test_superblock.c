@@ -74,6 +74,7 @@ static void every_flag_and_a_full_history_are_kept(void **state)
                           &in.was_primary, &in.full,     &in.reads_lie, &in.differs };
         for (unsigned k = 0; k < ARRAY_LEN(flags); k++)
             *flags[k] = k == i;
+        in.epoch = HISTORY_MAX;
         while (in.history.count < HISTORY_MAX)
             history_append(&in.history, (struct history_entry) { in.history.count + 1, i, UINT64_MAX - i });
         superblock_encode(&in, 1, block);
@@ -96,7 +97,12 @@ static void what_cannot_be_is_refused(void **state)
         { 16, 4, 1, -ENOTSUP, "the older format 1" },
         { 16, 4, 3, -ENOTSUP, "the newer format 3" },
         { 20, 4, 1, -EBADMSG, "copy 1 lies where copy 0 belongs" },
+        { 24, 8, UINT64_C(1) << 63, -EBADMSG, "sequence" },
         { 32, 8, 513, -EBADMSG, "size" },
+        { 32, 8, 64 * TIB + 512, -EBADMSG, "size" },
+        { 48, 8, UINT64_C(1) << 63, -EBADMSG, "epoch" },
+        { 48, 8, 6, -EBADMSG, "history" }, /* ends with 7 */
+        { 56, 8, UINT64_C(1) << 63, -EBADMSG, "lsn" },
         { 64, 4, 8, -ENOTSUP, "flags 8, which" }, /* reserved */
         { 64, 4, 1024, -ENOTSUP, "flags 1024, which" },
         { 71, 1, 1, -ENOTSUP, "byte 71, which" },
@@ -119,6 +125,8 @@ static void what_cannot_be_is_refused(void **state)
         { 276, 4, 0, -EBADMSG, "extent" },
         { 276, 4, 2048, -EBADMSG, "extent" },
         { 276, 4, 1u << 31, -EBADMSG, "extent" },
+        { 1864, 8, 513, -EBADMSG, "room" },
+        { 1864, 8, 64 * TIB + 512, -EBADMSG, "room" },
         { 312, 8, 0, -EBADMSG, "base" },
         { 320, 4, 8, -EBADMSG, "history" },
         { 320, 4, HISTORY_MAX + 1, -EBADMSG, "history" },
@@ -206,6 +214,26 @@ static void the_superblock_lies_as_documented(void **state)
         assert_int_equal(superblock_decode(expected, 2, &out, &err), 0);
         assert_memory_equal(&in, &out, sizeof(in));
         *flags[i] = false;
+    }
+}
+
+/* In whatever of its sizes: the log counts extents in 32 bits. */
+static void more_extents_than_can_be_are_refused(void **state)
+{
+    (void)state;
+    uint8_t block[SUPERBLOCK_BYTES];
+    struct err err = { 0 };
+    for (unsigned room = 0; room < 2; room++) {
+        struct superblock sb = sample(3), out;
+        sb.granule_bytes = sb.extent_bytes = 512;
+        uint64_t *bytes = room ? &sb.room_bytes : &sb.size_bytes;
+        *bytes = UINT64_C(512) * (UINT32_MAX - 1);
+        superblock_encode(&sb, 0, block);
+        assert_int_equal(superblock_decode(block, 0, &out, &err), 0);
+        *bytes += 512;
+        superblock_encode(&sb, 0, block);
+        assert_int_equal(superblock_decode(block, 0, &out, &err), -EBADMSG);
+        assert_non_null(strstr(err.text, "extents"));
     }
 }
 
@@ -519,6 +547,7 @@ int main(void)
         cmocka_unit_test(what_is_written_is_read),
         cmocka_unit_test(every_flag_and_a_full_history_are_kept),
         cmocka_unit_test(what_cannot_be_is_refused),
+        cmocka_unit_test(more_extents_than_can_be_are_refused),
         cmocka_unit_test(the_superblock_lies_as_documented),
         cmocka_unit_test(every_flipped_bit_is_noticed),
         cmocka_unit_test(the_newest_that_enough_copies_agree_on_is_chosen),

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Writes the seeds of corpus/superblock, bitmap and activity_log. Checksums are 0: the fuzzers put the right ones in."""
+"""Writes the seeds of corpus/superblock, metadata, bitmap and activity_log. Checksums are 0: the fuzzers put the right ones in."""
 import pathlib
 import struct
 
@@ -11,13 +11,14 @@ def entry(epoch):
     return struct.pack("<QQQ", epoch, epoch * 100, epoch * 10)
 
 
-def superblock(copy, sequence=3, version=2, epochs=range(1, 8), count=None):
+def superblock(copy, sequence=3, version=2, epochs=range(1, 8), count=None, size=1 << 30, backing=2 << 30, al_from=77,
+               granule=4096, extent=4 << 20):
     epochs = list(epochs)
-    b = b"LKSTEPES" + struct.pack("<QIIQQQQQ", 0, version, copy, sequence, 1 << 30, 2 << 30, 7, 123456)
+    b = b"LKSTEPES" + struct.pack("<QIIQQQQQ", 0, version, copy, sequence, size, backing, 64, 123456)
     b += struct.pack("<IBBBB", 0xe1, 1, 1, 3, 0) + b"".join(bytes([i + 1]) * 16 for i in range(4))
     b += b"gold42".ljust(64, b"\0") + b"paris-a".ljust(64, b"\0")
     assert len(b) == 264
-    b += struct.pack("<QIIQQ", 77, 4096, 4 << 20, 5, 999) + entry(6)
+    b += struct.pack("<QIIQQ", al_from, granule, extent, 5, 999) + entry(6)
     b += struct.pack("<II", len(epochs) if count is None else count, 0) + b"".join(entry(e) for e in epochs)
     return b.ljust(4096, b"\0")
 
@@ -54,7 +55,26 @@ def log(count, slots=8):
     return blocks
 
 
+def leg(options=0, size=8 << 20, backing=16 << 20, **more):
+    """What fuzz_metadata reads: superblocks, blocks of the log, pages. """
+    blocks = [superblock(i, size=size, backing=backing, al_from=1, **more) for i in range(4)]
+    blocks = [b[:88] + bytes([2]).ljust(16, b"\0") + b[104:] for b in blocks]  # as the others' owner
+    blocks += [al(i + 1, [(i, i % 2)] if i < 2 else [], [0, 1, NONE, NONE] if i % 2 else [NONE] * 4, owner=2, extent=4 << 20)
+               for i in range(4)]
+    blocks += [page(0, granule=4096, owner=2, bits=b"\x0f"), page(1, granule=4096, owner=2)]
+    return bytes([options]) + b"".join(blocks)
+
+
 SEEDS = {
+    "metadata": {
+        "internal": leg(),
+        "external": leg(1),
+        "unsized": leg(size=0),
+        "many_extents": leg(1, size=3 << 40, backing=4 << 40, granule=512, extent=512),
+        "small_units": leg(granule=512, extent=512),
+        "other_backing": leg(backing=1 << 30),
+        "nothing": b"\0",
+    },
     "superblock": {
         "short_and_empty": b"LKSTEPES",
         "three_of_one_and_one_newer": superblock(0) + superblock(1) + superblock(2) + superblock(3, 4),
