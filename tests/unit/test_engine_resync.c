@@ -1223,6 +1223,64 @@ static void what_nobody_asked_for_ends_the_session(void **state)
     }
 }
 
+/* Legs that are not in sync yet do differ: that says nothing about who is right, and a target's granules are being
+ * written. */
+static void what_belongs_to_a_verify_ends_a_resyncs_session(void **state)
+{
+    static const enum frame_kind kinds[] = { FRAME_VERIFY_FOUND, FRAME_VERIFY_ASK };
+    for (unsigned i = 0; i < ARRAY_LEN(kinds); i++) {
+        for (int at_target = 0; at_target < 2; at_target++) {
+            struct node a, b;
+            open_resyncing(&a, &b);
+            struct node *to = at_target ? &b : &a;
+            unsigned disk = to->disk_count, sent = to->sent_count;
+            struct frame frame = { .kind = kinds[i], .length_bytes = CHANGE_BYTES };
+            step(to, (struct event) { .kind = EV_FRAME, .frame = { .frame = frame } });
+            if (!to->dropped)
+                fail_msg("%s was taken by the %s", frame_kind_name(kinds[i]), at_target ? "target" : "source");
+            assert_non_null(strstr(to->text, "in sync"));
+            assert_int_equal(to->disk_count, disk);
+            assert_int_equal(to->sent_count, sent);
+            metas_done(to);
+            assert_false(to->on_disk.differs);
+            disconnect_nodes(&a, &b);
+            connect_nodes(&a, &b);
+            run(&a, &b);
+            assert_in_sync(&a, &b);
+            close_both(&a, &b);
+        }
+    }
+}
+
+/* The target is done, and is told of a decree that cannot follow what its source said it had been part of. */
+static void a_decree_that_is_older_than_the_history_takes_nobody_in(void **state)
+{
+    for (int kind = 0; kind < 3; kind++) {
+        struct node a, b;
+        open_resyncing(&a, &b);
+        assert_true(run_until_sent(&a, &b, &b, FRAME_SYNC_DONE));
+        const struct history_entry *last = history_last(&a.on_disk.history);
+        struct frame frame = { .kind = FRAME_DECREE,
+                               .flags = FRAME_FLAG_TAKEN,
+                               .epoch = kind == 0 ? last->epoch - 1 : last->epoch + (uint64_t)kind - 1,
+                               .lsn = last->first_lsn,
+                               .offset_bytes = kind == 2 ? 0 : last->tag + 1,
+                               .tag = UINT32_MAX };
+        struct superblock before = b.on_disk;
+        step(&b, (struct event) { .kind = EV_FRAME, .frame = { .frame = frame } });
+        assert_true(b.dropped);
+        assert_non_null(strstr(b.text, "older than what the source said"));
+        metas_done(&b);
+        assert_int_equal(b.on_disk.leg, LEG_SYNCING);
+        assert_memory_equal(&b.on_disk.history, &before.history, sizeof(before.history));
+        disconnect_nodes(&a, &b);
+        connect_nodes(&a, &b);
+        run(&a, &b);
+        assert_in_sync(&a, &b);
+        close_both(&a, &b);
+    }
+}
+
 /* The target's disk fails while it takes: the leg has failed, and the primary goes on. */
 static void a_target_that_fails_ends_the_resync(void **state)
 {
@@ -1307,6 +1365,8 @@ int main(void)
         cmocka_unit_test(a_failure_that_no_acknowledgement_tells_ends_the_session),
         cmocka_unit_test(a_target_counts_what_its_source_lost),
         cmocka_unit_test(what_nobody_asked_for_ends_the_session),
+        cmocka_unit_test(what_belongs_to_a_verify_ends_a_resyncs_session),
+        cmocka_unit_test(a_decree_that_is_older_than_the_history_takes_nobody_in),
         cmocka_unit_test(a_target_that_fails_ends_the_resync),
         cmocka_unit_test(an_ending_session_leaves_no_deadline_in_the_past),
     };

@@ -468,6 +468,19 @@ static void without_a_primary_nothing_is_mended(void **state)
     }
 }
 
+/* Its own changes would be kept away from nothing that the peer compares. */
+static void a_primary_answers_no_question(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, true);
+    struct frame frame = { .kind = FRAME_VERIFY_ASK, .length_bytes = CHANGE_BYTES };
+    step(&a, (struct event) { .kind = EV_FRAME, .frame = { .frame = frame } });
+    assert_true(a.dropped);
+    assert_non_null(strstr(a.text, "only a secondary"));
+    assert_int_equal(a.disk_count, 0);
+    close_both(&a, &b);
+}
+
 /* There is no memory for a verify when its session ends. */
 static void an_ending_session_leaves_no_deadline_in_the_past(void **state)
 {
@@ -508,6 +521,7 @@ int main(void)
         cmocka_unit_test(what_the_peer_cannot_read_comes_by_a_resync),
         cmocka_unit_test(what_the_peer_cannot_read_comes_before_it_is_primary),
         cmocka_unit_test(without_a_primary_nothing_is_mended),
+        cmocka_unit_test(a_primary_answers_no_question),
         cmocka_unit_test(an_ending_session_leaves_no_deadline_in_the_past),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

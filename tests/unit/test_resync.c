@@ -1055,6 +1055,20 @@ static const char *ask(struct solo *t, uint32_t tag, const struct sync_entry_wir
     return resync_source_frame(t->source, &frame, payload, 1, &t->out);
 }
 
+/* A good question, by which the target tells how far it is. */
+static const char *ask_at(struct solo *t, uint32_t tag, uint64_t done_bytes, uint64_t total_bytes)
+{
+    struct sync_entry_wire good = entry(0, 4096, 0);
+    struct buf *payload = buf_get(&pools[0], sizeof(good), 0);
+    memcpy(payload->data, &good, sizeof(good));
+    struct frame frame = { .kind = FRAME_SYNC_ASK,
+                           .tag = tag,
+                           .payload_bytes = sizeof(good),
+                           .lsn = done_bytes,
+                           .offset_bytes = total_bytes };
+    return resync_source_frame(t->source, &frame, payload, 1, &t->out);
+}
+
 static const char *say(struct solo *t, enum frame_kind kind, uint32_t tag)
 {
     struct frame frame = { .kind = kind, .tag = tag };
@@ -1093,6 +1107,8 @@ static void a_source_bounds_a_hostile_target(void **state)
     };
     for (unsigned i = 0; i < ARRAY_LEN(cases); i++)
         complains(ask(t, 1, cases[i].entries, 2), cases[i].wrong);
+    complains(ask_at(t, 1, 0, MIB + 512), "impossible progress");
+    complains(ask_at(t, 1, 8192, 4096), "impossible progress");
     complains(say(t, FRAME_SYNC_STABLE, 1), "tag");
     solo_take(t);
 
@@ -1122,6 +1138,29 @@ static void a_source_bounds_a_hostile_target(void **state)
     /* It lied: nearly all bits are set. */
     assert_int_equal(resync_source_state(t->source), RESYNC_AGAIN);
     complains(say(t, FRAME_SYNC_DONE, 0), "no resync");
+    solo_close(t);
+}
+
+/* There is no memory for its bits: until the target has them, it cannot know what to ask for, nor be done. */
+static void a_source_hears_nothing_before_its_bits_are_over(void **state)
+{
+    (void)state;
+    struct solo *t = solo_open(MIB, 4096);
+    struct sync_entry_wire good = entry(0, 4096, 0);
+    struct buf *held[POOL_BYTES / MIB];
+    bitmap_set_all(t->bitmap);
+    for (unsigned i = 0; i < ARRAY_LEN(held); i++)
+        assert_non_null(held[i] = buf_get(&pools[0], MIB, 0));
+    resync_source_begin(t->source, &solo_key, true, 1, &t->out);
+    assert_int_equal(t->out.count, 0);
+    for (unsigned i = 0; i < ARRAY_LEN(held); i++)
+        buf_put(held[i]);
+    complains(ask(t, 1, &good, 1), "before all bits");
+    complains(say(t, FRAME_SYNC_DONE, 0), "before all bits");
+    assert_int_equal(resync_source_state(t->source), RESYNC_RUNNING);
+    resync_source_tick(t->source, 2, &t->out);
+    assert_null(ask(t, 1, &good, 1));
+    assert_int_equal(solo_disk_all(t), 1);
     solo_close(t);
 }
 
@@ -1335,6 +1374,78 @@ static void a_target_believes_only_what_it_asked_for(void **state)
     solo_close(t);
 }
 
+/* A leg whose reads prove nothing asks without digests: who calls it equal would leave it as it is. */
+static void what_has_no_digest_is_never_equal(void **state)
+{
+    (void)state;
+    static const uint8_t table[SYNC_TABLE_BYTES] = { SYNC_ANSWER_EQUAL };
+    struct solo *t = solo_open(12 * 1024, 4096);
+    struct frame bits = { .kind = FRAME_SYNC_BITS, .flags = FRAME_FLAG_ALL, .length_bytes = 12 * 1024 };
+    struct frame data = { .kind = FRAME_SYNC_DATA, .tag = 1, .payload_bytes = SYNC_TABLE_BYTES };
+    resync_target_begin(t->target, &solo_key, false, 1);
+    assert_null(tell(t, bits, NULL));
+    assert_null(tell(t, (struct frame) { .kind = FRAME_SYNC_BITS }, NULL));
+    assert_int_equal(solo_take(t), 0); /* nothing was read */
+    complains(tell(t, data, table), "equal without a digest");
+    assert_int_equal(bitmap_dirty_bytes(t->bitmap), 12 * 1024);
+    solo_close(t);
+}
+
+static const char *ask_verify(struct solo *t, struct verify_reply *r, uint64_t offset_bytes, uint64_t length_bytes)
+{
+    struct frame frame = { .kind = FRAME_VERIFY_ASK, .offset_bytes = offset_bytes, .length_bytes = length_bytes };
+    return verify_reply_frame(r, &frame, 1, &t->out);
+}
+
+/* Who compares asks for pieces of the volume, and for so many at a time as there is room for here. */
+static void a_verify_answers_no_more_than_was_agreed(void **state)
+{
+    (void)state;
+    enum { SIZE_BYTES = 2 * MIB + 4096 + 512 };
+    static const struct range bad[] = {
+        { SIZE_BYTES, 4096 },
+        { 2 * MIB, 2 * 4096 },
+        { UINT64_MAX - 4095, 4096 },
+        { UINT64_MAX - 4095, 8192 },
+        { 0, 0 },
+        { 512, 4096 },
+        { 0, 512 },
+        { 0, VERIFY_PIECE_BYTES + 4096 },
+    };
+    struct solo *t = solo_open(SIZE_BYTES, 4096);
+    struct resync_config config = {
+        .backing = "disk", .peer = "peer", .locks = &t->locks, .bitmap = t->bitmap, .pool = &pools[0]
+    };
+    struct verify_reply *r = verify_reply_open(&config);
+    complains(ask_verify(t, r, 0, 4096), "no verify");
+    verify_reply_begin(r, &solo_key);
+    for (unsigned i = 0; i < ARRAY_LEN(bad); i++)
+        complains(ask_verify(t, r, bad[i].offset_bytes, bad[i].length_bytes), "range not of this volume");
+    assert_int_equal(t->out.count, 0);
+    /* The last granule is short. Those of one place wait for nothing, as reads share it. */
+    for (unsigned i = 0; i < VERIFY_WINDOWS_MAX; i++)
+        assert_null(ask_verify(t, r, i & 1 ? 0 : 2 * MIB + 4096, i & 1 ? VERIFY_PIECE_BYTES : 512));
+    complains(ask_verify(t, r, 0, 4096), "more ranges at a time");
+    assert_int_equal(t->out.count, VERIFY_WINDOWS_MAX);
+    struct action first = t->out.list[0];
+    assert_int_equal(first.kind, ACT_DISK);
+    actions_clear(&t->out);
+    /* An answer makes room for one more question. */
+    memset(first.disk.buf->data, 0, first.disk.length_bytes);
+    verify_reply_disk_done(r, first.disk.op, 0, 1, &t->out);
+    assert_int_equal(t->out.list[0].send.frame.kind, FRAME_VERIFY_REPLY);
+    assert_int_equal(solo_take(t), 0);
+    assert_null(ask_verify(t, r, 0, 4096));
+    complains(ask_verify(t, r, 0, 4096), "more ranges at a time");
+    actions_clear(&t->out);
+    verify_reply_stop(r, &t->out);
+    for (unsigned i = 0; i < VERIFY_WINDOWS_MAX; i++)
+        verify_reply_disk_done(r, VERIFY_REPLY_OP_FIRST + i, -EIO, 1, &t->out);
+    assert_true(verify_reply_is_idle(r));
+    verify_reply_close(r);
+    solo_close(t);
+}
+
 /* A bitmap as large as it takes for runs that need no bits. */
 static void the_targets_bits_become_the_union(void **state)
 {
@@ -1417,11 +1528,14 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_source_bounds_a_hostile_target),
+        cmocka_unit_test(a_source_hears_nothing_before_its_bits_are_over),
         cmocka_unit_test(scattered_entries_share_locks),
         cmocka_unit_test(a_window_that_is_cut_off_keeps_what_is_with_the_disk),
         cmocka_unit_test(a_limit_of_rate_is_kept_and_reached),
         cmocka_unit_test(a_target_asks_no_faster_than_it_may),
         cmocka_unit_test(a_target_believes_only_what_it_asked_for),
+        cmocka_unit_test(what_has_no_digest_is_never_equal),
+        cmocka_unit_test(a_verify_answers_no_more_than_was_agreed),
         cmocka_unit_test(the_targets_bits_become_the_union),
         cmocka_unit_test(legs_become_equal_whatever_happens),
         cmocka_unit_test(verify_finds_what_differs_and_nothing_else),
