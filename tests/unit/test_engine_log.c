@@ -12,6 +12,7 @@
 static const struct node_options tiny_log = {
     .has_peer = true, .alone_after_ns = PATIENCE_NS, .extent_bytes = EXTENT_BYTES, .log_slots = 2
 };
+static const struct node_options strict = { .has_peer = true, .alone_after_ns = ENGINE_NEVER_ALONE };
 
 static void open_pair(struct node *a, struct node *b, const struct node_options *options)
 {
@@ -184,7 +185,6 @@ static void a_clean_end_with_the_peer_leaves_nothing_to_do(void **state)
 static void a_clean_end_without_the_peer_keeps_what_it_may_lose(void **state)
 {
     struct node a, b;
-    static const struct node_options strict = { .has_peer = true, .alone_after_ns = ENGINE_NEVER_ALONE };
     open_pair(&a, &b, &strict);
     write_block(&a, 0, 1);
     run(&a, &b);
@@ -429,6 +429,50 @@ static void what_a_verify_found_outlives_a_crash(void **state)
     close_both(&a, &b);
 }
 
+/* An application that never flushes: what a loss of the peer's power costs stays a few seconds' changes. */
+static void what_nobody_flushes_is_flushed_all_the_same(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, &strict);
+    write_block(&a, 0, 1);
+    run(&a, &b);
+    assert_int_equal(a.completed, 1);
+    assert_int_equal(a.stable[0] + b.stable[0], 0);
+    uint64_t due_ns = engine_deadline_ns(a.engine);
+    assert_true(due_ns <= a.now_ns + 5 * NS_PER_S);
+    tick(&a, due_ns - 1);
+    assert_int_equal(a.disk_count + a.sent_count, 0);
+    tick(&a, due_ns);
+    assert_int_equal(a.disk_count, 1);
+    assert_int_equal(a.disk[0].disk.kind, OP_FLUSH);
+    assert_int_equal(a.sent_count, 1);
+    assert_int_equal(a.sent[0].frame.kind, FRAME_FLUSH);
+    run(&a, &b);
+    assert_int_equal(a.completed, 1); /* no request of the application */
+    assert_int_equal(a.stable[0], 1);
+    assert_int_equal(b.stable[0], 1);
+
+    /* Nothing to flush, no flush; and again when there is. */
+    tick(&a, engine_deadline_ns(a.engine));
+    run(&a, &b);
+    tick(&a, engine_deadline_ns(a.engine));
+    assert_int_equal(a.disk_count + a.sent_count, 0);
+    write_block(&a, EXTENT_BYTES, 2);
+    run(&a, &b);
+    tick(&a, engine_deadline_ns(a.engine));
+    run(&a, &b);
+    assert_int_equal(b.stable[EXTENT_BYTES], 2);
+
+    /* All of that the peer has, with its power gone. */
+    disconnect_nodes(&a, &b);
+    node_lose_power(&b);
+    connect_nodes(&a, &b);
+    assert_int_equal(dirty_bytes(&a), 0);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    close_both(&a, &b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -446,6 +490,7 @@ int main(void)
         cmocka_unit_test(a_crash_leaves_the_extents_that_were_in_use),
         cmocka_unit_test(damage_counts_as_out_of_sync_and_is_told),
         cmocka_unit_test(what_a_verify_found_outlives_a_crash),
+        cmocka_unit_test(what_nobody_flushes_is_flushed_all_the_same),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
