@@ -97,6 +97,14 @@ static struct json_object *resync_json(const Lockstep__Control__Resync *r)
     return o;
 }
 
+static struct json_object *consistent_json(const Lockstep__Control__Consistent *c)
+{
+    struct json_object *o = json_object_new_object();
+    put(o, "epoch", json_object_new_uint64(c->epoch));
+    put(o, "lsn", json_object_new_uint64(c->lsn));
+    return o;
+}
+
 static struct json_object *alone_json(const Lockstep__Control__Alone *a)
 {
     char since[40];
@@ -186,6 +194,7 @@ static struct json_object *volume_json(const Lockstep__Control__VolumeStatus *v)
     put(o, "serving", json_object_new_boolean(v->serving));
     put(o, "leg", leg_json(v));
     put(o, "backing", json_object_new_string(v->backing));
+    put(o, "consistent", v->consistent ? consistent_json(v->consistent) : NULL);
     put(o, "writes_waiting", number_if(up, v->writes_waiting));
     put(o, "oldest_waiting_us", number_if(up, v->oldest_waiting_us));
     put(o, "alone", v->alone ? alone_json(v->alone) : NULL);
@@ -341,6 +350,11 @@ static void say_volume(const struct show *s, const char *node, const Lockstep__C
         fprintf(s->out, "%s\n", form_size(v->size_bytes, text));
     else
         fprintf(s->out, "size not fixed yet\n");
+    if (v->consistent)
+        fprintf(s->out, "          inconsistent: newer in part than its last consistent state, epoch %llu, LSN %llu\n",
+                (unsigned long long)v->consistent->epoch, (unsigned long long)v->consistent->lsn);
+    else if (is(v->leg, "syncing"))
+        fprintf(s->out, "          inconsistent, and has never been consistent\n");
     if (v->peer)
         say_peer(s, v->peer);
     if (v->peer && v->peer->resync)

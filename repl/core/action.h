@@ -74,7 +74,7 @@ struct action {
         struct {
             void *cookie;
             int32_t result;   /* 0: done; -EBUSY, -EPERM, ...: refused */
-            const char *text; /* points into the actions' text; NULL when done */
+            const char *text; /* points into the actions' text; NULL: it is done, and there is nothing to add */
         } order;
         struct {
             enum note_level level;

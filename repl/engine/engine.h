@@ -54,6 +54,9 @@ struct engine_view {
     uint64_t size_bytes;
     uint32_t block_bytes; /* that clients' requests are to be multiples of */
     enum leg_state leg;
+    uint64_t consistent_epoch; /* of an inconsistent leg: its last consistent state, as far as this node had it on
+                                  record; 0: it has had none, or is consistent */
+    uint64_t consistent_lsn;
     bool session_up;
     bool peer_leads;            /* as far as is known: a primary does not tell when it is demoted */
     enum leg_state peer_leg;    /* as last known; LEG_OUTDATED: it has left the in-sync set */

@@ -126,8 +126,10 @@ bool decree_take(struct engine *e, uint64_t epoch, struct actions *out)
         bool half = e->sb.leg == LEG_SYNCING;
         actions_note(out, NOTE_WARNING, "role",
                      "promotion was forced: acknowledged writes may be lost; the peer's leg, if it is ever seen again, "
-                     "is %s",
-                     half ? "refused as split brain" : "overwritten, or refused as split brain");
+                     "is %s%s%s",
+                     half ? "refused as split brain" : "overwritten, or refused as split brain", half ? ". " : "",
+                     half ? sync_last_consistent(e, out) : "");
+        e->promoted_half_made = half;
         e->sb.leg = LEG_UP_TO_DATE;
         e->sb.lost_power = e->sb.differs = false;
         lose_peer(e);

@@ -202,6 +202,7 @@ struct engine {
     uint32_t served_block_bytes;   /* what clients are told while we serve */
     uint64_t asked_epoch;          /* PHASE_ASKING: that the peer is to agree to */
     bool promote_force;            /* the promotion under way is to overcome what stands against it */
+    bool promoted_half_made;       /* it has made an inconsistent leg count */
     char refused[SYNC_TEXT_BYTES]; /* the last refusal, so that each is told once */
     bool refused_a_primary;        /* the last hello was a primary's, and no session came of it */
 
@@ -316,6 +317,8 @@ void diskless_advance(struct engine *e, struct actions *out);
 const char *diskless_why_not(struct engine *e);
 
 /* engine_sync.c */
+/* A sentence: what is left of an inconsistent leg. */
+const char *sync_last_consistent(const struct engine *e, struct actions *out);
 void sync_judged_source(struct engine *e, bool full, struct actions *out);
 void sync_judged_target(struct engine *e, bool full, struct actions *out);
 bool sync_open(struct engine *e); /* false: out of memory */

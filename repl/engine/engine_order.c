@@ -104,6 +104,9 @@ void order_promote(struct engine *e, bool force, void *cookie, struct actions *o
     if (e->sb_broken)
         obstacle = "its metadata cannot be written; mend the disk";
     if (obstacle) {
+        bool half_made = !force && e->sb.leg == LEG_SYNCING && e->role.phase == PHASE_SECONDARY;
+        if (half_made)
+            obstacle = actions_text(out, "%s. %s", obstacle, sync_last_consistent(e, out));
         order_answer(cookie, -EPERM, obstacle, out);
         return;
     }
@@ -140,6 +143,7 @@ void order_promote(struct engine *e, bool force, void *cookie, struct actions *o
     bool ask = e->session == SESSION_UP;
     role_promote(&e->role, ask);
     e->promote_force = force;
+    e->promoted_half_made = false;
     e->asked_epoch = e->sb.epoch + 1;
     if (!ask && !decree_take(e, e->asked_epoch, out)) {
         role_yield(&e->role);
@@ -324,7 +328,7 @@ void orders_carry_out(struct engine *e, uint64_t now_ns, struct actions *out)
             serve_on(e, out);
             actions_note(out, NOTE_INFO, "role", "%s is primary at epoch %llu", e->config.node,
                          (unsigned long long)e->sb.epoch);
-            orders_finish(e, 0, NULL, out);
+            orders_finish(e, 0, e->promoted_half_made ? sync_last_consistent(e, out) : NULL, out);
             if (e->session == SESSION_NONE)
                 alone_consider(e, now_ns);
             break;

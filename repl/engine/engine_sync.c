@@ -60,10 +60,8 @@ void sync_judged_target(struct engine *e, bool full, struct actions *out)
     count_what_the_peer_lost(e);
     if (e->sb.leg != LEG_SYNCING) {
         const struct history_entry *last = history_last(&e->sb.history);
-        struct mirror_view mirror;
-        mirror_view(e->mirror, &mirror);
         e->sb.consistent_epoch = last ? last->epoch : 0;
-        e->sb.consistent_lsn = mirror.lsn;
+        e->sb.consistent_lsn = e->said.lsn; /* by now the mirror's is above the source's, too */
     }
     /* Whose bitmap this leg goes by, should the session end before it is done. */
     const struct history_entry *newest = history_last(&e->peer.history);
@@ -74,6 +72,16 @@ void sync_judged_target(struct engine *e, bool full, struct actions *out)
     actions_note(out, NOTE_INFO, "resync",
                  "%s gets what it lacks from %s: %s. Until it is done, this leg is inconsistent", e->config.node,
                  e->config.peer, full ? "everything is compared" : "the blocks that may differ are compared");
+}
+
+/* What a person who thinks of forcing its promotion wants to know. */
+const char *sync_last_consistent(const struct engine *e, struct actions *out)
+{
+    if (e->sb.consistent_epoch == 0)
+        return "Its leg is inconsistent, and has never been consistent";
+    return actions_text(out,
+                        "Its leg is inconsistent: newer in part than its last consistent state, epoch %llu, LSN %llu",
+                        (unsigned long long)e->sb.consistent_epoch, (unsigned long long)e->sb.consistent_lsn);
 }
 
 /* After a failed flush. The source may know of one that this leg's disk could not record; what is on record there,

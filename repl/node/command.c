@@ -254,8 +254,8 @@ void command_ordered(struct command *c, int result, const char *text)
     else if (c->request.command == CONTROL_VERIFY)
         finish(c, CONTROL_DONE, "volume %s: both legs are equal", volume);
     else
-        finish(c, CONTROL_DONE, "volume %s: %s is %s", volume, node,
-               c->request.command == CONTROL_PROMOTE ? "primary" : "secondary");
+        finish(c, CONTROL_DONE, "volume %s: %s is %s%s%s", volume, node,
+               c->request.command == CONTROL_PROMOTE ? "primary" : "secondary", *text ? ". " : "", text);
 }
 
 /* Taking the only good leg away from who uses it, or may need it, wants a second thought. */

@@ -212,6 +212,12 @@ size_t control_encode_volume(uint8_t *out, const struct volume_config *config, c
         v.oldest_waiting_us = s.oldest_waiting_us;
     }
 
+    Lockstep__Control__Consistent consistent = LOCKSTEP__CONTROL__CONSISTENT__INIT;
+    if (s.consistent_epoch) {
+        consistent.epoch = s.consistent_epoch;
+        consistent.lsn = s.consistent_lsn;
+        v.consistent = &consistent;
+    }
     Lockstep__Control__Alone alone = LOCKSTEP__CONTROL__ALONE__INIT;
     if (s.alone_epoch) {
         alone.epoch = s.alone_epoch;

@@ -37,6 +37,8 @@ struct volume_status {
     uint64_t lsn;
     uint64_t size_bytes; /* 0: not fixed yet */
     enum leg_state leg;
+    uint64_t consistent_epoch; /* of an inconsistent leg: its last consistent state; 0: none */
+    uint64_t consistent_lsn;
     uint32_t writes_waiting;    /* changes and flushes that wait for the peer */
     uint64_t oldest_waiting_us; /* for how long the oldest of them has waited; 0: none */
     /* The peer. Of a volume with a single node: LINK_DOWN, LEG_NONE, empty strings and zeroes. */

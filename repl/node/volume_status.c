@@ -45,6 +45,8 @@ static void make_status(struct volume *v, struct volume_status *s)
         .lsn = view.lsn,
         .size_bytes = view.size_bytes,
         .leg = view.leg,
+        .consistent_epoch = view.consistent_epoch,
+        .consistent_lsn = view.consistent_lsn,
         .writes_waiting = view.writes_waiting,
         .verify_done_bytes = verify.running ? verify.done_bytes : 0,
         .verify_total_bytes = verify.running ? verify.total_bytes : 0,

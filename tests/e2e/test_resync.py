@@ -207,12 +207,17 @@ def interrupted(t):
         h.pwrite(data, at)
     h.shutdown()
     v.secondary.start(wait=False)
-    v.primary.wait("a resync", lambda s: s["peer"]["resync"] and s["peer"]["resync"]["done_bytes"], PROTECTED_S)
+    source = v.primary.wait("a resync", lambda s: s["peer"]["resync"] and s["peer"]["resync"]["done_bytes"], PROTECTED_S)
     v.primary.sigkill()
     s = v.secondary.wait("to have lost its source", lambda s: s["peer"]["link"] != "connected" and s["leg"] == "syncing")
     t.check("inconsistent" in s["why_not"], f"why not: {s['why_not']}", s)
+    was = s["consistent"]
+    t.check(0 < was["epoch"] < source["epoch"] and 0 < was["lsn"] < source["lsn"],
+            f"last consistent: {was}, when its source is at epoch {source['epoch']}, LSN {source['lsn']}", s)
+    words = f"last consistent state, epoch {was['epoch']}, LSN {was['lsn']}"
+    t.check(words in v.secondary.cli("status").stdout, f"for eyes: {words}")
     p = v.secondary.cli("promote", v.c.volume, ok=(REFUSED,))
-    t.check("--force" in p.stderr, f"promote: {p.stderr.strip()}", p.stderr)
+    t.check("--force" in p.stderr and words in p.stderr, f"promote: {p.stderr.strip()}", p.stderr)
     v.primary.start()
     v.c.promote(v.primary)
     v.c.stop()

@@ -3,6 +3,7 @@
 #include "tests/unit/engine_pair.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #define PATIENCE_NS (2 * NS_PER_S)
@@ -83,6 +84,88 @@ static void the_target_is_inconsistent_on_disk_before_it_is_ready(void **state)
     order(&b, EV_PROMOTE, false);
     assert_int_equal(b.order_result, -EPERM);
     close_both(&a, &b);
+}
+
+/* However often it is interrupted: what came with the changes since is on it beside blocks that are old. */
+static void the_last_consistent_state_is_kept_until_the_resync_is_done(void **state)
+{
+    enum { SESSION, DAEMON, POWER, KINDS };
+    struct node a, b;
+    open_apart(&a, &b);
+    uint64_t epoch = history_last(&b.on_disk.history)->epoch, lsn = view_of(&b).lsn;
+    assert_true(epoch > 0 && lsn > 0);
+    assert_int_equal(view_of(&b).consistent_epoch + view_of(&b).consistent_lsn, 0);
+    for (unsigned kind = 0; kind < KINDS; kind++) {
+        connect_nodes(&a, &b);
+        assert_int_equal(b.on_disk.leg, LEG_SYNCING);
+        assert_int_equal(b.on_disk.consistent_epoch, epoch);
+        assert_int_equal(b.on_disk.consistent_lsn, lsn);
+        assert_int_equal(view_of(&b).consistent_epoch, epoch);
+        assert_int_equal(view_of(&b).consistent_lsn, lsn);
+        assert_int_equal(view_of(&a).consistent_epoch, 0);
+        assert_true(run_until_sent(&a, &b, &b, FRAME_SYNC_ASK));
+        write_block(&a, (10 + kind) * CHANGE_BYTES, 9);
+        while (a.sent_count)
+            deliver(&a, &b);
+        disks_done(&a);
+        disks_done(&b);
+        assert_true(view_of(&b).lsn > lsn);
+        disconnect_nodes(&a, &b);
+        disks_done(&a);
+        disks_done(&b);
+        if (kind == DAEMON)
+            node_restart(&b, true);
+        if (kind == POWER)
+            node_lose_power(&b);
+        assert_int_equal(view_of(&b).consistent_lsn, lsn);
+    }
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(b.on_disk.consistent_epoch + b.on_disk.consistent_lsn, 0);
+    assert_int_equal(view_of(&b).consistent_epoch + view_of(&b).consistent_lsn, 0);
+    close_both(&a, &b);
+}
+
+/* Who thinks of force is told what he would get. */
+static void whoever_promotes_a_half_made_leg_hears_what_it_is(void **state)
+{
+    for (unsigned made_anew = 0; made_anew < 2; made_anew++) {
+        struct node a, b;
+        open_apart(&a, &b);
+        char words[ACTION_TEXT_BYTES] = "Its leg is inconsistent, and has never been consistent";
+        if (made_anew)
+            replace_disk_of_b(&b);
+        else
+            snprintf(words, sizeof(words),
+                     "Its leg is inconsistent: newer in part than its last consistent state, epoch %llu, LSN %llu",
+                     (unsigned long long)history_last(&b.on_disk.history)->epoch, (unsigned long long)view_of(&b).lsn);
+        connect_nodes(&a, &b);
+        assert_true(run_until_sent(&a, &b, &b, FRAME_SYNC_ASK));
+        disconnect_nodes(&a, &b);
+        order(&b, EV_PROMOTE, false);
+        assert_int_equal(b.order_result, -EPERM);
+        assert_non_null(strstr(b.order_text, "--force"));
+        assert_non_null(strstr(b.order_text, words));
+        assert_false(told(&b, words));
+        order(&b, EV_PROMOTE, true);
+        metas_done(&b);
+        assert_true(b.serving);
+        assert_int_equal(b.order_result, 0);
+        assert_string_equal(b.order_text, words);
+        assert_true(told(&b, words));
+        /* It counts from here on. */
+        assert_int_equal(view_of(&b).consistent_epoch, 0);
+        order(&b, EV_DEMOTE, false);
+        disks_done(&b);
+        metas_done(&b);
+        assert_int_equal(b.order_result, 0);
+        order(&b, EV_PROMOTE, false);
+        metas_done(&b);
+        assert_true(b.serving);
+        assert_string_equal(b.order_text, "");
+        close_both(&a, &b);
+    }
 }
 
 static void each_step_of_the_finish_waits_for_the_one_before(void **state)
@@ -1331,6 +1414,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_target_is_inconsistent_on_disk_before_it_is_ready),
+        cmocka_unit_test(the_last_consistent_state_is_kept_until_the_resync_is_done),
+        cmocka_unit_test(whoever_promotes_a_half_made_leg_hears_what_it_is),
         cmocka_unit_test(each_step_of_the_finish_waits_for_the_one_before),
         cmocka_unit_test(the_application_goes_on_writing),
         cmocka_unit_test(a_session_lost_in_the_finish_is_made_good),

@@ -62,7 +62,8 @@ static void status_is_json(void **state)
     expect(&s, "{\"version\":1,\"node\":\"paris-a\",\"volumes\":[{\"name\":\"gold42\",\"state\":\"up\","
                "\"role\":\"primary\",\"protected\":true,\"why_not\":null,\"epoch\":7,\"lsn\":123456,"
                "\"size_bytes\":42949672960,\"device\":\"nbd:unix:/run/lockstep/gold42.sock\",\"serving\":true,"
-               "\"leg\":\"up-to-date\",\"backing\":\"/dev/vg0/gold42\",\"writes_waiting\":0,\"oldest_waiting_us\":0,"
+               "\"leg\":\"up-to-date\",\"backing\":\"/dev/vg0/"
+               "gold42\",\"consistent\":null,\"writes_waiting\":0,\"oldest_waiting_us\":0,"
                "\"alone\":null,\"diskless\":null,\"peer\":{\"name\":\"paris-b\",\"link\":\"connected\",\"reason\":null,"
                "\"transport\":\"tcp\","
                "\"path\":\"10.0.0.2:7789\",\"tls\":false,\"rtt_us\":412,\"leg\":\"up-to-date\","
@@ -90,7 +91,8 @@ static void what_is_not_known_is_null(void **state)
            "{\"version\":1,\"node\":\"a\",\"volumes\":[{\"name\":\"h\",\"state\":\"down\",\"role\":null,"
            "\"protected\":false,\"why_not\":\"a \\\"quoted\\\\\\\" reason\",\"epoch\":null,"
            "\"lsn\":null,\"size_bytes\":null,\"device\":\"nbd:h:1\",\"serving\":false,"
-           "\"leg\":null,\"backing\":\"x\",\"writes_waiting\":null,\"oldest_waiting_us\":null,\"alone\":null,"
+           "\"leg\":null,\"backing\":\"x\",\"consistent\":null,\"writes_waiting\":null,\"oldest_waiting_us\":null,"
+           "\"alone\":null,"
            "\"diskless\":null,"
            "\"peer\":{\"name\":\"b\",\"link\":\"down\",\"reason\":null,\"transport\":null,\"path\":null,\"tls\":false,"
            "\"rtt_us\":null,\"leg\":null,\"out_of_sync_bytes\":null,\"resync\":null},"
@@ -289,6 +291,37 @@ static void who_goes_on_alone_is_told(void **state)
     free(text);
 }
 
+/* What a person has, should he have to force its promotion. */
+static void an_inconsistent_leg_tells_its_last_consistent_state(void **state)
+{
+    Lockstep__Control__Consistent consistent = LOCKSTEP__CONTROL__CONSISTENT__INIT;
+    consistent.epoch = 6;
+    consistent.lsn = 1200;
+    Lockstep__Control__Peer peer = peer_b();
+    Lockstep__Control__VolumeStatus v = gold42(&peer);
+    Lockstep__Control__VolumeStatus *const list[] = { &v };
+    v.leg = (char *)"syncing";
+    struct show s = begin(false, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text, "  leg     syncing, /dev/vg0/gold42, 40 GiB\n"
+                                 "          inconsistent, and has never been consistent\n"));
+    free(text);
+    v.consistent = &consistent;
+    s = begin(false, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(
+        strstr(text, "  leg     syncing, /dev/vg0/gold42, 40 GiB\n"
+                     "          inconsistent: newer in part than its last consistent state, epoch 6, LSN 1200\n"));
+    free(text);
+    s = begin(true, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text, "\"consistent\":{\"epoch\":6,\"lsn\":1200},"));
+    free(text);
+}
+
 /* Red is for what needs a person, and for nothing else. */
 static void colours_mean_something(void **state)
 {
@@ -416,6 +449,7 @@ int main(void)
         cmocka_unit_test(a_resync_is_told),
         cmocka_unit_test(a_resize_is_shown),
         cmocka_unit_test(who_goes_on_alone_is_told),
+        cmocka_unit_test(an_inconsistent_leg_tells_its_last_consistent_state),
         cmocka_unit_test(who_serves_without_a_leg_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
