@@ -13,6 +13,7 @@ from lib.cluster import GIB, MIB, REFUSED, Cluster
 
 PROTECTED_S = 40
 CONTINUE = {"when-alone": "continue"}
+RESYNC_RATE = 256 * MIB
 
 
 def protected(node):
@@ -162,7 +163,7 @@ def strict_kills(t):
 def interrupted(t):
     t.step("a resync whose target is killed in the middle goes on where it was")
     size = GIB
-    v = Volume(t, "interrupted", size=size, settings=CONTINUE)
+    v = Volume(t, "interrupted", size=size, settings={**CONTINUE, "resync-rate": f"{RESYNC_RATE // MIB}MiB"})
     v.c.ready()
     v.secondary.sigkill()
     v.primary.wait("to go on alone", lambda s: s["alone"])
@@ -182,6 +183,9 @@ def interrupted(t):
         r = s["peer"]["resync"]
         t.check(s["peer"]["leg"] == "syncing" and r["total_bytes"] >= r["done_bytes"] and r["to_peer"],
                 f"resync: {r}; the target's leg is syncing", s)
+        rate = r["rate_bytes_per_s"]
+        t.check(0 < rate < 4 * RESYNC_RATE, f"it goes at {rate // MIB} MiB/s, as its limit of {RESYNC_RATE // MIB} allows", s)
+        t.check(r["eta_s"] == -((r["done_bytes"] - r["total_bytes"]) // rate), f"and has {r['eta_s']} s left", s)
         v.secondary.sigkill()
         kills += 1
         s = v.primary.wait("its loss to be seen", lambda s: s["peer"]["link"] != "connected")
