@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """A disk that fails, on the secondary: no write is acknowledged that is not on both legs, and the event names the device, the errno,
-the offset and the LSN. With injected faults, and with a disk that is really full. Unreadable sectors, and slow disks, on either node.
+the offset and the LSN; or the primary goes on alone, where it may. With injected faults, and with a disk that is really full.
+Unreadable sectors, and slow disks, on either node.
 What follows on the primary is test_diskless."""
 
 import os
@@ -9,7 +10,7 @@ import re
 import nbd
 
 from lib import fs, nbdio, proc, run
-from lib.cluster import KIB, METADATA_BYTES, MIB, Cluster
+from lib.cluster import KIB, METADATA_BYTES, MIB, REFUSED, Cluster
 from lib.run import wait_until
 
 SIZE = 64 * MIB
@@ -138,6 +139,35 @@ def recovers(t):
     t.check(not any(s.errors for s in load), "no client saw an error")
     c.stop()
     nbdio.verify_legs(c, load, "after the mending")
+    fs.remove(c.dir)
+
+
+def goes_on_alone(t, what, settings):
+    t.step(f"`when-alone: continue`: a {what} fails on the secondary; the primary goes on alone, and resyncs the leg when it is mended")
+    c = Cluster(t, size=SIZE, name=f"alone-{what}", dead_after="500ms", settings={"when-alone": "continue"})
+    c.b.make_fail("disk", error="EIO", **settings)
+    c.ready()
+    load = nbdio.start(nbdio.scribblers(c.a.uri, SIZE, t.seed, CONNECTIONS))
+    t.say(c.b.wait_log(f"{what} of the primary failed on {c.b.backing}: {ERRNO_TEXT['EIO']}", 15).strip())
+    s = c.a.wait("to go on alone", lambda s: s["alone"])
+    t.check(not s["protected"] and s["serving"] and s["peer"]["leg"] == "failed", f"status: {s['why_not']}; alone: {s['alone']}", s)
+    nbdio.headway(load, 200, seconds=20)
+    s = c.a.status()
+    t.check(s["alone"] and s["peer"]["out_of_sync_bytes"] > 0, f"{s['peer']['out_of_sync_bytes']} bytes are out of sync", s)
+    s = c.b.status()
+    t.check(s["leg"] == "failed" and not s["protected"], f"{c.b.name} says: {s['why_not']}", s)
+    p = c.b.cli("promote", c.volume, ok=(REFUSED,))
+    t.say(p.stderr.strip())
+    c.b.stop()
+    c.b.mend()
+    c.b.start()
+    s = c.a.wait("to be protected again", lambda s: s["protected"], 60)
+    t.check(s["alone"] is None and s["peer"]["leg"] == "up-to-date" and s["peer"]["out_of_sync_bytes"] == 0, "mended, its leg comes back", s)
+    nbdio.headway(load, 100, seconds=20)
+    nbdio.stop(load)
+    t.check(not any(s.errors for s in load), "no client saw an error")
+    c.stop()
+    nbdio.verify_legs(c, load, "after going on without a leg that had failed")
     fs.remove(c.dir)
 
 
@@ -306,6 +336,8 @@ def test(t):
     for victim in range(2):
         killed_while_slow(t, victim)
     recovers(t)
+    goes_on_alone(t, "write", IN_RANGE)
+    goes_on_alone(t, "flush", {"flush-errors-per-million": 1000000})
     read_error(t)
 
 
