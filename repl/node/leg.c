@@ -17,11 +17,16 @@ static bool metadata_is_internal(const struct volume_config *config) { return co
 int leg_layout(const struct volume_config *config, uint64_t backing_bytes, uint64_t holder_bytes,
                struct meta_layout *out, struct err *err)
 {
+    const struct config_node *self = config_self(config);
     int r = metadata_is_internal(config) ? meta_layout_internal(backing_bytes, out, err)
-                                         : meta_layout_external(backing_bytes, holder_bytes, out, err);
+                                         : meta_layout_external(backing_bytes, 0, out, err);
     if (r)
-        err_prefix(err, "%s", config_self(config)->backing);
-    return r;
+        return err_prefix(err, "%s", self->backing);
+    if (!metadata_is_internal(config) && holder_bytes && holder_bytes < out->meta_bytes)
+        return err_set(err, -ENOSPC, "%s: too small: %llu bytes, where the metadata of %s takes %llu. Was it cut off?",
+                       self->metadata, (unsigned long long)holder_bytes, self->backing,
+                       (unsigned long long)out->meta_bytes);
+    return 0;
 }
 
 /* Of a file or block device; 0: it cannot be told. */
