@@ -98,6 +98,19 @@ static uint32_t flags_of(const struct superblock *sb)
            (sb->reads_lie ? FLAG_READS_LIE : 0) | (sb->differs ? FLAG_DIFFERS : 0);
 }
 
+void superblock_write_order(unsigned bad, uint8_t order[SUPERBLOCK_COPIES])
+{
+    unsigned n = 0;
+    for (uint8_t i = 0; i < SUPERBLOCK_COPIES; i++) {
+        if (bad >> i & 1)
+            order[n++] = i;
+    }
+    for (uint8_t i = 0; i < SUPERBLOCK_COPIES; i++) {
+        if (!(bad >> i & 1))
+            order[n++] = i;
+    }
+}
+
 void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block[SUPERBLOCK_BYTES])
 {
     struct superblock_disk d = {

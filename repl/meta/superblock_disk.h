@@ -72,6 +72,11 @@ bool meta_trace_found(const uint8_t *bytes, uint64_t length_bytes);
     "the metadata is lost. If the peer's leg is good, `lockstep create --force` makes this one anew, and it gets all " \
     "from there; if it is not, `lockstep create --adopt --force` keeps what this one holds, as after a crash"
 
+/* In which order the copies are to be written: first those of which it is known that they do not agree with the rest
+ * (bits of `bad`: by what was read, or as the last write has missed them). The power that is lost in each of several
+ * writes in a row then tears the same ones again, and not those that are left. */
+void superblock_write_order(unsigned bad, uint8_t order[SUPERBLOCK_COPIES]);
+
 void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block[SUPERBLOCK_BYTES]);
 
 /* -ENOENT: not ours (no magic); -EBADMSG: damaged; -ENOTSUP: of another format; 0: good. `err` says which field. */

@@ -30,7 +30,8 @@ struct leg {
         } copies[SUPERBLOCK_COPIES];
         struct buf *blocks; /* of all copies, one after the other */
         enum op_kind kind;
-        unsigned started; /* copies, of which `pending` are under way */
+        uint8_t order[SUPERBLOCK_COPIES];
+        unsigned started; /* copies, in that order, of which `pending` are under way */
         unsigned pending;
         unsigned good;
         unsigned bad;  /* bits: copies that the last write missed; after a read, those that did not agree */

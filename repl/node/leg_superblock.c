@@ -22,7 +22,7 @@ static void store_start(struct leg *leg, unsigned count, uint32_t flags, disk_do
     struct leg_store *store = &leg->store;
     store->pending = count;
     for (; count > 0; count--) {
-        unsigned i = store->started++;
+        unsigned i = store->order[store->started++];
         store->copies[i].leg = leg;
         struct disk_io *io = &store->copies[i].io;
         io->kind = store->kind;
@@ -40,6 +40,7 @@ static void store_begin(struct leg *leg, enum op_kind kind)
     struct leg_store *store = &leg->store;
     assert(store->pending == 0);
     store->kind = kind;
+    superblock_write_order(store->bad, store->order);
     store->started = 0;
     store->good = 0;
     store->bad = 0;

@@ -85,7 +85,7 @@ void sim_node_superblock(struct sim *s, unsigned node, struct superblock *sb)
     struct sim_node *n = &s->node[node];
     if (!sim_meta_superblock_is_new(&n->meta)) {
         *sb = n->superblock_read;
-        if (n->superblock_repairs)
+        if (n->superblock_bad)
             COVER(superblock_repaired);
         return;
     }
@@ -100,8 +100,8 @@ void sim_node_superblock(struct sim *s, unsigned node, struct superblock *sb)
     if (superblock_choose(blocks, sb, &good, &err) < 0)
         sim_fail(s, "superblock", "node %u: %s", node, err.text);
     n->superblock_read = *sb;
-    n->superblock_repairs = good != (1u << SUPERBLOCK_COPIES) - 1;
-    if (n->superblock_repairs)
+    n->superblock_bad = ~good & ((1u << SUPERBLOCK_COPIES) - 1);
+    if (n->superblock_bad)
         COVER(superblock_repaired);
 }
 
@@ -162,10 +162,12 @@ void sim_node_start(struct sim *s, unsigned node)
                 SUPERBLOCK_COPIES_AT_ONCE;
         torn = SUPERBLOCK_COPIES_AT_ONCE;
     }
+    superblock_write_order(n->superblock_bad, n->superblock_order);
     for (unsigned i = 0; i < whole + torn; i++) {
+        unsigned copy = n->superblock_order[i];
         uint8_t block[SUPERBLOCK_BYTES];
-        superblock_encode(&sb, i, block);
-        sim_meta_put(s, node, SIM_META_SUPERBLOCK, i, block,
+        superblock_encode(&sb, copy, block);
+        sim_meta_put(s, node, SIM_META_SUPERBLOCK, copy, block,
                      i < whole ? SIM_META_WHOLE : (unsigned)sim_below(s, CHANCE_NODE, SIM_META_WHOLE + 1));
     }
     if (cut) {
@@ -321,7 +323,7 @@ static void superblock_start(struct sim *s, struct sim_node *n)
 {
     n->superblock_left = SUPERBLOCK_COPIES_AT_ONCE;
     for (unsigned left = n->superblock_left; left > 0; left--) {
-        unsigned i = n->superblock_started++;
+        unsigned i = n->superblock_order[n->superblock_started++];
         sim_meta_write(s, n->index, SIM_META_SUPERBLOCK, i, n->superblock_blocks[i], superblock_copy_done);
     }
 }
@@ -376,6 +378,7 @@ static void superblock_write(struct sim *s, struct sim_node *n, const struct sup
     sim_plan_writes_meta(s, n->index, sb);
     for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
         superblock_encode(sb, i, n->superblock_blocks[i]);
+    superblock_write_order(n->superblock_bad, n->superblock_order);
     superblock_start(s, n);
 }
 

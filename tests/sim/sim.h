@@ -336,11 +336,12 @@ struct sim_node {
 
     struct sim_meta meta;
     struct superblock superblock_read; /* as it was read last */
-    bool superblock_repairs;           /* ... with a copy that was not good */
+    unsigned superblock_bad;           /* bits: copies that did not agree when it was last read */
     bool superblock_busy;
     uint64_t parted; /* when its last session that was up ended, or its daemon started, by the model's clock */
     bool session_up;
     uint8_t superblock_blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES]; /* on their way to the disk */
+    uint8_t superblock_order[SUPERBLOCK_COPIES];
     unsigned superblock_started; /* copies, of which `superblock_left` are under way */
     unsigned superblock_left;
     unsigned superblock_good;
