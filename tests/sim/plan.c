@@ -125,7 +125,8 @@ void sim_plan_look(struct sim *s, unsigned node)
             COVER(resync_full_resumed);
         if (s->plan.resync.full && s->legs.blank[1 - node])
             COVER(replaced_resumed);
-        if (!s->goes_alone && !s->plan.resync.writes && v.out_of_sync_bytes > s->plan.resync.left_bytes + changed)
+        if (!s->goes_alone && !s->plan.resync.writes && !s->plan.resync.waited &&
+            v.out_of_sync_bytes > s->plan.resync.left_bytes + changed)
             sim_fail(s, "starts-over",
                      "node %u: a resync was interrupted with %" PRIu64 " bytes left, and begins again with %" PRIu64
                      ", of which %" PRIu64 " were changed at the most",
@@ -144,8 +145,10 @@ void sim_plan_look(struct sim *s, unsigned node)
     s->plan.resync.done_bytes = v.resync.done_bytes;
     s->plan.resync.writes = s->clients.changes_in_flight > 0;
     /* Not at each look: what the target has and has not flushed may count as lost in the next session. */
-    if (begins)
+    if (begins) {
         s->plan.resync.changed_blocks = s->clients.changed_blocks;
+        s->plan.resync.waited = s->plan.resync.writes;
+    }
 }
 
 /* ---- the stages ---- */

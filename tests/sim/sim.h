@@ -544,6 +544,7 @@ struct sim_plan {
         uint64_t done_bytes;
         bool full;   /* all of the volume was to be compared when it began */
         bool writes; /* changes were in flight */
+        bool waited; /* there were changes in flight when its session began: they go to the target in it */
         uint64_t changed_blocks;
     } resync;
     unsigned takeover;                /* steps of STRIKE_TAKEOVER taken */
