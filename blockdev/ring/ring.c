@@ -215,8 +215,12 @@ static void turn(struct ring *r)
     send_cancels(r);
     bool armed = ring_timers_arm(r);
     bool sleep = !r->stop && armed && list_empty(&r->ended) && !ring_timers_due(r) && !r->cancels_unsent;
-    check_enter(r, sleep ? ring_wait(r) : io_uring_submit_and_get_events(&r->uring));
-    r->now_ns = clock_ns();
+    if (sleep) {
+        check_enter(r, ring_wait(r));
+    } else {
+        check_enter(r, io_uring_submit_and_get_events(&r->uring));
+        r->now_ns = clock_ns();
+    }
     handle_completions(r);
     handle_ended(r);
     ring_timers_fire(r);

@@ -64,7 +64,8 @@ struct io_uring_sqe *ring_sqe(struct ring *r);
 /* Submits op->sqe now or when there is room. */
 void ring_submit_op(struct ring *r, struct ring_op *op);
 
-/* ring_wait.c: submits what is queued and waits for at least one completion; as io_uring_submit_and_wait() returns. */
+/* ring_wait.c: submits what is queued and waits for at least one completion; as io_uring_submit_and_wait() returns.
+ * Then `now_ns` is the time. */
 int ring_wait(struct ring *r);
 
 /* ring_timer.c: false when the kernel could not be told, so that the loop must not sleep. */

@@ -54,19 +54,33 @@ static void look(struct ring *r, uint64_t start_ns)
     }
 }
 
+/* Tells the kernel what is queued, and takes what is there already. A call for nothing would cost as much as one of the
+ * three that a lone write needs. */
+static int submit(struct ring *r)
+{
+    return io_uring_sq_ready(&r->uring) > 0 || has_work(r) ? io_uring_submit_and_get_events(&r->uring) : 0;
+}
+
 int ring_wait(struct ring *r)
 {
-    if (!r->tells_of_work)
-        return io_uring_submit_and_wait(&r->uring, 1);
-    uint64_t start_ns = clock_ns();
-    if (r->look_ns > 0 && start_ns >= r->look_from_ns) {
-        int rc = io_uring_submit_and_get_events(&r->uring);
-        if (rc < 0 || io_uring_cq_ready(&r->uring) > 0)
-            return rc;
-        start_ns = clock_ns();
-        look(r, start_ns);
+    if (!r->tells_of_work) {
+        int rc = io_uring_submit_and_wait(&r->uring, 1);
+        r->now_ns = clock_ns();
+        return rc;
     }
+    bool looks = r->look_ns > 0 && r->now_ns >= r->look_from_ns;
+    if (looks) {
+        int rc = submit(r);
+        if (rc < 0 || io_uring_cq_ready(&r->uring) > 0) {
+            r->now_ns = clock_ns();
+            return rc;
+        }
+    }
+    uint64_t start_ns = clock_ns();
+    if (looks)
+        look(r, start_ns);
     int rc = io_uring_submit_and_wait(&r->uring, 1);
-    adapt(r, clock_ns() - start_ns);
+    r->now_ns = clock_ns();
+    adapt(r, r->now_ns - start_ns);
     return rc;
 }

@@ -64,8 +64,12 @@ static void tick(struct ring_timer *t)
     volume_step(v, &(struct event) { .kind = EV_TICK });
 }
 
+/* What the engine waits for changes with its events only. */
 static void set_tick(struct volume *v)
 {
+    if (!v->stepped)
+        return;
+    v->stepped = false;
     uint64_t at_ns = engine_deadline_ns(v->engine);
     if (at_ns == v->tick_at_ns)
         return;

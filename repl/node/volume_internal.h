@@ -57,6 +57,7 @@ struct volume {
     struct ring_timer stop_retry;
     struct ring_timer tick; /* engine_deadline_ns() */
     uint64_t tick_at_ns;
+    bool stepped; /* the engine was given an event in this turn, so that its deadline may be another */
     struct volume_order_task scheduled; /* the verify that nobody ordered */
     bool scheduled_runs;
     bool scheduled_began;
@@ -87,6 +88,7 @@ static inline void volume_note(struct volume *v, enum note_level level, const ch
 static inline void volume_step(struct volume *v, struct event *ev)
 {
     ev->now_ns = ring_now_ns(v->ring);
+    v->stepped = true;
     engine_step(v->engine, ev, &v->actions);
 }
 

@@ -225,6 +225,7 @@ int volume_open_engine(struct volume *v, struct err *err)
         volume_note(v, NOTE_INFO, "leg", text);
     }
     v->tick_at_ns = UINT64_MAX;
+    v->stepped = true;
     v->engine = engine_open(&config);
     v->ios = resident_calloc(MIRROR_OPS, sizeof(*v->ios));
     v->sync_ios = resident_calloc(VOLUME_SYNC_OPS, sizeof(*v->sync_ios));
