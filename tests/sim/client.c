@@ -342,6 +342,10 @@ static void complete_read(struct sim *s, struct sim_op *op, int32_t result)
 {
     if (result) {
         COVER(reads_failed);
+        for (uint32_t b = op->first; b < op->first + op->count; b++) {
+            if (!medium_is_readable(&s->disk[0].data, b, 1) && !medium_is_readable(&s->disk[1].data, b, 1))
+                COVER(read_nobody);
+        }
         check_not_repairable(s, op);
         return;
     }
@@ -360,6 +364,10 @@ static void complete_read(struct sim *s, struct sim_op *op, int32_t result)
     for (uint32_t i = 0; s->spoilt.any && i < op->count; i++) {
         if (sim_is_spoilt(s, op->first + i, sim_block(op->buf->data, i)))
             damaged[(op->first + i) / 64] |= UINT64_C(1) << (op->first + i) % 64;
+    }
+    for (uint32_t i = 0; s->model.torn_count > 0 && i < op->count; i++) {
+        if (model_shows_torn(&s->model, sim_block(op->buf->data, i), op->first + i))
+            COVER(torn_read);
     }
     s->model.damaged = from->has_flaws || s->spoilt.any ? damaged : NULL;
     bool good = model_check_read(&s->model, op->span, op->first, op->count, op->buf->data);

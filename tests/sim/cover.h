@@ -67,6 +67,15 @@
     X(power_both, 1, "fault: both machines lost power at once")                                                        \
     X(power_at_start, 1, "fault: a machine lost power while a daemon started")                                         \
     X(power_lost_sectors, 1, "losses of power that took unflushed blocks with them")                                   \
+    X(cut_torn, 1, "blocks torn inside by a loss of power")                                                            \
+    X(cut_unreadable, 1, "blocks that cannot be read after a loss of power")                                           \
+    X(cut_torn_superblock, 1, "sectors torn inside by a loss of power, of a superblock")                               \
+    X(cut_torn_log, 1, "... of the activity log")                                                                      \
+    X(cut_torn_bitmap, 1, "... of the bitmap")                                                                         \
+    X(cut_unreadable_meta, 1, "... of either that cannot be read after it")                                            \
+    X(read_nobody, 1, "blocks that a read failed on as neither leg can be read there")                                 \
+    X(torn_read, 1, "reads of a block that a loss of power has torn inside")                                           \
+    X(torn_stayed, 1, "such blocks that were on both legs in the end")                                                 \
     X(power_lost_both, 1, "losses of power after which no leg had everything")                                         \
     X(clock_jump, 1, "fault: clocks that went forward")                                                                \
     X(secondary_crash, 1, "fault: secondary daemons killed")                                                           \

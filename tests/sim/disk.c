@@ -11,7 +11,7 @@
 #define LATENCY_MAX_NS (300 * NS_PER_US)
 #define LATENCY_LONG_NS (20 * NS_PER_MS)
 
-static_assert(SECTOR_BYTES == BLOCK_BYTES, "a block is what a disk writes whole or not at all");
+static_assert(SECTOR_BYTES == BLOCK_BYTES, "a block is a sector");
 
 void sim_disk_open(struct sim_disk *d)
 {
@@ -424,6 +424,29 @@ void sim_disk_stop_lying(struct sim *s, unsigned node)
     s->disk[node].lies = false;
 }
 
+/* Of what it was just writing, also from its cache, a block may be torn inside, or be gone. */
+static void tear(struct sim *s, struct sim_disk *d)
+{
+    for (uint32_t b = 0; b < d->block_count; b++) {
+        if (!sector_bit(d->data.dirty, b) || s->spoilt.count[b] > 0)
+            continue;
+        const uint8_t *block = sim_block(d->data.stable, b);
+        uint8_t before[BLOCK_BYTES];
+        memcpy(before, block, BLOCK_BYTES);
+        if (sim_chance(s, CHANCE_DISK, s->plan.cut.unreadable_per_million)) {
+            COVER(cut_unreadable);
+            medium_break(&d->data, b);
+            sim_trace(s, "%c disk    block %u cannot be read any more", 'A' + d->node, b);
+        } else if (sim_chance(s, CHANCE_DISK, s->plan.cut.torn_per_million) &&
+                   medium_tear(&d->data, b, &s->chance[CHANCE_DISK])) {
+            COVER(cut_torn);
+            if (b < s->model.block_count)
+                model_tear(&s->model, b, before, sim_block(d->data.content, b), block);
+            sim_trace(s, "%c disk    block %u is torn", 'A' + d->node, b);
+        }
+    }
+}
+
 void sim_disk_power_loss(struct sim *s, unsigned node, unsigned survive_per_million)
 {
     struct sim_disk *d = &s->disk[node];
@@ -435,6 +458,7 @@ void sim_disk_power_loss(struct sim *s, unsigned node, unsigned survive_per_mill
             apply_part(s, d, r);
         end_request(d, slot);
     }
+    tear(s, d);
     uint32_t lost = medium_power_loss(&d->data, &s->chance[CHANCE_DISK], survive_per_million);
     if (lost > 0)
         COVER(power_lost_sectors);

@@ -140,6 +140,42 @@ void medium_find_dirty(struct medium *m)
     }
 }
 
+static bool has_flaw(const struct medium *m, uint32_t sector)
+{
+    return m->has_flaws && (sector_bit(m->unreadable, sector) || sector_bit(m->damaged, sector) ||
+                            sector_bit(m->stable_unreadable, sector) || sector_bit(m->stable_damaged, sector));
+}
+
+bool medium_tear(struct medium *m, uint32_t sector, struct prng *chance)
+{
+    assert(sector_bit(m->dirty, sector));
+    if (has_flaw(m, sector))
+        return false;
+    uint8_t *to = medium_sector(m->stable, sector);
+    const uint8_t *from = medium_sector(m->content, sector);
+    uint64_t style = prng_below(chance, 3);
+    size_t at = (size_t)prng_below(chance, SECTOR_BYTES - 1) + 1;
+    for (size_t word = 0; style == 2 && word < SECTOR_BYTES; word += 8) {
+        if (prng_chance(chance, 500000))
+            memcpy(to + word, from + word, 8);
+    }
+    if (style == 0)
+        memcpy(to, from, at);
+    else if (style == 1)
+        memcpy(to + at, from + at, SECTOR_BYTES - at);
+    bit_put(m->dirty, sector, false);
+    m->stable_stamps[sector] = ++m->stamps;
+    return true;
+}
+
+void medium_break(struct medium *m, uint32_t sector)
+{
+    assert(sector_bit(m->dirty, sector));
+    m->has_flaws = true;
+    bit_set(m->stable_unreadable, sector);
+    bit_put(m->dirty, sector, false);
+}
+
 uint32_t medium_power_loss(struct medium *m, struct prng *chance, unsigned survive_per_million)
 {
     uint32_t lost = 0;

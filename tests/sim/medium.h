@@ -10,7 +10,7 @@
 
 #include "repl/base/prng.h"
 
-#define SECTOR_BYTES 512 /* what a disk writes whole or not at all */
+#define SECTOR_BYTES 512 /* what a disk writes whole or not at all, unless it loses power just then */
 
 struct medium {
     uint32_t sectors;
@@ -56,6 +56,15 @@ void medium_forget_dirty(struct medium *m, uint32_t sector);
 
 /* What is dirty by its content is dirty again. */
 void medium_find_dirty(struct medium *m);
+
+/* Before medium_power_loss(), of a dirty sector that was just being written when the power went. */
+
+/* A part of it is new, the rest old: what comes first, or last, or any of its words. False: it is not, as it has a
+ * flaw. */
+bool medium_tear(struct medium *m, uint32_t sector, struct prng *chance);
+
+/* It cannot be read any more until it is written. */
+void medium_break(struct medium *m, uint32_t sector);
 
 /* The machine goes down: of each dirty sector either the new or the old content is left. Returns the number of those
  * that lost the new one. */

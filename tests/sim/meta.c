@@ -194,6 +194,33 @@ void sim_meta_crash(struct sim *s, unsigned node)
     meta->busy = 0;
 }
 
+static void count_torn(uint32_t sector)
+{
+    uint32_t page = sector / PAGE_SECTORS;
+    if (page < areas[SIM_META_ACTIVITY_LOG].first)
+        COVER(cut_torn_superblock);
+    else if (page < areas[SIM_META_BITMAP].first)
+        COVER(cut_torn_log);
+    else
+        COVER(cut_torn_bitmap);
+}
+
+static void tear(struct sim *s, struct sim_meta *meta)
+{
+    struct medium *m = &meta->medium;
+    for (uint32_t i = 0; i < m->sectors; i++) {
+        if (!sector_bit(m->dirty, i))
+            continue;
+        if (sim_chance(s, CHANCE_NODE, s->plan.cut.unreadable_per_million)) {
+            COVER(cut_unreadable_meta);
+            medium_break(m, i);
+        } else if (sim_chance(s, CHANCE_NODE, s->plan.cut.torn_per_million) &&
+                   medium_tear(m, i, &s->chance[CHANCE_NODE])) {
+            count_torn(i);
+        }
+    }
+}
+
 void sim_meta_power_loss(struct sim *s, unsigned node, unsigned survive_per_million)
 {
     struct sim_meta *meta = &s->node[node].meta;
@@ -210,6 +237,7 @@ void sim_meta_power_loss(struct sim *s, unsigned node, unsigned survive_per_mill
         put(&meta->medium, sector_of(s, r->area, r->index), r->block, sectors);
     }
     meta->busy = 0;
+    tear(s, meta);
     medium_power_loss(&meta->medium, &s->chance[CHANCE_NODE], survive_per_million);
 }
 

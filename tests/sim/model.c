@@ -43,7 +43,7 @@ void model_reset(struct model *m, uint32_t block_count)
     assert(block_count > 0 && block_count <= MODEL_BLOCKS_MAX);
     m->clock = 1;
     m->block_count = block_count;
-    m->write_count = 0;
+    m->write_count = m->torn_count = 0;
     m->damaged = NULL;
     memset(m->spans, 0, sizeof(m->spans));
     m->span_bound = 0;
@@ -104,6 +104,19 @@ void model_fill(uint32_t write, uint32_t block, uint8_t data[BLOCK_BYTES])
 
 enum content { CONTENT_ZERO, CONTENT_WRITE, CONTENT_TORN };
 
+/* What no write put there may be known all the same. */
+static enum content torn_content(const struct model *m, uint32_t block, const uint8_t *data, uint32_t *write)
+{
+    for (uint32_t i = 0; i < m->torn_count; i++) {
+        const struct model_torn *t = &m->torn[i];
+        if (t->block != block || memcmp(t->data, data, BLOCK_BYTES) != 0)
+            continue;
+        *write = t->write;
+        return CONTENT_WRITE;
+    }
+    return CONTENT_TORN;
+}
+
 static enum content content_of(const struct model *m, uint32_t block, const uint8_t *data, uint32_t *write)
 {
     uint64_t words[BLOCK_BYTES / 8];
@@ -113,12 +126,12 @@ static enum content content_of(const struct model *m, uint32_t block, const uint
     if (words[0] == 0) {
         for (unsigned i = 1; i < ARRAY_LEN(words); i++)
             wrong |= words[i];
-        return wrong ? CONTENT_TORN : CONTENT_ZERO;
+        return wrong ? torn_content(m, block, data, write) : CONTENT_ZERO;
     }
     for (unsigned i = 0; i < ARRAY_LEN(words); i++)
         wrong |= words[i] ^ pattern(*write, block, i);
     if (wrong || *write >= m->write_count || m->writes[*write].zero)
-        return CONTENT_TORN;
+        return torn_content(m, block, data, write);
     return CONTENT_WRITE;
 }
 
@@ -201,6 +214,52 @@ void model_write_ended(struct model *m, uint32_t write)
         return;
     w->ended = m->clock++;
     tell_clusters(m, write);
+}
+
+/* When what lies in a block had been put there at the latest. False: no write did that. */
+static bool latest_end(const struct model *m, uint32_t block, const uint8_t *data, uint64_t *end)
+{
+    const struct model_block *b = &m->blocks[block];
+    uint32_t write;
+    enum content what = content_of(m, block, data, &write);
+    *end = 0; /* overwritten long ago */
+    for (uint32_t i = 0; i < b->count; i++) {
+        const struct model_cluster *c = &b->live[i];
+        if (what == CONTENT_ZERO ? c->zero : c->write == write)
+            *end = later(*end, c->failed ? m->writes[c->write].ended : c->first_end);
+    }
+    return what != CONTENT_TORN;
+}
+
+void model_tear(struct model *m, uint32_t block, const uint8_t before[BLOCK_BYTES], const uint8_t after[BLOCK_BYTES],
+                const uint8_t torn[BLOCK_BYTES])
+{
+    uint64_t old, new;
+    uint32_t write;
+    bool known = latest_end(m, block, before, &old) && latest_end(m, block, after, &new);
+    if (!known || content_of(m, block, torn, &write) != CONTENT_TORN)
+        return;
+    write = model_write_begin(m, block, 1, false);
+    struct model_write *w = &m->writes[write];
+    w->ended = min_u64(m->clock++, min_u64(old, new));
+    w->begin = min_u64(w->begin, w->ended);
+    w->given_up = true;
+    tell_clusters(m, write);
+    if (m->torn_count == m->torn_max) {
+        m->torn_max = m->torn_max ? m->torn_max * 2 : 64;
+        m->torn = realloc(m->torn, m->torn_max * sizeof(*m->torn));
+        if (!m->torn)
+            abort();
+    }
+    struct model_torn *t = &m->torn[m->torn_count++];
+    *t = (struct model_torn) { .write = write, .block = block };
+    memcpy(t->data, torn, BLOCK_BYTES);
+}
+
+bool model_shows_torn(const struct model *m, const uint8_t data[BLOCK_BYTES], uint32_t block)
+{
+    uint32_t write;
+    return torn_content(m, block, data, &write) == CONTENT_WRITE;
 }
 
 void model_lost_power(struct model *m, uint64_t since)

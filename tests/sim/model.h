@@ -66,6 +66,13 @@ struct model_image {
     struct model_seen seen[MODEL_BLOCKS_MAX];
 };
 
+/* What a loss of power has left of two writes in a block. */
+struct model_torn {
+    uint32_t write; /* it counts as this one */
+    uint32_t block;
+    uint8_t data[BLOCK_BYTES];
+};
+
 struct model {
     uint64_t clock; /* counts begins and ends; only their order matters */
     uint32_t block_count;
@@ -78,6 +85,9 @@ struct model {
     uint64_t versions;               /* given to blocks so far; never reset */
     const uint64_t *damaged;         /* blocks that the checks leave out, as their disk has spoilt them; NULL: none */
     char facts[1024];                /* of the last check that failed */
+    struct model_torn *torn;
+    uint32_t torn_count;
+    uint32_t torn_max;
 };
 
 void model_reset(struct model *m, uint32_t block_count);
@@ -106,6 +116,15 @@ uint32_t model_span_begin(struct model *m);
 uint64_t model_span_begun(const struct model *m, uint32_t span);
 void model_span_end(struct model *m, uint32_t span);
 void model_span_move(struct model *m, uint32_t span, uint64_t begun); /* as if it had begun then */
+
+/* A loss of power has left `torn` in a block of a leg: a part of `after`, which was being written, the rest of
+ * `before`. It counts as one more write, that was answered with an error and is as old as the older of both: it may
+ * show or not, but not where either of them may not. */
+void model_tear(struct model *m, uint32_t block, const uint8_t before[BLOCK_BYTES], const uint8_t after[BLOCK_BYTES],
+                const uint8_t torn[BLOCK_BYTES]);
+
+/* Is it what such a loss of power has left? */
+bool model_shows_torn(const struct model *m, const uint8_t data[BLOCK_BYTES], uint32_t block);
 
 /* Does a block show the content of this write? */
 bool model_shows(const uint8_t data[BLOCK_BYTES], uint32_t write, uint32_t block);

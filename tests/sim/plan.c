@@ -54,6 +54,8 @@ void sim_plan_reset(struct sim *s)
     /* What one disk cannot read, and the other one has spoilt, nobody has. */
     if (has(s, STRIKE_FOUND) || has(s, STRIKE_SILENT_DAMAGE))
         p->kinds &= ~(1u << STRIKE_LATENT_ERROR);
+    p->cut.torn_per_million = rate(s, 500000, 500000);
+    p->cut.unreadable_per_million = has(s, STRIKE_FOUND) ? 0 : rate(s, 300000, 100000);
     for (unsigned i = 0; i < SIM_NODES; i++)
         s->disk[i].faults.slow_per_million = rate(s, 400000, 50000);
     for (unsigned i = 0; i < SIM_NODES; i++)
@@ -264,6 +266,10 @@ static void read_back(struct sim *s)
     uint32_t block = sim_legs_differ(s);
     if (block != UINT32_MAX)
         sim_fail(s, "legs-differ", "in block %u, at the end, with nothing in flight", block);
+    for (uint32_t b = 0; s->model.torn_count > 0 && b < s->block_count; b++) {
+        if (model_shows_torn(&s->model, sim_block(s->disk[0].data.content, b), b))
+            COVER(torn_stayed);
+    }
     COVER(converged);
     plan_enter(s, STAGE_DETACH, HEAL_MAX_NS);
 }

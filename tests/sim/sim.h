@@ -555,6 +555,11 @@ struct sim_plan {
     bool wrote_to_the_end;            /* ... when the volume has grown */
     bool pages_fail;                  /* one node's pages of metadata do, or did: see STRIKE_LOG_POWER */
     bool replaces[SIM_NODES];         /* its disk is to be replaced while it is down */
+    /* What a loss of power does to sectors that are just being written. */
+    struct {
+        unsigned torn_per_million;
+        unsigned unreadable_per_million;
+    } cut;
     /* The verify of the end, where a disk has spoilt something. */
     struct {
         bool busy;

@@ -151,6 +151,63 @@ static void what_cannot_be_read_can_be_written(void **state)
     assert_true(medium_is_readable(m, 7, 1));
 }
 
+/* What is new of a sector that held 1 everywhere and was to hold 2: each byte is one of both. */
+static size_t count_new(const struct medium *m, uint32_t sector)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < SECTOR_BYTES; i++) {
+        uint8_t byte = medium_sector(m->stable, sector)[i];
+        assert_true(byte == 1 || byte == 2);
+        count += byte == 2;
+    }
+    return count;
+}
+
+static void a_sector_may_tear_inside(void **state)
+{
+    struct medium *m = *state;
+    struct prng chance = prng_seed(1);
+    unsigned first = 0, last = 0, neither = 0;
+    for (unsigned round = 0; round < 300; round++) {
+        medium_reset(m);
+        write_sector(m, 7, 1);
+        medium_settle(m, 7);
+        write_sector(m, 7, 2);
+        assert_true(medium_tear(m, 7, &chance));
+        assert_int_equal(medium_power_loss(m, &chance, 1000000), 0); /* it is not taken for whole */
+        size_t new = count_new(m, 7);
+        const uint8_t *torn = medium_sector(m->content, 7);
+        assert_memory_equal(torn, medium_sector(m->stable, 7), SECTOR_BYTES);
+        assert_true(new > 0 && new < SECTOR_BYTES);
+        bool prefix = torn[new - 1] == 2 && torn[new] == 1, suffix = torn[SECTOR_BYTES - new] == 2;
+        first += prefix && torn[0] == 2;
+        last += suffix && torn[0] == 1 && torn[SECTOR_BYTES - new - 1] == 1;
+        neither += torn[0] == torn[SECTOR_BYTES - 1];
+    }
+    assert_true(first > 50 && last > 50 && neither > 30);
+    /* What is spoilt already does not tear. */
+    medium_rot(m, 8, 0);
+    write_sector(m, 8, 1);
+    assert_false(medium_tear(m, 8, &chance));
+}
+
+static void a_sector_may_be_lost_in_its_write(void **state)
+{
+    struct medium *m = *state;
+    struct prng chance = prng_seed(1);
+    write_sector(m, 7, 1);
+    medium_break(m, 7);
+    assert_true(medium_is_readable(m, 7, 1)); /* until the power is gone */
+    medium_power_loss(m, &chance, 1000000);
+    assert_false(medium_is_readable(m, 7, 1));
+    write_sector(m, 7, 2);
+    assert_true(medium_is_readable(m, 7, 1));
+    medium_settle(m, 7);
+    medium_power_loss(m, &chance, 0);
+    assert_true(medium_is_readable(m, 7, 1));
+    assert_int_equal(reads(m, 7), 2);
+}
+
 static void a_bit_rots_at_rest(void **state)
 {
     struct medium *m = *state;
@@ -240,6 +297,7 @@ static void a_page_that_is_done_survives_a_loss_of_power(void **state)
 /* Cuts a write of a page and counts what is left of it: not at all, torn, whole. */
 static void cut_often(struct sim *s, bool power, unsigned left[3])
 {
+    s->plan.cut.torn_per_million = s->plan.cut.unreadable_per_million = 0;
     for (unsigned round = 0; round < 200; round++) {
         uint8_t old[META_PAGE_BYTES], new[META_PAGE_BYTES], found[META_PAGE_BYTES];
         memset(old, 1, sizeof(old));
@@ -267,6 +325,28 @@ static void a_page_tears_between_sectors_when_power_is_lost(void **state)
     unsigned left[3] = { 0 };
     cut_often(*state, true, left);
     assert_true(left[0] > 10 && left[1] > 10 && left[2] > 10);
+}
+
+static void a_page_tears_inside_its_sectors_too(void **state)
+{
+    struct sim *s = *state;
+    uint8_t old[META_PAGE_BYTES], new[META_PAGE_BYTES], found[META_PAGE_BYTES];
+    unsigned torn = 0, unreadable = 0;
+    memset(old, 1, sizeof(old));
+    memset(new, 2, sizeof(new));
+    s->plan.cut.torn_per_million = 200000;
+    s->plan.cut.unreadable_per_million = 20000;
+    for (unsigned round = 0; round < 200; round++) {
+        sim_meta_put(s, 1, SIM_META_BITMAP, 1, old, SIM_META_WHOLE);
+        sim_meta_write(s, 1, SIM_META_BITMAP, 1, new, page_done);
+        queue_clear(&s->queue);
+        sim_meta_power_loss(s, 1, 500000);
+        bool read = sim_meta_read(s, 1, SIM_META_BITMAP, 1, found) == 0;
+        unreadable += !read;
+        for (unsigned i = 0; read && i < META_PAGE_BYTES; i += SECTOR_BYTES)
+            torn += memcmp(found + i, old, SECTOR_BYTES) != 0 && memcmp(found + i, new, SECTOR_BYTES) != 0;
+    }
+    assert_true(torn > 50 && unreadable > 5);
 }
 
 static void a_page_does_not_tear_when_a_daemon_dies(void **state)
@@ -359,6 +439,8 @@ static void a_superblock_is_found_wherever_its_write_was_cut(void **state)
     sim_node_superblock(s, 1, &base);
     base.sequence = 100;
     base.epoch = 30;
+    s->plan.cut.torn_per_million = 100000;
+    s->plan.cut.unreadable_per_million = 20000;
     for (uint64_t epoch = 1; epoch <= 30; epoch++)
         history_append(&base.history, (struct history_entry) { epoch, 1, 1 });
     for (unsigned round = 0; round < 500; round++) {
@@ -423,6 +505,62 @@ static void what_was_not_flushed_may_be_lost_with_both_legs(void **state)
     m->damaged = NULL;
 }
 
+/* `torn` is what lies in block 0 after `before`, which it held, and `after`, which was being written there. */
+static void tear_model(struct model *m, uint32_t before, uint32_t after, uint8_t torn[BLOCK_BYTES])
+{
+    uint8_t old[BLOCK_BYTES], new[BLOCK_BYTES];
+    model_fill(before, 0, old);
+    model_fill(after, 0, new);
+    memcpy(torn, new, 100);
+    memcpy(torn + 100, old + 100, BLOCK_BYTES - 100);
+    model_tear(m, 0, old, new, torn);
+}
+
+static void a_torn_block_may_be_where_both_of_its_parts_may(void **state)
+{
+    struct sim *s = *state;
+    struct model *m = &s->model;
+    uint8_t torn[BLOCK_BYTES];
+    static uint8_t image[MODEL_BLOCKS_MAX * BLOCK_BYTES];
+    static struct model_image leg = { .data = image };
+    uint32_t old = model_write_begin(m, 0, 1, false);
+    model_write_acked(m, old);
+    uint32_t horizon = model_span_begin(m);
+    uint32_t failed = model_write_begin(m, 0, 1, false);
+    tear_model(m, old, failed, torn);
+    memcpy(image, torn, sizeof(torn));
+    assert_true(model_check_current(m, &leg, m->clock));
+    assert_false(model_check_holds(m, &leg, failed));
+    torn[BLOCK_BYTES - 1] ^= 1; /* what is like it and was never left */
+    uint32_t span = model_span_begin(m);
+    assert_false(model_check_read(m, span, 0, 1, torn));
+    torn[BLOCK_BYTES - 1] ^= 1;
+    assert_true(model_check_read(m, span, 0, 1, torn));
+    model_span_end(m, span);
+    model_write_ended(m, failed);
+    /* It is written over. */
+    uint32_t next = model_write_begin(m, 0, 1, false);
+    model_write_acked(m, next);
+    span = model_span_begin(m);
+    assert_false(model_check_read(m, span, 0, 1, torn));
+    model_span_end(m, span);
+    assert_false(model_check_current(m, &leg, m->clock));
+    assert_true(model_check_current(m, &leg, model_span_begun(m, horizon)));
+    /* Neither of its parts makes up for what the other one lacks. */
+    uint32_t last = model_write_begin(m, 0, 1, false);
+    tear_model(m, old, last, torn);
+    memcpy(image, torn, sizeof(torn));
+    assert_false(model_check_current(m, &leg, m->clock));
+    tear_model(m, next, last, torn);
+    memcpy(image, torn, sizeof(torn));
+    assert_true(model_check_current(m, &leg, m->clock));
+    /* What both legs have lost is nobody's measure any more. */
+    model_write_acked(m, last);
+    assert_false(model_check_current(m, &leg, m->clock));
+    model_lost_power(m, model_span_begun(m, horizon));
+    assert_true(model_check_current(m, &leg, m->clock));
+}
+
 /* What is remembered of a leg from one check to the next never hides anything: whatever happens to its medium and to
  * the history of its blocks, a check that begins from nothing finds the same. */
 static void a_check_that_remembers_finds_what_one_finds_that_does_not(void **state)
@@ -461,8 +599,14 @@ static void a_check_that_remembers_finds_what_one_finds_that_does_not(void **sta
         case 7: medium_forget_dirty(medium, block); break;
         case 8: medium_find_dirty(medium); break;
         case 9:
-            if (prng_chance(&chance, 50000))
-                medium_power_loss(medium, &chance, 500000);
+            if (!prng_chance(&chance, 50000))
+                break;
+            for (uint32_t b = 0; b < ARRAY_LEN(last); b++) {
+                memcpy(data, sim_block(medium->stable, b), BLOCK_BYTES);
+                if (sector_bit(medium->dirty, b) && prng_chance(&chance, 300000) && medium_tear(medium, b, &chance))
+                    model_tear(m, b, data, sim_block(medium->content, b), sim_block(medium->stable, b));
+            }
+            medium_power_loss(medium, &chance, 500000);
             break;
         case 10:
             if (prng_chance(&chance, 50000))
@@ -497,16 +641,20 @@ int main(void)
         MEDIUM(a_lost_write_is_known_until_it_is_written_over),
         MEDIUM(a_misdirected_write_spoils_two_places),
         MEDIUM(what_cannot_be_read_can_be_written),
+        MEDIUM(a_sector_may_tear_inside),
+        MEDIUM(a_sector_may_be_lost_in_its_write),
         MEDIUM(a_bit_rots_at_rest),
         MEDIUM(a_reset_leaves_nothing),
         WORLD(a_page_that_is_done_survives_a_loss_of_power),
         WORLD(a_page_tears_between_sectors_when_power_is_lost),
+        WORLD(a_page_tears_inside_its_sectors_too),
         WORLD(a_page_does_not_tear_when_a_daemon_dies),
         WORLD(a_page_that_failed_may_be_there_all_the_same),
         WORLD(of_the_superblock_one_copy_at_a_time_is_spoilt),
         WORLD(a_superblock_is_found_wherever_its_write_was_cut),
         WORLD(clocks_differ_and_go_forward),
         WORLD(what_was_not_flushed_may_be_lost_with_both_legs),
+        WORLD(a_torn_block_may_be_where_both_of_its_parts_may),
         WORLD(a_check_that_remembers_finds_what_one_finds_that_does_not),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
