@@ -26,6 +26,7 @@
     X(resent, 1, "changes sent again on a later session")                                                              \
     X(resent_had_it, 1, "changes sent again that the peer's disk already had")                                         \
     X(refused, 1, "sessions refused")                                                                                  \
+    X(epoch_heard, 1, "promotions on a node that had refused a peer, and knew its epoch")                              \
     X(hellos, 1, "hellos delivered")                                                                                   \
     X(acks_lost, 1, "acknowledgements lost on their way")                                                              \
     X(frames, 1, "frames delivered")                                                                                   \

@@ -209,6 +209,7 @@ void sim_node_start(struct sim *s, unsigned node)
     };
     n->up = true;
     n->epoch = sb.epoch;
+    n->heard_epoch = 0;
     n->parted = s->model.clock;
     n->session_up = false;
     n->boot++;
@@ -430,7 +431,10 @@ static void check_session_event(struct sim *s, struct sim_node *n, const struct 
         n->session_up = false;
         sim_clients_session_lost(s);
         return;
-    case EV_HELLO: return;
+    case EV_HELLO:
+        n->hello_volume = ev->hello->volume_id;
+        n->hello_epoch = ev->hello->epoch;
+        return;
     case EV_REQUEST:
     case EV_DISK_DONE:
     case EV_META_DONE:
@@ -484,6 +488,28 @@ static void step_session(struct sim *s, struct sim_node *n, struct session_event
     set_tick(s, n);
 }
 
+/* An epoch that was seen in a hello is not taken, also where that was refused. */
+static void hear_epoch(struct sim *s, struct sim_node *n)
+{
+    struct superblock sb;
+    struct engine_view v;
+    sim_node_superblock(s, n->index, &sb);
+    bool same = !id_is_none(sb.volume_id) && id_equal(sb.volume_id, n->hello_volume);
+    if (same && sim_node_view(s, n->index, &v) && v.role == ROLE_SECONDARY && sim_node_orders(s, n->index) == 0)
+        n->heard_epoch = max_u64(n->heard_epoch, n->hello_epoch);
+}
+
+static void check_epoch_is_new(struct sim *s, struct sim_node *n)
+{
+    struct engine_view v;
+    engine_view(n->engine, &v);
+    if (v.epoch <= n->heard_epoch)
+        sim_fail(s, "epoch", "node %u serves at epoch %" PRIu64 ", and has heard of epoch %" PRIu64, n->index, v.epoch,
+                 n->heard_epoch);
+    if (n->heard_epoch)
+        COVER(epoch_heard);
+}
+
 /* ---- engine ---- */
 
 static void serve(struct sim *s, struct sim_node *n, bool on, uint64_t size_bytes)
@@ -493,6 +519,7 @@ static void serve(struct sim *s, struct sim_node *n, bool on, uint64_t size_byte
     if (on)
         sim_size_served(s, n->index, size_bytes);
     if (on && !before) {
+        check_epoch_is_new(s, n);
         sim_plan_serves(s, n->index);
         drop_ballast(n);
     }
@@ -518,6 +545,7 @@ static void carry_out(struct sim *s, struct sim_node *n, const struct action *a)
     case ACT_SESSION_READY: step_session(s, n, (struct session_event) { .kind = SV_READY }); return;
     case ACT_SESSION_REFUSE:
         COVER(refused);
+        hear_epoch(s, n);
         sim_trace(s, "%c engine  refuses the session: %s", 'A' + node, a->text.text);
         step_session(s, n, (struct session_event) { .kind = SV_REFUSE, .text = { a->text.text } });
         return;

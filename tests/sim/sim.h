@@ -348,6 +348,9 @@ struct sim_node {
     uint64_t superblock_epoch; /* under way */
     uint64_t epoch;            /* on stable storage */
     bool meta_has_failed;
+    struct id hello_volume; /* of the peer's last hello */
+    uint64_t hello_epoch;   /* ... and what it said */
+    uint64_t heard_epoch;   /* the highest of those that it refused, as a secondary */
     uint64_t traced_dirty_bytes;
 
     uint64_t tick_at_ns; /* when the next Q_TICK comes; UINT64_MAX: none is queued */
