@@ -125,11 +125,11 @@
     X(resize_cut, 1, "fault: sessions cut, nodes killed and disks replaced in a resize")                               \
     X(grown, 1, "larger sizes that clients were told")                                                                 \
     X(promoted_half, 1, "operator: targets of a resync promoted by force half-way")                                    \
-    X(split_told, 1, "runs that ended in a split brain, and said so on both nodes")                                    \
+    X(split_told, 1, "split brains that stood in the end, and were told on both nodes")                                \
     X(half_lacks, 1, "fault: secondaries that lost power in runs in which operators use force")                        \
     X(half_served, 1, "... that were served on while they were half made, and behind")                                 \
-    X(half_told, 1, "runs that ended as a target was promoted by force, and said so")                                  \
-    X(two_volumes, 1, "runs that ended with two volumes of one name, and said so")                                     \
+    X(half_told, 1, "... as a target had been promoted by force, likewise")                                            \
+    X(two_volumes, 1, "two volumes of one name, likewise")                                                             \
     X(promoted, 1, "operator: promotions")                                                                             \
     X(promoted_force, 1, "operator: promotions by force")                                                              \
     X(promote_refused, 1, "operator: promotions refused")                                                              \
@@ -148,7 +148,8 @@
     X(found_power, 1, "fault: the primary's machine lost power after a verify had found something")                    \
     X(found_refused, 1, "operator: chose by force between what one leg lacks and what is wrong on the other")          \
     X(found_kept, 0, "... and kept the leg that was found to differ")                                                  \
-    X(leg_failed, 1, "runs that ended with a failed leg, and said so")                                                 \
+    X(decided, 1, "operator: ended a split brain: kept one leg, and made the other one anew")                          \
+    X(leg_failed, 1, "failed legs that nobody was to mend, and that were told")                                        \
     X(converged, 1, "runs that ended with both legs equal and in sync")                                                \
     X(audits, 1, "audits of both legs against the model")
 

@@ -1,4 +1,4 @@
-/* Nothing goes wrong any more: what operators do until all is well, or must be told to be beyond their help. */
+/* Nothing goes wrong any more: what operators do until all is well. */
 #include <errno.h>
 #include <string.h>
 
@@ -41,7 +41,7 @@ static bool demand_told(struct sim *s, const char *words)
 }
 
 /* What only a person can mend: the volume must say so. */
-static bool ended_for_good(struct sim *s)
+static bool needs_a_person(struct sim *s)
 {
     struct superblock a, b;
     sim_node_superblock(s, 0, &a);
@@ -238,8 +238,8 @@ void plan_heal(struct sim *s)
     }
     if (restart_failed(s))
         return;
-    if (late && ended_for_good(s)) {
-        plan_enter(s, STAGE_END, 0);
+    if (late && needs_a_person(s)) {
+        plan_decide(s);
         return;
     }
     plan_overdue(s, "the volume is not in sync again");

@@ -59,7 +59,7 @@ static void check_histories_tell(struct sim *s, unsigned node, const struct supe
     sim_node_superblock(s, 1 - node, &theirs);
     if (theirs.leg != LEG_UP_TO_DATE || superblock_is_doubtful(&theirs) || theirs.history.count == 0)
         return;
-    /* Promoted by force half-way: that is told by the handshake, whatever the histories say (ended_for_good()). */
+    /* Promoted by force half-way: that is told by the handshake, whatever the histories say (needs_a_person()). */
     if (s->plan.half_forced[1 - node])
         return;
     enum history_relation relation = history_relate(&own->history, &theirs.history);
@@ -69,6 +69,13 @@ static void check_histories_tell(struct sim *s, unsigned node, const struct supe
             "node %u acknowledges with the other one out of the in-sync set, whose leg is up to date, and no older "
             "by the histories: after a crash nobody could tell",
             node);
+}
+
+static void split(struct sim *s, const char *why)
+{
+    sim_trace(s, "  legs    split brain: %s", why);
+    s->legs.split = true;
+    s->legs.parted = s->model.clock++;
 }
 
 void sim_legs_acked(struct sim *s, unsigned node, const char *lacking)
@@ -107,8 +114,7 @@ void sim_legs_acked(struct sim *s, unsigned node, const char *lacking)
         sim_fail(s, "split-brain", "node %u acknowledges what node %u lacks, on an older leg than that one's", node,
                  other);
     COVER(split_brain);
-    sim_trace(s, "  legs    split brain: both nodes have acknowledged alone");
-    l->split = true;
+    split(s, "both nodes have acknowledged alone");
 }
 
 void sim_legs_leaves_behind(struct sim *s, unsigned node, uint64_t parted)
@@ -162,6 +168,24 @@ bool sim_legs_is_target(struct sim *s, unsigned node)
     return sb.leg == LEG_SYNCING;
 }
 
+void sim_legs_keep(struct sim *s, unsigned node)
+{
+    struct sim_legs *l = &s->legs;
+    unsigned other = 1 - node;
+    uint64_t bound = l->behind[node] ? l->bound[node] : MODEL_NEVER;
+    /* The other node's own; and what this leg has lost itself. */
+    model_give_up(&s->model, other, l->split ? min_u64(bound, l->parted) : bound, MODEL_NEVER);
+    if (l->behind[node])
+        model_give_up(&s->model, node, bound, l->since[node]);
+    if (l->split && l->cut[node] > l->parted)
+        model_give_up(&s->model, node, min_u64(bound, l->flushed[node]), l->cut[node]);
+    if (!sim_leg_is_current(s, node, SIM_CONTENT, s->model.clock))
+        sim_fail(s, "kept-leg", "leg %c, which a person keeps, lacks what its own node has acknowledged: %s",
+                 'A' + node, s->model.facts);
+    l->behind[node] = l->split = false;
+    forget(s);
+}
+
 /* Of all that the other node has acknowledged, by what lies on the disks. */
 static bool has_been_part(struct sim *s, unsigned node)
 {
@@ -200,8 +224,7 @@ void sim_legs_serves(struct sim *s, unsigned node)
      * That this one may seem to have everything counts for nothing: see below. */
     if (s->plan.half[node] && s->plan.forces[node] && s->acked_epoch > 0 && !sim_legs_is_target(s, 1 - node)) {
         COVER(half_served);
-        sim_trace(s, "  legs    split brain: %c was promoted half made", 'A' + node);
-        l->split = true;
+        split(s, "one was promoted half made");
         return;
     }
     /* A resync may have ended without the source knowing of it. That alone the content does not tell when the other
@@ -282,6 +305,8 @@ void sim_legs_power_lost(struct sim *s, const bool cut[SIM_NODES])
         lost[i] = cut[i] && !l->blank[i];
         if (cut[i] && l->blank[i]) /* nobody counts on it, but for what was mirrored to it */
             l->cut[i] = l->since[i] = s->model.clock++;
+        if (lost[i] && l->split)
+            l->cut[i] = s->model.clock++;
         if (!lost[i] || l->split)
             continue;
         s->model.damaged = spoilt(s, i, SIM_CONTENT);

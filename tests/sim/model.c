@@ -277,6 +277,20 @@ void model_lost_power(struct model *m, uint64_t since)
     }
 }
 
+void model_give_up(struct model *m, unsigned owner, uint64_t since, uint64_t until)
+{
+    uint64_t now = m->clock++;
+    for (uint32_t i = 1; i < m->write_count; i++) {
+        struct model_write *w = &m->writes[i];
+        if (w->owner != owner || w->acked == MODEL_NEVER || w->acked < since || w->acked >= until)
+            continue;
+        w->acked = MODEL_NEVER;
+        w->ended = now;
+        w->given_up = true;
+        tell_clusters(m, i);
+    }
+}
+
 uint32_t model_span_begin(struct model *m)
 {
     for (uint32_t i = 0; i < MODEL_SPANS_MAX; i++) {

@@ -111,6 +111,10 @@ void model_write_ended(struct model *m, uint32_t write);
  * in flight may be gone as well, from one of the two that had it. */
 void model_lost_power(struct model *m, uint64_t since);
 
+/* What `owner` got acknowledged in [since, until) is given up by a person: it counts as answered with an error, also
+ * what was acknowledged as stable. */
+void model_give_up(struct model *m, unsigned owner, uint64_t since, uint64_t until);
+
 /* A read or flush begins. Returns its span. */
 uint32_t model_span_begin(struct model *m);
 uint64_t model_span_begun(const struct model *m, uint32_t span);

@@ -67,6 +67,9 @@ void plan_strike(struct sim *s);
 /* replace.c */
 /* If it may be given up: the node's leg is made anew before its daemon is started the next time. */
 void plan_replace(struct sim *s, unsigned node);
+/* Both nodes have told that only a person can go on: one leg is kept, the other one made anew and filled from it; or a
+ * disk that nobody was to mend is mended after all. */
+void plan_decide(struct sim *s);
 /* It is one, and has never been whole: nobody takes it for the volume. */
 bool plan_is_new_disk(struct sim *s, unsigned node);
 

@@ -1,5 +1,5 @@
-/* A disk is replaced: its node goes down, a leg is made on a new one as `lockstep create` does, the node comes back,
- * and gets everything from the other. */
+/* A leg is made anew, as `lockstep create` does, and its node gets everything from the other: its disk is replaced, or
+ * a person gives up what is on it. */
 #include "tests/sim/plan.h"
 
 /* Nobody gives up the only good copy: the other leg has all that was acknowledged, and its node knows it. */
@@ -63,6 +63,49 @@ void plan_replace(struct sim *s, unsigned node)
         sim_node_crash(s, node);
     if (s->plan.stage == STAGE_LOAD)
         sim_at(s, now_plus(s, draw(s, 1, 2 * s->dead_after_ns / NS_PER_MS) * NS_PER_MS), Q_START, node, 0);
+}
+
+/* What is on it is the volume, if a person says so. */
+static bool can_be_kept(struct sim *s, unsigned node)
+{
+    struct superblock sb;
+    struct engine_view v;
+    sim_node_superblock(s, node, &sb);
+    bool has_failed = sim_node_view(s, node, &v) && v.leg == LEG_FAILED;
+    return !has_failed && !s->legs.blank[node] && sb.leg == LEG_UP_TO_DATE && sb.history.count > 0 &&
+           sb.size_bytes >= (uint64_t)s->block_count * BLOCK_BYTES;
+}
+
+void plan_decide(struct sim *s)
+{
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        struct engine_view v;
+        if (!sim_node_view(s, i, &v) || v.leg != LEG_FAILED || s->plan.mends)
+            continue;
+        sim_trace(s, "  plan    disks are mended after all");
+        s->plan.mends = true;
+        plan_enter(s, STAGE_HEAL, HEAL_MAX_NS);
+        return;
+    }
+    unsigned keep = (unsigned)draw(s, 0, 1);
+    if (!can_be_kept(s, keep))
+        keep = 1 - keep;
+    if (!can_be_kept(s, keep))
+        sim_fail(s, "decided", "neither leg is fit to be kept");
+    if (s->plan.decided)
+        sim_fail(s, "decided", "a person has made one leg anew, and is to decide once more");
+    COVER(decided);
+    sim_trace(s, "  plan    leg %c is kept, the other one made anew", 'A' + keep);
+    s->plan.decided = true;
+    if (s->node[1 - keep].up)
+        sim_node_crash(s, 1 - keep);
+    sim_disk_stop_lying(s, keep);
+    sim_legs_keep(s, keep);
+    replace(s, 1 - keep);
+    s->plan.half_forced[keep] = s->plan.gone[keep] = s->plan.gone[1 - keep] = false;
+    s->plan.home = keep;
+    s->acked_epoch = 0;
+    plan_enter(s, STAGE_HEAL, HEAL_MAX_NS);
 }
 
 bool plan_is_new_disk(struct sim *s, unsigned node)

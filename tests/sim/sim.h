@@ -469,6 +469,7 @@ struct sim_legs {
     bool alone[SIM_NODES];       /* this node has acknowledged what the other leg lacks, since they were in sync */
     bool blank[SIM_NODES];       /* behind, as its disk was replaced: it has nothing until it is in sync */
     uint64_t cut[SIM_NODES];     /* when it last lost power */
+    uint64_t parted;             /* `split` since then */
     bool split;                  /* both have: nothing can be said of the volume's content any more */
 };
 
@@ -484,6 +485,10 @@ void sim_legs_acked(struct sim *s, unsigned node, const char *lacking);
 /* `node` puts on record that the other one has left the in-sync set: what was acknowledged before they parted has to be
  * stable here. */
 void sim_legs_leaves_behind(struct sim *s, unsigned node, uint64_t parted);
+
+/* A person keeps this node's leg, and gives up what only the other one has. What was acknowledged before they parted,
+ * and by this node since then, has to be there. */
+void sim_legs_keep(struct sim *s, unsigned node);
 
 /* `node`, whose own leg is out, acknowledges through the other one's. Fails unless that is on record there. */
 void sim_legs_acked_through(struct sim *s, unsigned node);
@@ -554,6 +559,7 @@ struct sim_plan {
     bool asked[SIM_NODES];            /* promoted while it was connected to a primary, who has to agree */
     bool detaches_primary[SIM_NODES]; /* it was told to, while it was primary */
     bool mended[SIM_NODES];           /* the failed leg was taken down and up */
+    bool decided;                     /* a person has ended a split brain: there must be none after that */
     uint32_t grow_to;                 /* blocks, of both backings, sooner or later; 0: nobody thinks of it */
     bool wrote_to_the_end;            /* ... when the volume has grown */
     bool pages_fail;                  /* one node's pages of metadata do, or did: see STRIKE_LOG_POWER */
