@@ -6,6 +6,7 @@ happened before."""
 import bisect
 import mmap
 import os
+import struct
 import time
 
 import nbd
@@ -113,7 +114,7 @@ class Ledger:
             for number, history in s.histories.items():
                 data = image[number * size:(number + 1) * size]
                 allowed = self.allowed(history, at_ns, covered)
-                if data == nbdio.pattern(allowed[0], number, size) or all_sectors_in(data, number, allowed):
+                if data == nbdio.pattern(allowed[0], number, size) or all_words_in(data, number, allowed):
                     continue
                 wrong.append(f"block {number} (offset {number * size}) holds {nbdio.stamp_of(data, number, size)},"
                              f" may hold {allowed[:BAD_SHOWN]}")
@@ -130,7 +131,8 @@ class Ledger:
             raise Failure(f"{whose}: {len(wrong)} blocks lack what was promised: " + "; ".join(wrong[:BAD_SHOWN]))
 
 
-def all_sectors_in(data, number, stamps):
-    """A disk writes sectors whole, and not all of a block need have come to it."""
-    right = {nbdio.pattern(stamp, number, nbdio.SECTOR_BYTES) for stamp in stamps}
-    return all(data[i:i + nbdio.SECTOR_BYTES] in right for i in range(0, len(data), nbdio.SECTOR_BYTES))
+def all_words_in(data, number, stamps):
+    """Not all of a block need have come to the disk, nor all of a sector."""
+    right = [struct.unpack("<QQ", nbdio.pattern(stamp, number, 16)) for stamp in stamps]
+    words = struct.unpack(f"<{len(data) // 8}Q", data)
+    return set(words[0::2]) <= {r[0] for r in right} and set(words[1::2]) <= {r[1] for r in right}

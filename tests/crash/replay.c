@@ -9,7 +9,8 @@
  *   - A flush covers what had completed when it was submitted; nothing when it fails, and what a failed flush was to
  *     cover no later one vouches for. A change that failed, or was in flight when its daemon was killed, may be there
  *     in part for ever, until something newer is certain in its place.
- *   - Nothing that is certain is undone by something older. A sector of 512 bytes survives whole or not at all.
+ *   - Nothing that is certain is undone by something older. A sector of 512 bytes survives whole or not at all, unless
+ *     the cut is to tear some: then of the words of one that survives any may be those that were there before.
  *
  * One command a line on stdin, one line of answer each, "ok NAME=NUMBER..." or "error TEXT". Positions are numbers of
  * events, and only ever grow:
@@ -21,7 +22,8 @@
  *   touched FROM answers when changes at or beyond that offset were submitted and completed: "ok NS NS NS..."
  *   flushes      answers when a flush completed, in nanoseconds of CLOCK_MONOTONIC: "ok NS NS NS..."
  *
- * SEED: a number, or `none` (nothing uncertain survives) or `all` (everything does, as when only the process dies). */
+ * SEED: a number, with a `t` behind it if sectors are to be torn inside; or `none` (nothing uncertain survives) or
+ * `all` (everything does, as when only the process dies). */
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -45,6 +47,7 @@
 #define PUNCH_BYTES_MIN (64 * KIB)
 #define PAGE_BYTES UINT64_C(4096)
 #define LINE_BYTES 4096
+#define WORD_BYTES 8
 
 struct change {
     uint64_t number; /* of its submit event: a newer one is larger */
@@ -95,6 +98,9 @@ static struct replay {
     uint8_t *saved;
     size_t saved_bytes, saved_room;
     uint64_t survived; /* sectors, in the last look */
+    uint64_t torn;     /* ... of those, inside */
+    struct prng tear;
+    unsigned torn_per_million;
 } replay;
 
 static void __attribute__((noreturn, format(printf, 1, 2))) die(const char *format, ...)
@@ -188,6 +194,20 @@ static void make_certain(uint64_t covers)
 
 /* ---- a look ---- */
 
+/* The sector was just written over `before`. Its beginning is new, or its end, or any of its words. */
+static void tear_sector(uint8_t *sector, const uint8_t *before)
+{
+    struct replay *r = &replay;
+    uint64_t style = prng_below(&r->tear, 3);
+    size_t cut = (size_t)(prng_below(&r->tear, SECTOR_BYTES / WORD_BYTES - 1) + 1) * WORD_BYTES;
+    for (size_t at = 0; at < SECTOR_BYTES; at += WORD_BYTES) {
+        bool is_old = style == 0 ? at >= cut : style == 1 ? at < cut : prng_chance(&r->tear, 500000);
+        if (is_old)
+            memcpy(sector + at, before + at, WORD_BYTES);
+    }
+    r->torn++;
+}
+
 static void save_and_write_run(const struct change *c, uint64_t offset_bytes, uint64_t length_bytes)
 {
     struct replay *r = &replay;
@@ -197,6 +217,10 @@ static void save_and_write_run(const struct change *c, uint64_t offset_bytes, ui
     memcpy(r->saved + r->saved_bytes, r->work + offset_bytes, length_bytes);
     r->saved_bytes += length_bytes;
     write_image(offset_bytes, payload_at(c, offset_bytes), length_bytes);
+    for (uint64_t at = 0; r->torn_per_million && at < length_bytes; at += SECTOR_BYTES) {
+        if (prng_chance(&r->tear, r->torn_per_million))
+            tear_sector(r->work + offset_bytes + at, r->saved + r->saved_bytes - length_bytes + at);
+    }
     r->survived += length_bytes / SECTOR_BYTES;
 }
 
@@ -232,7 +256,10 @@ static void look(const char *seed)
     all |= !none && style == 1;
     bool whole_changes = style < 5;
     unsigned share = shares[prng_below(&prng, ARRAY_LEN(shares))];
-    replay.survived = 0;
+    bool tears = *seed && seed[strlen(seed) - 1] == 't';
+    replay.survived = replay.torn = 0;
+    replay.torn_per_million = tears ? shares[prng_below(&prng, ARRAY_LEN(shares))] : 0;
+    replay.tear = prng_seed(prng_next(&prng));
     for (size_t i = 0; i < replay.change_count && !none; i++) {
         struct survival s = { .prng = prng_seed(prng_next(&prng)), .per_million = share };
         if (all || whole_changes)
@@ -407,11 +434,11 @@ static void answer(void)
         sectors += r->changes[i].range.length_bytes / SECTOR_BYTES;
     }
     printf("ok at=%llu time=%llu events=%llu first=%llu last=%llu uncertain=%zu in_flight=%llu sectors=%llu "
-           "survived=%llu overlaps=%llu\n",
+           "survived=%llu torn=%llu overlaps=%llu\n",
            (unsigned long long)r->at, (unsigned long long)r->time_ns, (unsigned long long)r->events,
            (unsigned long long)r->first_ns, (unsigned long long)r->last_ns, r->change_count,
            (unsigned long long)in_flight, (unsigned long long)sectors, (unsigned long long)r->survived,
-           (unsigned long long)r->overlaps);
+           (unsigned long long)r->torn, (unsigned long long)r->overlaps);
 }
 
 static void tell_touched(uint64_t from_bytes)

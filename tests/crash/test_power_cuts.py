@@ -129,18 +129,25 @@ def moments(t, plan, rec, seed, began, clean, killed, ended):
     return sorted([(ns, None) for ns in at] + touched + recover, key=lambda moment: moment[0])
 
 
+def any_seed(rng):
+    """Of what survives; in half of them sectors are torn inside, too."""
+    return f"{rng.randrange(1 << 32)}{rng.choice(('', 't'))}"
+
+
 def look_at_cut(t, plan, rec, replays, ledger, at_ns, rng):
-    """Both disks as they could be found, and each as it is when only its daemon dies."""
+    """Both disks as they could be found, and each as it is when only its daemon dies. Returns how many sectors were torn inside."""
+    inside = 0
     for n, r in zip(rec.cluster.nodes, replays):
         r.tell(f"time {at_ns}")
         if r.state["overlaps"]:
             raise Failure(f"{n.name}: two changes were in flight to one place by {at_ns}: {r.state}")
-        for seed in ["none"] + [rng.randrange(1 << 32) for _ in range(plan.seeds)]:
-            r.tell(f"look {seed}")
+        for seed in ["none"] + [any_seed(rng) for _ in range(plan.seeds)]:
+            inside += r.tell(f"look {seed}")["torn"]
             ledger.check(r.work, at_ns, True, f"{n.name}, power cut at {at_ns} with seed {seed}")
             check_metadata(r, f"{n.name}, power cut at {at_ns} with seed {seed}")
         r.tell("look all")
         ledger.check(r.work, at_ns, False, f"{n.name}, alive at {at_ns} when the other lost its power")
+    return inside
 
 
 def check_metadata(replay, whose):
@@ -155,7 +162,7 @@ def look_at_metadata(plan, node, replay, at_ns, rng):
     """In the middle of a write of metadata: which sectors of it survive matters most."""
     replay.tell(f"time {at_ns}")
     for _ in range(plan.metadata_seeds):
-        seed = rng.randrange(1 << 32)
+        seed = any_seed(rng)
         replay.tell(f"look {seed}")
         check_metadata(replay, f"{node.name}, power cut at {at_ns} with seed {seed}")
 
@@ -167,7 +174,7 @@ def recover(t, rec, replays, ledger, at_ns, what, rng, number):
     for n, r, lost_power in zip(rec.cluster.nodes, replays, lost):
         images.append(rec.scratch / f"{n.name}.cut")
         r.tell(f"time {at_ns}")
-        r.tell(f"cut {rng.randrange(1 << 32) if lost_power else 'all'} {images[-1]}")
+        r.tell(f"cut {any_seed(rng) if lost_power else 'all'} {images[-1]}")
     c = Cluster(t, size=SIZE, name=f"recovery{number}", dead_after="1s", backings=images)
     for n, lost_power in zip(c.nodes, lost):
         recorded.with_test(n, recorded.BOOT_AFTER if lost_power else recorded.BOOT_RECORDED)
@@ -220,13 +227,13 @@ def one_round(t, plan, scratch, seed, number):
            " protected volume")
     rng = random.Random(seed)
     replays = rec.replays("cuts")
-    cuts = torn = uncertain = 0
+    cuts = torn = uncertain = inside = 0
     recovered = {}
     chosen = moments(t, plan, rec, seed, *times)
     told = time.monotonic()
     for done, (at_ns, what) in enumerate(chosen):
         if what is None:
-            look_at_cut(t, plan, rec, replays, ledger, at_ns, rng)
+            inside += look_at_cut(t, plan, rec, replays, ledger, at_ns, rng)
             cuts += 1
             uncertain = max(uncertain, *(r.state["sectors"] for r in replays))
         elif what in rec.cluster.nodes:
@@ -240,6 +247,7 @@ def one_round(t, plan, scratch, seed, number):
             t.say(f"... {done + 1} of {len(chosen)} moments")
     t.check(uncertain > 0, f"{cuts} cuts, each with {plan.seeds + 1} choices of what survives on each of both disks;"
             f" up to {uncertain} sectors were in doubt")
+    t.check(inside > 0, f"{inside} sectors of data and metadata were torn inside")
     for what, count in sorted(recovered.items()):
         t.say(f"{count} x {what}: protected, legs equal")
     for r in replays:

@@ -201,6 +201,29 @@ class Semantics(unittest.TestCase):
             with open(copy, "rb") as f:
                 self.assertEqual(f.read(), b"a" * SECTOR + bytes(SIZE - SECTOR))
 
+    def test_a_sector_tears_inside_only_where_that_is_wanted(self):
+        log = Log()
+        log.write(0, 2, b"a")
+        log.flush()
+        log.write(0, 1, b"b")
+        with Replay(log) as r:
+            r.tell(f"at {log.number}")
+            torn = set()
+            for seed in range(SEEDS):
+                self.assertEqual(r.tell(f"look {seed}")["torn"], "0")
+                state = r.tell(f"look {seed}t")
+                with open(r.work, "rb") as f:
+                    data = f.read(2 * SECTOR)
+                self.assertEqual(data[SECTOR:], b"a" * SECTOR)
+                words = [data[i:i + 8] for i in range(0, SECTOR, 8)]
+                self.assertLessEqual(set(words), {b"a" * 8, b"b" * 8})
+                if len(set(words)) == 2:
+                    self.assertEqual(state["torn"], "1")
+                    torn.add((words[0], words[-1]))
+            self.assertGreaterEqual(torn, {(b"b" * 8, b"a" * 8), (b"a" * 8, b"b" * 8)})
+            r.tell("look none")
+            self.assertEqual(r.sectors(2), "aa")
+
     def test_a_large_discard_is_taken_back_whole(self):
         log = Log()
         log.complete(log.submit(DISCARD, 0, SIZE // SECTOR))

@@ -505,6 +505,35 @@ static void what_was_not_flushed_may_be_lost_with_both_legs(void **state)
     m->damaged = NULL;
 }
 
+static void what_a_person_gives_up_is_nobodys_measure(void **state)
+{
+    struct sim *s = *state;
+    struct model *m = &s->model;
+    static uint8_t image[MODEL_BLOCKS_MAX * BLOCK_BYTES];
+    static struct model_image leg = { .data = image };
+    uint32_t write[3];
+    uint64_t parted = 0;
+    for (unsigned i = 0; i < ARRAY_LEN(write); i++) {
+        write[i] = model_write_begin(m, i, 1, false);
+        m->writes[write[i]].owner = i > 0;
+        m->writes[write[i]].durable = true;
+        if (i == 2)
+            parted = m->clock;
+        model_write_acked(m, write[i]);
+    }
+    model_fill(write[0], 0, image);
+    model_fill(write[1], 1, image + BLOCK_BYTES); /* node 1's, from before they parted */
+    assert_false(model_check_current(m, &leg, m->clock));
+    model_give_up(m, 0, parted, MODEL_NEVER);
+    assert_false(model_check_current(m, &leg, m->clock));
+    model_give_up(m, 1, 1, parted);
+    assert_false(model_check_current(m, &leg, m->clock));
+    model_give_up(m, 1, parted, MODEL_NEVER);
+    assert_true(model_check_current(m, &leg, m->clock));
+    memset(image, 0, BLOCK_BYTES); /* its own stays */
+    assert_false(model_check_current(m, &leg, m->clock));
+}
+
 /* `torn` is what lies in block 0 after `before`, which it held, and `after`, which was being written there. */
 static void tear_model(struct model *m, uint32_t before, uint32_t after, uint8_t torn[BLOCK_BYTES])
 {
@@ -654,6 +683,7 @@ int main(void)
         WORLD(a_superblock_is_found_wherever_its_write_was_cut),
         WORLD(clocks_differ_and_go_forward),
         WORLD(what_was_not_flushed_may_be_lost_with_both_legs),
+        WORLD(what_a_person_gives_up_is_nobodys_measure),
         WORLD(a_torn_block_may_be_where_both_of_its_parts_may),
         WORLD(a_check_that_remembers_finds_what_one_finds_that_does_not),
     };
