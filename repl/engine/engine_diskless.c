@@ -26,7 +26,9 @@ static bool may_be_replaced(const struct engine *e)
     bool peer = e->peer_state == PEER_IN_SYNC || e->peer_state == PEER_AWAY;
     if (!e->config.peer || e->role.phase != PHASE_PRIMARY || !whole || !peer_has_all(e) || !peer)
         return false;
-    return e->session == SESSION_UP ? e->peer_ready && e->peer_state == PEER_IN_SYNC : e->replaceable;
+    /* A session that is just up is used when this node's record is on disk: what was true before it still is. */
+    bool in_use = e->session == SESSION_UP && e->peer_ready;
+    return in_use ? e->peer_state == PEER_IN_SYNC : e->replaceable;
 }
 
 static void set_replaceable(struct engine *e, bool replaceable, struct actions *out)

@@ -68,6 +68,39 @@ static void assert_grown(struct node *a, struct node *b)
     assert_int_equal(b->on_disk.moved_from_bytes, 0);
 }
 
+/* The peer is back while this node writes its record of the new room: nothing goes to it before that is on disk, but it
+ * is no less there than it was while it was away. */
+static void a_read_that_waits_for_the_peer_does_not_fail_as_it_is_back(void **state)
+{
+    struct node a, b;
+    open_grown(&a, &b, false);
+    struct buf *buf = buf_get(&a.pool, CHANGE_BYTES, 0);
+    struct request read = {
+        .kind = OP_READ, .offset_bytes = 0, .length_bytes = CHANGE_BYTES, .buf = buf, .cookie = buf
+    };
+    step(&a, (struct event) { .kind = EV_REQUEST, .request = read });
+    disk_done(&a, -EIO);
+    order(&a, EV_RESIZE, false);
+    grow_done(&a, 0);
+    disconnect_nodes(&a, &b);
+    hellos(&a, &b);
+    metas_done(&a);
+    metas_done(&b);
+    assert_true(a.ready && b.ready);
+    disks_done(&a);
+    grow_done(&a, 0);
+    assert_true(a.meta_pending);
+    int completed = a.completed;
+    step(&a, (struct event) { .kind = EV_SESSION_UP });
+    step(&b, (struct event) { .kind = EV_SESSION_UP });
+    assert_int_equal(a.completed, completed);
+    run(&a, &b);
+    assert_int_equal(a.completed, completed + 1);
+    assert_int_equal(a.complete_result, 0);
+    assert_true(told(&a, "wrote back what was unreadable"));
+    close_both(&a, &b);
+}
+
 static void both_legs_get_room_and_then_the_size(void **state)
 {
     for (unsigned internal = 0; internal < 2; internal++) {
@@ -416,6 +449,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(both_legs_get_room_and_then_the_size),
+        cmocka_unit_test(a_read_that_waits_for_the_peer_does_not_fail_as_it_is_back),
         cmocka_unit_test(a_crash_at_any_point_leaves_equal_legs),
         cmocka_unit_test(nothing_of_the_metadata_is_written_while_it_moves),
         cmocka_unit_test(what_cannot_be_is_refused),
