@@ -98,6 +98,7 @@ static void on_event(void *ctx, const struct event *ev)
     struct node *n = ctx;
     switch (ev->kind) {
     case EV_HELLO: link_ready(n->link); break;
+    case EV_PEER_READY: break;
     case EV_SESSION_UP:
         n->up = true;
         ring_timer_clear(n->ring, &n->patience);

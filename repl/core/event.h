@@ -29,6 +29,7 @@ enum event_kind {
     EV_META_PAGE_DONE, /* .page: the ACT_META_PAGE has ended */
     EV_TICK,           /* engine_deadline_ns() has come */
     EV_HELLO,          /* .hello: the peer's, on a new session; answered by ACT_SESSION_READY or ACT_SESSION_REFUSE */
+    EV_PEER_READY,     /* the peer is ready, and this side has not said so yet */
     EV_SESSION_UP,     /* both sides are ready: frames may be sent from now on */
     EV_SESSION_DOWN, /* .down: nothing sent before counts any more, and nothing of that session will arrive any more */
     EV_FRAME,        /* .frame: a change, flush, ack or decree from the peer, its payload verified */

@@ -240,7 +240,7 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
     verify_end_if_overtaken(e, out);
     superblock_write_if_wanted(e, out);
     /* What a failed leg still records of itself, nobody waits for. */
-    if (e->session == SESSION_JUDGED && (persisted(e) || diskless_is(e))) {
+    if (e->session == SESSION_JUDGED && (persisted(e) || diskless_is(e)) && sync_may_begin(e)) {
         e->session = SESSION_READY;
         actions_add(out, ACT_SESSION_READY);
     }
@@ -264,6 +264,7 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
     orders_carry_out(e, now_ns, out);
     order_serve_size(e, out);
     alone_advance(e, now_ns, out);
+    leg_stable_advance(e, out);
     send_changes_when_possible(e, out); /* ... and one that has just been promoted begins with it */
     mask_reads_when_possible(e, now_ns, out);
     sync_advance(e, now_ns, out);
@@ -285,7 +286,8 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
 static bool is_steady(struct engine *e)
 {
     return (e->role.phase == PHASE_PRIMARY || e->role.phase == PHASE_SECONDARY) &&
-           !mirror_needs_engine(e->mirror, e->log.phase == LOG_IDLE) && e->verify.mend == MEND_NOTHING;
+           !mirror_needs_engine(e->mirror, e->log.phase == LOG_IDLE) && e->verify.mend == MEND_NOTHING &&
+           e->stable != STABLE_WANTED;
 }
 
 static bool is_of_write_path(const struct frame *f)
@@ -327,7 +329,7 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
         e->own_flush_busy = false;
         switch (e->own_flush_for) {
         case FLUSH_FOR_ENDING: e->own_flushed = true; break;
-        case FLUSH_FOR_ALONE: alone_on_flushed(e, ev->disk.result, ev->now_ns); break;
+        case FLUSH_FOR_STABLE: leg_on_stable_flushed(e, ev->disk.result); break;
         }
         if (ev->disk.result) {
             actions_note(out, NOTE_ERROR, "disk", "flush failed on %s: %s", e->config.backing,
@@ -346,6 +348,7 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
     case EV_META_PAGE_DONE: log_on_page_done(e, ev->page.area, ev->page.index, ev->page.result, out); break;
     case EV_TICK: break;
     case EV_HELLO: session_on_hello(e, ev->hello, out); break;
+    case EV_PEER_READY: session_on_peer_ready(e); break;
     case EV_SESSION_UP: session_on_up(e, ev->now_ns, out); break;
     case EV_SESSION_DOWN: session_on_down(e, ev->now_ns, out); break;
     case EV_PROMOTE: order_promote(e, ev->order.force, ev->order.cookie, out); break;

@@ -33,17 +33,8 @@ void alone_end(struct engine *e, struct actions *out)
 void alone_on_session_up(struct engine *e)
 {
     e->alone_at_ns = 0;
-    e->alone_flush = ALONE_FLUSH_NOT;
+    e->alone_flushes = false;
     e->alone_wanted = false;
-}
-
-/* Of one that was forgotten meanwhile, nothing comes. */
-void alone_on_flushed(struct engine *e, int32_t result, uint64_t now_ns)
-{
-    if (e->alone_flush != ALONE_FLUSHING || result)
-        return;
-    e->alone_flush = ALONE_FLUSHED;
-    e->alone_at_ns = now_ns;
 }
 
 void alone_forget(struct engine *e)
@@ -71,19 +62,23 @@ static bool needs_decree(const struct engine *e) { return e->sb.peer_in_sync || 
 /* The peer counts as lost. */
 static void leave_peer_behind(struct engine *e, struct actions *out)
 {
-    if (needs_decree(e) && e->alone_flush != ALONE_FLUSHED) {
-        if (e->alone_flush == ALONE_FLUSH_NOT)
-            e->alone_flush = ALONE_FLUSH_WANTED;
+    if (needs_decree(e) && e->stable != STABLE_ALL) {
+        e->alone_flushes = true;
+        leg_want_stable(e);
         return;
     }
     if (needs_decree(e))
         decree_renew(e, false, out);
-    e->alone_flush = ALONE_FLUSH_NOT;
+    e->stable = STABLE_NOT;
     e->alone_wanted = true;
 }
 
 void alone_advance(struct engine *e, uint64_t now_ns, struct actions *out)
 {
+    if (e->alone_flushes && e->stable == STABLE_ALL) {
+        e->alone_flushes = false;
+        e->alone_at_ns = now_ns;
+    }
     if (e->alone_at_ns && now_ns >= e->alone_at_ns) {
         e->alone_at_ns = 0;
         bool deciding = e->session == SESSION_JUDGED || e->session == SESSION_READY;
@@ -92,10 +87,6 @@ void alone_advance(struct engine *e, uint64_t now_ns, struct actions *out)
         } else if (may_go_alone(e) && e->session != SESSION_UP) {
             leave_peer_behind(e, out);
         }
-    }
-    if (e->alone_flush == ALONE_FLUSH_WANTED && !e->own_flush_busy && may_go_alone(e)) {
-        e->alone_flush = ALONE_FLUSHING;
-        leg_flush(e, FLUSH_FOR_ALONE, out);
     }
     if (!e->alone_wanted || !persisted(e))
         return;

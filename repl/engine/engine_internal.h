@@ -166,21 +166,23 @@ struct engine {
     uint64_t peer_epoch; /* that the peer is known to have persisted */
     struct hello said;   /* our latest */
     bool session_was_up;
-    bool peer_ready;  /* the mirror may send */
-    bool decree_owed; /* the peer waits for our acknowledgement of its decree */
+    bool peer_is_ready; /* it has said so, in this session */
+    bool peer_ready;    /* the mirror may send */
+    bool decree_owed;   /* the peer waits for our acknowledgement of its decree */
     uint64_t decree_epoch;
     bool taken_owed; /* the same of one that it has taken already */
     uint64_t taken_epoch;
     enum peer_state peer_state;
     uint64_t told_epoch;  /* of the entry that the peer was told and has not acknowledged; 0: none */
     uint64_t alone_at_ns; /* when the peer counts as lost; 0: it does not */
-    enum alone_flush {
-        ALONE_FLUSH_NOT,
-        ALONE_FLUSH_WANTED, /* before the decree */
-        ALONE_FLUSHING,
-        ALONE_FLUSHED,
-    } alone_flush;
-    bool alone_wanted; /* ... as soon as the decree is on disk */
+    enum stable {
+        STABLE_NOT,
+        STABLE_WANTED,
+        STABLE_FLUSHING,
+        STABLE_ALL, /* what was acknowledged before the last session's end, and since, is so on this leg */
+    } stable;
+    bool alone_flushes; /* ... is waited for before the decree */
+    bool alone_wanted;  /* ... as soon as the decree is on disk */
     struct resync_source *source;
     struct resync_target *target;
     struct engine_verify verify;
@@ -188,6 +190,7 @@ struct engine {
     struct engine_resize resize;
     uint64_t served_size_bytes; /* what clients are told */
     bool peer_leads;            /* as far as is known: a primary does not tell when it is demoted */
+    bool sync_full;             /* target: everything is compared */
     bool sync_begun;            /* one of them, in this session */
     bool sync_finishing;        /* source: the target is done; what this node records of it is on its way to the disk */
     bool finish_told;           /* ... and then to the target */
@@ -222,7 +225,7 @@ struct engine {
     bool own_flush_busy;
     enum own_flush {
         FLUSH_FOR_ENDING,
-        FLUSH_FOR_ALONE,
+        FLUSH_FOR_STABLE,
     } own_flush_for;
     bool own_flushed;      /* since the leg became idle for an ending */
     bool draining_primary; /* DETACHING from primary: the peer is still needed */
@@ -278,6 +281,7 @@ bool engine_fix_size(struct engine *e, uint64_t size_bytes); /* false: out of me
 /* engine_session.c */
 void session_drop(struct engine *e, const char *text, struct actions *out);
 void session_on_hello(struct engine *e, const struct hello *peer, struct actions *out);
+void session_on_peer_ready(struct engine *e);
 void session_on_up(struct engine *e, uint64_t now_ns, struct actions *out);
 void session_on_down(struct engine *e, uint64_t now_ns, struct actions *out);
 void session_on_frame(struct engine *e, const struct frame *frame, struct buf *payload, uint64_t now_ns,
@@ -300,7 +304,6 @@ void decree_on_answer(struct engine *e, const struct frame *frame, struct action
 void alone_consider(struct engine *e, uint64_t now_ns); /* there is no session */
 void alone_forget(struct engine *e);
 void alone_on_session_up(struct engine *e);
-void alone_on_flushed(struct engine *e, int32_t result, uint64_t now_ns);
 void alone_end(struct engine *e, struct actions *out); /* the mirror: changes are sent from now on */
 uint64_t alone_epoch(const struct engine *e);          /* of the decree by which the peer left the in-sync set */
 void alone_advance(struct engine *e, uint64_t now_ns, struct actions *out);
@@ -321,6 +324,8 @@ const char *diskless_why_not(struct engine *e);
 const char *sync_last_consistent(const struct engine *e, struct actions *out);
 void sync_judged_source(struct engine *e, bool full, struct actions *out);
 void sync_judged_target(struct engine *e, bool full, struct actions *out);
+bool sync_may_begin(const struct engine *e); /* this node can say that it is ready, when its record is on disk */
+void sync_on_peer_ready(struct engine *e);
 bool sync_open(struct engine *e); /* false: out of memory */
 void sync_close(struct engine *e);
 bool sync_is_idle(const struct engine *e);
@@ -402,6 +407,10 @@ void stall_look(struct engine *e, struct actions *out);
 
 /* engine_leg.c */
 void leg_flush(struct engine *e, enum own_flush what_for, struct actions *out);
+/* All that was acknowledged is to be on this leg's stable storage: `stable` says when. Not while a session is up. */
+void leg_want_stable(struct engine *e);
+void leg_stable_advance(struct engine *e, struct actions *out);
+void leg_on_stable_flushed(struct engine *e, int32_t result);
 void superblock_write_if_wanted(struct engine *e, struct actions *out);
 void peer_has_failed(struct engine *e);
 void leg_failed(struct engine *e, const char *what, struct actions *out); /* in words, for the log */

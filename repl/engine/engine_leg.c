@@ -14,6 +14,34 @@ void leg_flush(struct engine *e, enum own_flush what_for, struct actions *out)
     a->disk.kind = OP_FLUSH;
 }
 
+void leg_want_stable(struct engine *e)
+{
+    if (e->stable == STABLE_NOT)
+        e->stable = STABLE_WANTED;
+}
+
+void leg_stable_advance(struct engine *e, struct actions *out)
+{
+    if (e->stable != STABLE_WANTED || e->own_flush_busy || e->leg_failed || e->sb_broken)
+        return;
+    /* Who ends has just flushed, and leaves nothing with its disk. */
+    bool ending = e->role.phase == PHASE_DEMOTING || e->role.phase == PHASE_DETACHING;
+    if (e->role.phase == PHASE_DETACHED || (ending && e->own_flushed))
+        return;
+    /* What completes later would not be covered. */
+    if (mirror_completes_yet(e->mirror))
+        return;
+    e->stable = STABLE_FLUSHING;
+    leg_flush(e, FLUSH_FOR_STABLE, out);
+}
+
+/* Of one that was begun before a session which was up meanwhile, nothing comes. */
+void leg_on_stable_flushed(struct engine *e, int32_t result)
+{
+    if (e->stable == STABLE_FLUSHING && result == 0)
+        e->stable = STABLE_ALL;
+}
+
 void superblock_write_if_wanted(struct engine *e, struct actions *out)
 {
     if (persisted(e) || e->sb_busy || e->sb_broken || e->grow.phase == GROW_MOVING)

@@ -92,6 +92,7 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
     e->peer = *peer;
     e->peer_epoch = peer->epoch;
     e->peer_ready = false;
+    e->peer_is_ready = false;
     e->peer_leads = peer->role == ROLE_PRIMARY;
     mirror_raise_lsn(e->mirror, peer->lsn);
     bool changed =
@@ -130,6 +131,14 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
     }
 }
 
+void session_on_peer_ready(struct engine *e)
+{
+    if (e->session != SESSION_JUDGED) /* ours to drop: its end is on its way */
+        return;
+    e->peer_is_ready = true;
+    sync_on_peer_ready(e);
+}
+
 void session_on_up(struct engine *e, uint64_t now_ns, struct actions *out)
 {
     assert(e->session == SESSION_READY || e->session == SESSION_ENDING);
@@ -137,6 +146,7 @@ void session_on_up(struct engine *e, uint64_t now_ns, struct actions *out)
         return;
     e->session = SESSION_UP;
     e->session_was_up = true;
+    e->stable = STABLE_NOT;
     alone_on_session_up(e);
     e->ending_flushed = false; /* a flush that the last session took with it counts for nothing */
     /* The peer judged our hello as we judged its: it has persisted the higher of both epochs. */
@@ -164,6 +174,8 @@ void session_on_down(struct engine *e, uint64_t now_ns, struct actions *out)
     resize_on_session_down(e, out);
     e->peer_state = PEER_AWAY;
     e->peer_readable = false;
+    if (e->alone) /* what it has acknowledged since is another matter */
+        e->stable = STABLE_NOT;
     role_session_lost(&e->role);
     /* The peer may be primary, and about to say so. An operator who promotes now knows that they are apart. */
     if (e->role.phase == PHASE_ASKING) {

@@ -13,6 +13,8 @@ static const char *stalled_by(const struct engine *e, enum mirror_wait wait, str
     switch (wait) {
     case WAIT_NOTHING: break;
     case WAIT_PEER:
+        if (e->stable == STABLE_FLUSHING)
+            return actions_text(out, "a flush of %s, which neither ends nor fails", e->config.backing);
         if (e->session == SESSION_UP)
             return actions_text(out, "%s, which is connected, to answer: its disk may hang", e->config.peer);
         break;

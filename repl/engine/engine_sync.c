@@ -1,9 +1,10 @@
 /* Bringing the two legs together again: what each verdict of the handshake asks of this node.
  *
- * Source: leaves no change unmirrored from the moment the session is up, then sends its bits. When the target says that
- * nothing is left, the leg is taken back into the in-sync set: by a decree, if this node is primary.
- * Target: is `syncing`, durably, before the first block is changed; is up to date, durably, before the source counts on
- * it. */
+ * Source: has on stable storage all that was acknowledged, before it says that it is ready. Leaves no change unmirrored
+ * from the moment the session is up, then sends its bits. When the target says that nothing is left, the leg is taken
+ * back into the in-sync set: by a decree, if this node is primary.
+ * Target: waits for the source to be ready; is `syncing`, durably, before the first block is changed; is up to date,
+ * durably, before the source counts on it. */
 #include "repl/engine/engine_internal.h"
 
 bool sync_open(struct engine *e)
@@ -33,18 +34,26 @@ void sync_close(struct engine *e)
         resync_target_close(e->target);
 }
 
-/* What the peer had completed and not flushed is lost with its machine's power. A target may know of that, too: it was
- * primary before, and the peer, which lost it, is the source all the same, as this leg is half made. */
+/* What the peer had completed and not flushed is lost with its machine's power. */
 static void count_what_the_peer_lost(struct engine *e)
 {
     if (e->peer.lost_power || e->sb.peer_leg == LEG_FAILED)
         mirror_unflushed_to_bitmap(e->mirror);
 }
 
+/* From the target's record on this leg is the only one that counts: what both have acknowledged, and neither has
+ * flushed, would go with its machine's power. A leg that is half made already loses nothing more. */
+static bool takes_a_whole_leg(const struct engine *e)
+{
+    return e->peer_state == PEER_TARGET && e->peer.leg == LEG_UP_TO_DATE;
+}
+
 void sync_judged_source(struct engine *e, bool full, struct actions *out)
 {
     e->peer_state = PEER_TARGET;
     count_what_the_peer_lost(e);
+    if (takes_a_whole_leg(e))
+        leg_want_stable(e);
     if (full) {
         const struct history_entry *last = history_last(&e->sb.history);
         e->sb.base = last ? *last : (struct history_entry) { 0 };
@@ -57,7 +66,24 @@ void sync_judged_source(struct engine *e, bool full, struct actions *out)
 void sync_judged_target(struct engine *e, bool full, struct actions *out)
 {
     e->peer_state = PEER_SOURCE;
-    count_what_the_peer_lost(e);
+    e->sync_full = full;
+    actions_note(out, NOTE_INFO, "resync",
+                 "%s gets what it lacks from %s: %s. Until it is done, this leg is inconsistent", e->config.node,
+                 e->config.peer, full ? "everything is compared" : "the blocks that may differ are compared");
+}
+
+bool sync_may_begin(const struct engine *e)
+{
+    if (e->peer_state == PEER_SOURCE)
+        return e->peer_is_ready;
+    return !takes_a_whole_leg(e) || e->stable == STABLE_ALL;
+}
+
+/* The source has made stable what is to count alone from now on. */
+void sync_on_peer_ready(struct engine *e)
+{
+    if (e->peer_state != PEER_SOURCE)
+        return;
     if (e->sb.leg != LEG_SYNCING) {
         const struct history_entry *last = history_last(&e->sb.history);
         e->sb.consistent_epoch = last ? last->epoch : 0;
@@ -65,13 +91,10 @@ void sync_judged_target(struct engine *e, bool full, struct actions *out)
     }
     /* Whose bitmap this leg goes by, should the session end before it is done. */
     const struct history_entry *newest = history_last(&e->peer.history);
-    e->sb.base = full && newest ? *newest : e->peer.base;
+    e->sb.base = e->sync_full && newest ? *newest : e->peer.base;
     e->sb.leg = LEG_SYNCING;
     e->sb.pristine = false;
     want_persisted(e);
-    actions_note(out, NOTE_INFO, "resync",
-                 "%s gets what it lacks from %s: %s. Until it is done, this leg is inconsistent", e->config.node,
-                 e->config.peer, full ? "everything is compared" : "the blocks that may differ are compared");
 }
 
 /* What a person who thinks of forcing its promotion wants to know. */

@@ -634,8 +634,13 @@ static void on_ready(struct session *s, const struct session_event *ev, struct s
         return;
     }
     s->ready_received = true;
-    if (s->ready_sent)
+    if (s->ready_sent) {
         enter_up(s, ev->now_ns, out);
+        return;
+    }
+    struct session_action *a = act(out, SA_EVENT);
+    a->event.kind = EV_PEER_READY;
+    a->event.now_ns = ev->now_ns;
 }
 
 /* A peer may say it is ready once it has our hello, and send the rest once it has our ready, too. */

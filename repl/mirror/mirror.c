@@ -176,6 +176,16 @@ enum mirror_wait mirror_oldest(const struct mirror *m, uint64_t *since_ns)
     return WAIT_NOTHING;
 }
 
+bool mirror_completes_yet(const struct mirror *m)
+{
+    list_for_each (pos, &m->changes_live) {
+        const struct change *c = container_of(pos, struct change, live);
+        if (!change_is_flush(c) && c->remote == REMOTE_DONE && c->local == LOCAL_PENDING && c->result == 0)
+            return true;
+    }
+    return false;
+}
+
 void mirror_view(const struct mirror *m, struct mirror_view *view)
 {
     *view = (struct mirror_view) {

@@ -178,6 +178,10 @@ enum mirror_wait { WAIT_NOTHING, WAIT_RANGE, WAIT_LOG, WAIT_DISK, WAIT_PEER };
 /* `since_ns`: when it came in; untouched with WAIT_NOTHING. */
 enum mirror_wait mirror_oldest(const struct mirror *m, uint64_t *since_ns);
 
+/* Without a session: a change is in flight that the peer has acknowledged, and completes as soon as this leg's disk has
+ * it. When none is, and this node does not go on alone, nothing is acknowledged before the next session. */
+bool mirror_completes_yet(const struct mirror *m);
+
 /* What has failed since it was last asked. */
 struct mirror_faults {
     bool leg;      /* a change or flush failed on the local disk: from then on no change is acknowledged */

@@ -86,6 +86,7 @@
     X(primary_crash, 1, "fault: primary daemons killed")                                                               \
     X(survivor_checked, 1, "promotions whose leg was proven to hold every acknowledged write")                         \
     X(acked_alone, 1, "changes and flushes acknowledged that the other leg lacked")                                    \
+    X(whole_targeted, 1, "legs that had everything and became targets, of a leg that had it on stable storage")        \
     X(left_behind, 1, "decrees without the other leg, of what was acknowledged and not flushed")                       \
     X(acked_late, 0, "changes acknowledged after the other node, who had them, served apart")                          \
     X(acked_diskless, 1, "changes and flushes acknowledged through the peer's leg, the own one having failed")         \

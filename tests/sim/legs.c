@@ -117,17 +117,38 @@ void sim_legs_acked(struct sim *s, unsigned node, const char *lacking)
     split(s, "both nodes have acknowledged alone");
 }
 
-void sim_legs_leaves_behind(struct sim *s, unsigned node, uint64_t parted)
+/* From now on `node` has the only leg that counts. */
+static void demand_all_is_stable(struct sim *s, unsigned node, const char *what)
 {
-    if (s->legs.split || s->legs.behind[node] || parted <= s->legs.flushed[node])
+    uint64_t now = s->model.clock++;
+    if (!sim_leg_is_current(s, node, SIM_STABLE, now))
+        sim_fail(s, "left-unflushed",
+                 "it is put on record that leg %c %s, and leg %c would lose with its power what "
+                 "both had: %s",
+                 'B' - (int)node, what, 'A' + node, s->model.facts);
+    sim_legs_flushed(s, node, now);
+}
+
+void sim_legs_leaves_behind(struct sim *s, unsigned node)
+{
+    if (s->legs.split || s->legs.behind[node])
         return;
     COVER(left_behind);
-    if (!sim_leg_is_current(s, node, SIM_STABLE, parted))
-        sim_fail(s, "left-unflushed",
-                 "node %u puts on record that the other one has left the in-sync set, and would lose with its power "
-                 "what both had: %s",
-                 node, s->model.facts);
-    sim_legs_flushed(s, node, parted);
+    demand_all_is_stable(s, node, "has left the in-sync set");
+}
+
+void sim_legs_becomes_target(struct sim *s, unsigned node)
+{
+    const struct sim_legs *l = &s->legs;
+    struct superblock own, source;
+    sim_node_superblock(s, node, &own);
+    sim_node_superblock(s, 1 - node, &source);
+    /* A flush has failed on both: what its cache had not written, no later flush saves. */
+    bool lacks = source.lost_power || own.peer_leg == LEG_FAILED;
+    if (l->split || l->behind[0] || l->behind[1] || lacks)
+        return;
+    COVER(whole_targeted);
+    demand_all_is_stable(s, 1 - node, "is being resynced");
 }
 
 void sim_legs_acked_through(struct sim *s, unsigned node)
@@ -317,7 +338,8 @@ void sim_legs_power_lost(struct sim *s, const bool cut[SIM_NODES])
         fall_behind(s, i, l->flushed[i]);
         l->cut[i] = l->since[i];
     }
-    /* One that is just being resynced cannot stand in for it, whatever it has. */
+    /* One that is just being resynced cannot stand in for it, whatever it has. The other one had all that was
+     * acknowledged before that on stable storage: sim_legs_becomes_target(). */
     for (unsigned i = 0; i < SIM_NODES; i++) {
         unsigned other = 1 - i;
         if (lost[i] && !lost[other] && !l->split && !l->behind[other] && will_be_target(s, other))

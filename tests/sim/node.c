@@ -210,8 +210,6 @@ void sim_node_start(struct sim *s, unsigned node)
     n->up = true;
     n->epoch = sb.epoch;
     n->heard_epoch = 0;
-    n->parted = s->model.clock;
-    n->session_up = false;
     n->boot++;
     n->serving = n->detached = n->superblock_busy = n->stepping = n->moves = false;
     memset(n->orders, 0, sizeof(n->orders));
@@ -372,7 +370,9 @@ static void superblock_write(struct sim *s, struct sim_node *n, const struct sup
     sim_node_superblock(s, n->index, &before);
     /* (Who is promoted by force does so as a secondary.) */
     if (before.role == ROLE_PRIMARY && before.peer_in_sync && sb->role == ROLE_PRIMARY && !sb->peer_in_sync)
-        sim_legs_leaves_behind(s, n->index, n->parted);
+        sim_legs_leaves_behind(s, n->index);
+    if (before.leg != LEG_SYNCING && sb->leg == LEG_SYNCING)
+        sim_legs_becomes_target(s, n->index);
     sim_trace(s, "%c meta    %s, leg %s, peer leg %s, epoch %" PRIu64 ", sequence %" PRIu64 "%s%s", 'A' + n->index,
               role_name(sb->role), leg_state_name(sb->leg), leg_state_name(sb->peer_leg), sb->epoch, sb->sequence,
               sb->attached ? ", attached" : "", sb->pristine ? ", pristine" : "");
@@ -420,21 +420,16 @@ static void check_session_event(struct sim *s, struct sim_node *n, const struct 
             sim_fail(s, "payload", "node %u: a damaged payload of %s LSN %" PRIu64 " got past the session", n->index,
                      frame_kind_name(ev->frame.frame.kind), ev->frame.frame.lsn);
         return;
-    case EV_SESSION_UP:
-        COVER(sessions_up);
-        n->session_up = true;
-        return;
+    case EV_SESSION_UP: COVER(sessions_up); return;
     case EV_SESSION_DOWN:
         COVER(sessions_down);
-        if (n->session_up)
-            n->parted = s->model.clock;
-        n->session_up = false;
         sim_clients_session_lost(s);
         return;
     case EV_HELLO:
         n->hello_volume = ev->hello->volume_id;
         n->hello_epoch = ev->hello->epoch;
         return;
+    case EV_PEER_READY: return;
     case EV_REQUEST:
     case EV_DISK_DONE:
     case EV_META_DONE:

@@ -338,8 +338,6 @@ struct sim_node {
     struct superblock superblock_read; /* as it was read last */
     unsigned superblock_bad;           /* bits: copies that did not agree when it was last read */
     bool superblock_busy;
-    uint64_t parted; /* when its last session that was up ended, or its daemon started, by the model's clock */
-    bool session_up;
     uint8_t superblock_blocks[SUPERBLOCK_COPIES][SUPERBLOCK_BYTES]; /* on their way to the disk */
     uint8_t superblock_order[SUPERBLOCK_COPIES];
     unsigned superblock_started; /* copies, of which `superblock_left` are under way */
@@ -482,9 +480,12 @@ void sim_legs_replaced(struct sim *s, unsigned node);
  * unless it is on record that the other one is not in the in-sync set. */
 void sim_legs_acked(struct sim *s, unsigned node, const char *lacking);
 
-/* `node` puts on record that the other one has left the in-sync set: what was acknowledged before they parted has to be
- * stable here. */
-void sim_legs_leaves_behind(struct sim *s, unsigned node, uint64_t parted);
+/* `node` puts on record that the other one has left the in-sync set: what was acknowledged has to be stable here. */
+void sim_legs_leaves_behind(struct sim *s, unsigned node);
+
+/* `node` puts on record that it is being resynced: what was acknowledged, and its leg has, has to be stable on the
+ * other one. */
+void sim_legs_becomes_target(struct sim *s, unsigned node);
 
 /* A person keeps this node's leg, and gives up what only the other one has. What was acknowledged before they parted,
  * and by this node since then, has to be there. */

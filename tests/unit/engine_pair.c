@@ -363,15 +363,42 @@ void connect_nodes(struct node *a, struct node *b)
     connect_judged(a, b);
 }
 
-void connect_judged(struct node *a, struct node *b)
+/* What it needs to say that it is ready comes to its end. */
+static void bring_to_ready(struct node *n)
 {
-    metas_done(a);
-    metas_done(b);
-    if (!a->ready || !b->ready)
-        fail_msg("not connected: %s / %s", a->text, b->text);
+    unsigned at;
+    metas_done(n);
+    if (own_flush(n, &at))
+        flush_done(n, 0);
+    metas_done(n);
+}
+
+bool make_ready(struct node *a, struct node *b)
+{
+    bring_to_ready(a);
+    bring_to_ready(b);
+    /* The session tells a side only while it is not ready itself. */
+    struct node *waits = a->ready ? b : a, *is_ready = waits == a ? b : a;
+    if (is_ready->ready && !waits->ready) {
+        step(waits, (struct event) { .kind = EV_PEER_READY });
+        bring_to_ready(waits);
+    }
+    return a->ready && b->ready;
+}
+
+void session_up(struct node *a, struct node *b)
+{
+    assert_true(a->ready && b->ready);
     a->ready = b->ready = false;
     step(a, (struct event) { .kind = EV_SESSION_UP });
     step(b, (struct event) { .kind = EV_SESSION_UP });
+}
+
+void connect_judged(struct node *a, struct node *b)
+{
+    if (!make_ready(a, b))
+        fail_msg("not connected: %s / %s", a->text, b->text);
+    session_up(a, b);
 }
 
 void disconnect_nodes(struct node *a, struct node *b)

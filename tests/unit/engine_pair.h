@@ -104,6 +104,9 @@ void say_hello(struct node *n, struct hello *out);
 void hellos(struct node *a, struct node *b);
 void connect_nodes(struct node *a, struct node *b);
 void connect_judged(struct node *a, struct node *b); /* the rest of it, after hellos() */
+/* ... until both have said that they are ready, with their flushes and records; false: one has not. */
+bool make_ready(struct node *a, struct node *b);
+void session_up(struct node *a, struct node *b); /* when both are */
 void disconnect_nodes(struct node *a, struct node *b);
 /* Everything that is under way comes to its end. */
 void run(struct node *a, struct node *b);

@@ -623,12 +623,14 @@ static void a_detach_leaves_nothing_with_the_disk(void **state)
     order(&a, EV_DETACH, false);
     int orders = a.orders_done;
     assert_int_equal(a.disk_count, 1); /* its flush */
-    connect_nodes(&a, &b);
+    hellos(&a, &b);
+    metas_done(&a);
     disk_done(&a, 0);
-    assert_int_equal(a.disk_count, 0);
+    assert_int_equal(a.disk_count, 0); /* not another one, for the handshake */
     metas_done(&a);
     assert_int_equal(a.orders_done, orders + 1);
     assert_int_equal(a.order_result, 0);
+    assert_true(a.dropped);
     node_close(&a);
     node_close(&b);
 }

@@ -221,14 +221,11 @@ static void a_peer_that_is_back_while_the_decree_is_written_gets_all(void **stat
     assert_true(a.meta_pending);
     hellos(&a, &b);
     assert_false(a.ready);
-    metas_done(&a);
-    metas_done(&b);
-    assert_true(a.ready && b.ready);
+    assert_true(make_ready(&a, &b));
     /* Decided by the handshake, it is not alone any more: only the peer's acknowledgement completes. */
     assert_int_equal(a.on_disk.peer_in_sync, false);
     int completed = a.completed;
-    step(&a, (struct event) { .kind = EV_SESSION_UP });
-    step(&b, (struct event) { .kind = EV_SESSION_UP });
+    session_up(&a, &b);
     write_block(&a, CHANGE_BYTES, 2);
     disks_done(&a);
     assert_int_equal(a.completed, completed);

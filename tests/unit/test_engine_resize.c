@@ -190,13 +190,9 @@ static void a_crash_at_any_point_leaves_equal_legs(void **state)
                 crash(&a, &b, how);
                 /* A shell does so before it opens the engine. */
                 hellos(&a, &b);
-                metas_done(&a);
-                metas_done(&b);
-                if (!a.ready || !b.ready)
+                if (!make_ready(&a, &b))
                     fail_msg("at %u, %d: not connected: %s / %s", at, (int)how, a.text, b.text);
-                a.ready = b.ready = false;
-                step(&a, (struct event) { .kind = EV_SESSION_UP });
-                step(&b, (struct event) { .kind = EV_SESSION_UP });
+                session_up(&a, &b);
                 run(&a, &b);
                 if (!view_of(&a).serving)
                     promote(&a, &b);

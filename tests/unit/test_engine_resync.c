@@ -73,6 +73,11 @@ static void the_target_is_inconsistent_on_disk_before_it_is_ready(void **state)
     hellos(&a, &b);
     assert_true(told(&a, "paris-b gets what it lacks from paris-a: the blocks that may differ are compared"));
     assert_true(told(&b, "paris-b gets what it lacks from paris-a: the blocks that may differ are compared"));
+    metas_done(&b);
+    assert_int_equal(b.on_disk.leg, LEG_UP_TO_DATE);
+    flush_done(&a, 0);
+    assert_true(a.ready && !b.ready && !b.meta_pending);
+    step(&b, (struct event) { .kind = EV_PEER_READY });
     assert_true(b.meta_pending && !b.ready);
     meta_done(&b, 0);
     assert_true(b.ready);
@@ -83,6 +88,84 @@ static void the_target_is_inconsistent_on_disk_before_it_is_ready(void **state)
     node_restart(&b, true);
     order(&b, EV_PROMOTE, false);
     assert_int_equal(b.order_result, -EPERM);
+    close_both(&a, &b);
+}
+
+/* Both have acknowledged what neither has flushed, and the peer, which was found to differ elsewhere, is to be a
+ * target: whenever the power is lost here, one of the legs has it, and counts. A change that the peer has, and this
+ * disk not yet, completes in the middle of the handshake. */
+static void a_source_is_flushed_before_its_peer_is_a_target(void **state)
+{
+    enum { JUDGED, LATE, FLUSHED, RECORDED, KINDS };
+    for (int at = 0; at < KINDS; at++) {
+        struct node a, b;
+        open_pair(&a, &b, &strict);
+        b.content[100 * CHANGE_BYTES] ^= 1;
+        order(&a, EV_VERIFY, false);
+        run(&a, &b);
+        assert_true(b.on_disk.differs);
+        write_block(&a, 0, 5);
+        deliver(&a, &b);
+        disks_done(&b);
+        deliver(&b, &a);
+        a.hold_disk = true;
+        disconnect_nodes(&a, &b);
+        hellos(&a, &b);
+        metas_done(&a);
+        metas_done(&b);
+        assert_int_equal(a.disk_count, 1); /* the write; no flush yet */
+        int completed = a.completed;
+        if (at >= LATE) {
+            disk_done(&a, 0);
+            assert_int_equal(a.completed, completed + 1);
+            assert_int_equal(a.disk_count, 1);
+            assert_int_equal(a.disk[0].disk.kind, OP_FLUSH);
+        }
+        assert_false(a.ready || b.ready);
+        if (at >= FLUSHED) {
+            flush_done(&a, 0);
+            assert_int_equal(a.stable[0], 5);
+            assert_true(a.ready && !b.ready);
+        }
+        assert_int_equal(b.on_disk.leg, LEG_UP_TO_DATE);
+        if (at >= RECORDED) {
+            assert_true(make_ready(&a, &b));
+            assert_int_equal(b.on_disk.leg, LEG_SYNCING);
+        }
+        node_lose_power(&a);
+        disconnect_nodes(&b, &b);
+        assert_true(b.content[0] == 5 && (at < FLUSHED || a.content[0] == 5));
+        hellos(&a, &b);
+        if (at < RECORDED) { /* a person has both */
+            assert_true(a.refused && b.refused);
+            disconnect_nodes(&a, &b);
+            order(&b, EV_PROMOTE, true);
+            metas_done(&b);
+            assert_true(b.serving);
+            connect_nodes(&a, &b);
+        } else {
+            connect_judged(&a, &b);
+        }
+        run(&a, &b);
+        assert_in_sync(&a, &b);
+        assert_int_equal(a.content[0], 5);
+        close_both(&a, &b);
+    }
+}
+
+/* The peer has everything, and stays as it is. */
+static void a_source_whose_flush_fails_takes_no_target(void **state)
+{
+    struct node a, b;
+    open_apart(&a, &b);
+    hellos(&a, &b);
+    metas_done(&a);
+    flush_done(&a, -EIO);
+    assert_true(a.dropped && !a.ready);
+    metas_done(&a);
+    metas_done(&b);
+    assert_int_equal(a.on_disk.leg, LEG_FAILED);
+    assert_int_equal(b.on_disk.leg, LEG_UP_TO_DATE);
     close_both(&a, &b);
 }
 
@@ -1222,41 +1305,6 @@ static void a_failure_that_no_acknowledgement_tells_ends_the_session(void **stat
     close_both(&a, &b);
 }
 
-/* It was primary, and knows what its peer had not flushed. Deposed, and half made from it, it can only be its target,
- * also when the peer has lost its power since. */
-static void a_target_counts_what_its_source_lost(void **state)
-{
-    struct node a, b;
-    struct node_options options = { .has_peer = true,
-                                    .alone_after_ns = ENGINE_NEVER_ALONE,
-                                    .extent_bytes = EXTENT_BYTES };
-    node_open_with(&a, 0, &options);
-    node_open_with(&b, 1, &options);
-    connect_nodes(&a, &b);
-    promote(&a, &b);
-    write_block(&a, 0, 1);
-    run(&a, &b);
-    write_block(&a, 64 * CHANGE_BYTES, 2); /* what the two differ in */
-    disconnect_nodes(&a, &b);
-    disks_done(&a);
-    promote(&b, &b);
-    hellos(&a, &b);
-    assert_false(a.serving);
-    metas_done(&a);
-    disconnect_nodes(&a, &b);
-    connect_nodes(&a, &b);
-    assert_true(run_until_sent(&a, &b, &a, FRAME_SYNC_ASK));
-    assert_int_equal(b.stable[0], 0);
-    node_lose_power(&b);
-    disconnect_nodes(&a, &a);
-    metas_done(&a);
-    connect_nodes(&a, &b);
-    run(&a, &b);
-    assert_in_sync(&a, &b);
-    assert_memory_equal(a.stable, b.stable, VOLUME_BYTES);
-    close_both(&a, &b);
-}
-
 /* In sync, or the wrong way around: what belongs to no resync of ours touches no disk, and ends the session. */
 static void what_nobody_asked_for_ends_the_session(void **state)
 {
@@ -1448,7 +1496,8 @@ int main(void)
         cmocka_unit_test(a_failed_flush_is_recorded_whatever_came_before),
         cmocka_unit_test(what_the_source_cannot_read_is_told_until_it_is_written),
         cmocka_unit_test(a_failure_that_no_acknowledgement_tells_ends_the_session),
-        cmocka_unit_test(a_target_counts_what_its_source_lost),
+        cmocka_unit_test(a_source_is_flushed_before_its_peer_is_a_target),
+        cmocka_unit_test(a_source_whose_flush_fails_takes_no_target),
         cmocka_unit_test(what_nobody_asked_for_ends_the_session),
         cmocka_unit_test(what_belongs_to_a_verify_ends_a_resyncs_session),
         cmocka_unit_test(a_decree_that_is_older_than_the_history_takes_nobody_in),

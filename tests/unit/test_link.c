@@ -145,6 +145,7 @@ static void on_event(void *ctx, const struct event *ev)
         else if (!n->hold_verdict)
             link_ready(n->link);
         break;
+    case EV_PEER_READY: assert_true(n->judging && !n->up); break;
     case EV_SESSION_UP:
         assert_true(n->judging);
         assert_false(n->up);

@@ -222,7 +222,7 @@ static struct solo *connected_up(unsigned paths)
     says_hello(t, conn, hello_of("gold42", "paris-b", "paris-a"));
     expect_event(t, EV_HELLO);
     says(t, conn, (struct frame) { .kind = FRAME_READY });
-    assert_null(event_of(t));
+    expect_event(t, EV_PEER_READY);
     step(t, (struct session_event) { .kind = SV_READY });
     expect_event(t, EV_SESSION_UP);
     return t;
@@ -801,6 +801,7 @@ static void engine_event(struct side *side, const struct event *ev)
         side->judging = true;
         side->verdict_ns = w->now + prng_below(&w->prng, 20 * NS_PER_MS);
         break;
+    case EV_PEER_READY: assert_true(side->judging && !side->up); break;
     case EV_SESSION_UP:
         assert_true(side->judging && !side->up);
         side->up = true;
