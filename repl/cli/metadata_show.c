@@ -68,6 +68,7 @@ static struct json_object *superblock_json(const struct superblock *sb)
     put_id(o, "peer_leg_id", sb->peer_leg_id);
     put_id(o, "boot_id", sb->boot_id);
     put_u64(o, "epoch", sb->epoch);
+    put_u64(o, "served_epoch", sb->served_epoch);
     put_u64(o, "lsn", sb->lsn);
     put_text(o, "role", role_name(sb->role));
     put_text(o, "leg", leg_state_name(sb->leg));
@@ -213,7 +214,10 @@ static void show_superblock(FILE *out, const struct superblock *sb)
                 (unsigned long long)sb->moved_from_bytes);
     fprintf(out, "  %-12s %s; peer's %s\n", "leg", leg_state_name(sb->leg), leg_state_name(sb->peer_leg));
     fprintf(out, "  %-12s %s\n", "role", role_name(sb->role));
-    fprintf(out, "  %-12s %llu, lsn %llu\n", "epoch", (unsigned long long)sb->epoch, (unsigned long long)sb->lsn);
+    fprintf(out, "  %-12s %llu, lsn %llu", "epoch", (unsigned long long)sb->epoch, (unsigned long long)sb->lsn);
+    if (sb->served_epoch)
+        fprintf(out, "; served last at %llu", (unsigned long long)sb->served_epoch);
+    fprintf(out, "\n");
     show_marks(out, sb);
     if (sb->leg == LEG_SYNCING)
         fprintf(out, "  %-12s epoch %llu, lsn %llu\n", "consistent", (unsigned long long)sb->consistent_epoch,

@@ -34,6 +34,7 @@ struct hello {
     bool full;              /* every block of this leg counts as different from the peer's */
     uint64_t dirty_bytes;   /* what may differ from the peer's leg, as this one knows */
     bool was_primary;       /* this node was the primary of the last decree that it knows of */
+    uint64_t served_epoch;  /* the highest at which it served on this leg, or could have; 0: never. At most `epoch` */
     bool peer_in_sync;      /* the peer is in the in-sync set by that decree */
     struct history history;
     bool diskless; /* a primary whose leg has failed, and leaves the in-sync set by the last entry of `history`: it is

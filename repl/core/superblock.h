@@ -16,6 +16,7 @@ struct superblock {
     struct id boot_id;      /* of the machine's run in which the leg was last attached */
     uint64_t lsn;           /* the highest given or applied when this was written; later ones may have been */
     uint64_t epoch;         /* highest seen */
+    uint64_t served_epoch;  /* the highest at which this node served on this leg, or could have; 0: never */
     enum role role;         /* as of the last superblock write */
     enum leg_state leg;
     enum leg_state peer_leg; /* what we know of the peer's. LEG_FAILED: it may lack writes that were not flushed, also

@@ -403,6 +403,7 @@ void engine_make_hello(struct engine *e, struct hello *out)
         .full = e->sb.full && e->sb.size_bytes == 0,
         .dirty_bytes = bitmap_dirty_bytes(e->bitmap),
         .was_primary = e->sb.was_primary,
+        .served_epoch = e->sb.served_epoch,
         .peer_in_sync = e->sb.peer_in_sync,
         .history = e->sb.history,
         .base = e->sb.base,

@@ -49,6 +49,8 @@ void decree_renew(struct engine *e, bool peer_in_sync, struct actions *out)
     else
         lose_peer(e);
     append_entry(e, max_u64(e->sb.epoch, e->asked_epoch) + 1);
+    if (is_leading(e))
+        e->sb.served_epoch = e->sb.epoch;
 }
 
 /* What waits was never acknowledged. */
@@ -159,7 +161,7 @@ bool decree_take(struct engine *e, uint64_t epoch, struct actions *out)
     /* An entry in the history is for what the other leg lacks: with the peer in sync, or waited for, there is nothing.
      */
     bool lacks = lost || (!e->config.peer && e->sb.history.count == 0);
-    e->sb.epoch = epoch;
+    e->sb.epoch = e->sb.served_epoch = epoch;
     want_persisted(e);
     if (lacks)
         append_entry(e, epoch);

@@ -34,10 +34,10 @@ static bool is_still_as_said(struct engine *e)
     const struct hello *s = &e->said;
     return now.epoch == s->epoch && now.role == s->role && now.leg == s->leg && now.full == s->full &&
            now.diskless == s->diskless && now.lost_power == s->lost_power && now.differs == s->differs &&
-           now.peer_failed == s->peer_failed && now.was_primary == s->was_primary && now.pristine == s->pristine &&
-           now.size_bytes == s->size_bytes && (now.dirty_bytes == 0) == (s->dirty_bytes == 0) &&
-           id_equal(now.peer_leg_id, s->peer_leg_id) && history_relate(&now.history, &s->history) == HISTORY_EQUAL &&
-           history_entry_equal(now.base, s->base);
+           now.peer_failed == s->peer_failed && now.was_primary == s->was_primary &&
+           now.served_epoch == s->served_epoch && now.pristine == s->pristine && now.size_bytes == s->size_bytes &&
+           (now.dirty_bytes == 0) == (s->dirty_bytes == 0) && id_equal(now.peer_leg_id, s->peer_leg_id) &&
+           history_relate(&now.history, &s->history) == HISTORY_EQUAL && history_entry_equal(now.base, s->base);
 }
 
 void session_on_hello(struct engine *e, const struct hello *peer, struct actions *out)

@@ -57,6 +57,7 @@ size_t hello_encode(const struct hello *hello, uint8_t *out)
     m.full = hello->full;
     m.dirty_bytes = hello->dirty_bytes;
     m.was_primary = hello->was_primary;
+    m.served_epoch = hello->served_epoch;
     m.peer_in_sync = hello->peer_in_sync;
     m.diskless = hello->diskless;
     uint64_t epochs[HISTORY_MAX], lsns[HISTORY_MAX], tags[HISTORY_MAX];
@@ -137,6 +138,8 @@ static int take_state(const Lockstep__Hello *m, struct hello *h, const char **wh
         return wrong(why, "identity that does not have 16 bytes (volume_id, leg_id, peer_leg_id)");
     if (m->epoch > FRAME_EPOCH_MAX || m->lsn > FRAME_LSN_MAX)
         return wrong(why, "impossible epoch or LSN (epoch, lsn)");
+    if (m->served_epoch > m->epoch)
+        return wrong(why, "served at an epoch that it has not seen (served_epoch)");
     if ((unsigned)m->role > ROLE_PRIMARY)
         return wrong(why, "unknown role (role)");
     if ((unsigned)m->leg > LEG_FAILED)
@@ -163,6 +166,7 @@ static int take_state(const Lockstep__Hello *m, struct hello *h, const char **wh
     h->full = m->full;
     h->dirty_bytes = m->dirty_bytes;
     h->was_primary = m->was_primary;
+    h->served_epoch = m->served_epoch;
     h->peer_in_sync = m->peer_in_sync;
     h->diskless = m->diskless;
     h->size_bytes = m->size_bytes;

@@ -67,11 +67,14 @@ struct superblock_disk {
     le64 moved_from_bytes;
     le64 verified_at_s;
     le64 verified_found_bytes;
-    uint8_t zero[SUPERBLOCK_BYTES - 360 - HISTORY_MAX * 24];
+    le64 served_epoch;
+    uint8_t asked_epoch[8]; /* reserved for the epoch that a node has asked for (docs/FAILOVER.md) */
+    uint8_t zero[SUPERBLOCK_BYTES - 376 - HISTORY_MAX * 24];
 };
 static_assert(sizeof(struct superblock_disk) == SUPERBLOCK_BYTES, "a superblock is one block");
 static_assert(offsetof(struct superblock_disk, volume_id) == 72, "no padding");
 static_assert(offsetof(struct superblock_disk, history) == 328, "no padding");
+static_assert(offsetof(struct superblock_disk, served_epoch) == 1896, "no padding");
 
 static uint64_t block_check(const struct superblock_disk *d)
 {
@@ -137,6 +140,7 @@ void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block
         .consistent_lsn = to_le64(sb->consistent_lsn),
         .verified_at_s = to_le64(sb->verified_at_s),
         .verified_found_bytes = to_le64(sb->verified_found_bytes),
+        .served_epoch = to_le64(sb->served_epoch),
         .base = entry_encode(sb->base),
         .history_count = to_le32(sb->history.count),
         .room_bytes = to_le64(sb->room_bytes),
@@ -184,6 +188,7 @@ static int check_reserved(const struct superblock_disk *d, struct err *err)
         { d->reserved_too, sizeof(d->reserved_too) },
         { &d->history[from_le32(d->history_count)],
           (HISTORY_MAX - from_le32(d->history_count)) * sizeof(d->history[0]) },
+        { d->asked_epoch, sizeof(d->asked_epoch) },
         { d->zero, sizeof(d->zero) },
     };
     for (unsigned i = 0; i < ARRAY_LEN(parts); i++)
@@ -218,6 +223,8 @@ static int check_fields(const struct superblock_disk *d, struct err *err)
         return bad(err, "sequence");
     if (from_le64(d->epoch) > COUNTER_MAX)
         return bad(err, "epoch");
+    if (from_le64(d->served_epoch) > from_le64(d->epoch))
+        return bad(err, "served epoch");
     if (from_le64(d->lsn) > COUNTER_MAX)
         return bad(err, "lsn");
     uint32_t granule = from_le32(d->granule_bytes), extent = from_le32(d->extent_bytes);
@@ -283,6 +290,7 @@ int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, stru
         .consistent_lsn = from_le64(d.consistent_lsn),
         .verified_at_s = from_le64(d.verified_at_s),
         .verified_found_bytes = from_le64(d.verified_found_bytes),
+        .served_epoch = from_le64(d.served_epoch),
         .history.count = from_le32(d.history_count),
         .room_bytes = from_le64(d.room_bytes),
         .moved_from_bytes = from_le64(d.moved_from_bytes),

@@ -442,13 +442,11 @@ static bool leads_among_equals(const struct hello *a, const struct hello *b)
         return b_lacks;
     if (a->differs != b->differs)
         return b->differs;
+    /* Who served last has what the last readers saw. Not who has seen the higher epoch: that may be the other one's. */
+    if (a->served_epoch != b->served_epoch)
+        return a->served_epoch > b->served_epoch;
     if (a->was_primary != b->was_primary)
         return a->was_primary;
-    /* Both were primary, one after the other, and the former never heard of the latter: what the last readers saw
-     * stays. An epoch may be higher for what was only seen, not served at; then any of the two will do, as nothing was
-     * acknowledged on one of them alone. */
-    if (a->was_primary && a->epoch != b->epoch)
-        return a->epoch > b->epoch;
     return memcmp(&a->leg_id, &b->leg_id, sizeof(struct id)) > 0;
 }
 

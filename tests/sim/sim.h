@@ -563,7 +563,6 @@ struct sim_plan {
     bool decided;                     /* a person has ended a split brain: there must be none after that */
     uint32_t grow_to;                 /* blocks, of both backings, sooner or later; 0: nobody thinks of it */
     bool wrote_to_the_end;            /* ... when the volume has grown */
-    bool pages_fail;                  /* one node's pages of metadata do, or did: see STRIKE_LOG_POWER */
     bool replaces[SIM_NODES];         /* its disk is to be replaced while it is down */
     /* What a loss of power does to sectors that are just being written. */
     struct {

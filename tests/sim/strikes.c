@@ -459,11 +459,8 @@ static void strike_at(struct sim *s, enum strike k, unsigned p)
     case STRIKE_POWER: strike_power(s, false); return;
     case STRIKE_POWER_BOTH: strike_power(s, true); return;
     case STRIKE_LOG_POWER:
-        /* Of one node: when both legs have failed or lost power, nothing that was not flushed is promised. Mostly the
-         * primary's: only that one has a log to write. */
-        if (!s->plan.pages_fail)
-            s->node[chance(s, 800000) ? p : other].meta.page_error_per_million = (unsigned)draw(s, 1000, 400000);
-        s->plan.pages_fail = true;
+        /* Mostly the primary's: only that one has a log to write. */
+        s->node[chance(s, 800000) ? p : other].meta.page_error_per_million = (unsigned)draw(s, 1000, 400000);
         return;
     case STRIKE_FOUND: strike_found(s, p); return;
     case STRIKE_SILENT_DAMAGE: silent_damage(s); return;

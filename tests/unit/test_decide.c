@@ -276,13 +276,28 @@ static void equal_histories_reconcile_what_is_left(void **state)
     x.peer_failed = y.peer_failed = false;
     expect(&x, &y, "in-sync", SYNC_CONNECT, false);
     x.dirty_bytes = 4096;
-    /* One was killed, the other promoted and demoted without it: who served last has what was read last. */
+    /* One was killed, the other promoted and demoted without it: who served last has what was read last. Not who has
+     * seen the higher epoch, nor who was asked for its consent to a promotion that came to nothing. */
     x.was_primary = y.was_primary = true;
-    x.epoch = y.epoch + 1;
-    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
-    y.epoch = x.epoch + 1;
-    expect(&x, &y, "peer-is-ahead", SYNC_TARGET, false);
+    x.epoch = x.served_epoch = 5;
+    y.epoch = y.served_epoch = 6;
+    for (unsigned lacks = 0; lacks < 2; lacks++) {
+        x.lost_power = y.lost_power = lacks;
+        x.epoch = 5;
+        expect(&x, &y, "peer-is-ahead", SYNC_TARGET, false);
+        x.epoch = 6;
+        expect(&x, &y, "peer-is-ahead", SYNC_TARGET, false);
+        x.epoch = 7;
+        expect(&x, &y, "peer-is-ahead", SYNC_TARGET, false);
+        y.was_primary = false;
+        expect(&x, &y, "peer-is-ahead", SYNC_TARGET, false);
+        y.was_primary = true;
+    }
+    x.lost_power = y.lost_power = false;
+    x.served_epoch = y.served_epoch;
     y.was_primary = false;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+    x.served_epoch = 7;
     expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
     x.epoch = y.epoch;
     x.lost_power = true;
@@ -521,6 +536,7 @@ static struct hello state_of(struct hello h, unsigned n, uint64_t own_tag)
     h.full = n % 2;
     n /= 2;
     h.was_primary = n % 2;
+    h.served_epoch = h.was_primary ? h.epoch : h.epoch / 2;
     n /= 2;
     if (n % 2)
         h.base = (struct history_entry) { 0 };
@@ -539,6 +555,8 @@ static void assert_nothing_worse(const struct hello *from, const struct hello *t
     assert_false(from_lacks && !to_lacks);
     if (from_lacks == to_lacks)
         assert_false(from->differs && !to->differs);
+    if (from_lacks == to_lacks && from->differs == to->differs && from->history.count > 0)
+        assert_true(from->served_epoch >= to->served_epoch);
     else if (from->history.count > 0)
         assert_false(from->differs);
 }

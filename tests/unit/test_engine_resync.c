@@ -169,6 +169,49 @@ static void a_source_whose_flush_fails_takes_no_target(void **state)
     close_both(&a, &b);
 }
 
+/* B was primary and has lost its power; A was promoted in its place, and shows what only its leg has. Then A's leg
+ * fails, too, and is mended; B has seen A's epoch meanwhile. */
+static void who_served_last_is_the_source(void **state)
+{
+    for (unsigned first = 0; first < 2; first++) {
+        struct node n[2];
+        struct node *b = &n[first], *a = &n[1 - first];
+        node_open_with(&n[0], 0, &strict);
+        node_open_with(&n[1], 1, &strict);
+        connect_nodes(&n[0], &n[1]);
+        promote(b, a);
+        uint64_t epoch = b->on_disk.epoch;
+        assert_int_equal(b->on_disk.served_epoch, epoch);
+        write_block(b, 0, 7);
+        run(&n[0], &n[1]);
+        assert_int_equal(b->completed, 1);
+        node_lose_power(b);
+        disconnect_nodes(a, a);
+        promote(a, a);
+        assert_int_equal(a->on_disk.served_epoch, epoch + 1);
+        b->stable[0] = 0; /* it was flushed nowhere */
+        b->content[0] = 0;
+        /* Its own flush fails. */
+        hellos(&n[0], &n[1]);
+        metas_done(b);
+        metas_done(a);
+        flush_done(a, -EIO);
+        metas_done(a);
+        assert_int_equal(a->on_disk.leg, LEG_FAILED);
+        disconnect_nodes(&n[0], &n[1]);
+        assert_int_equal(b->on_disk.epoch, epoch + 1);
+        assert_int_equal(b->on_disk.served_epoch, epoch);
+        node_restart(a, true);
+        assert_true(a->on_disk.lost_power && b->on_disk.lost_power);
+        assert_true(a->on_disk.was_primary && b->on_disk.was_primary);
+        connect_nodes(&n[0], &n[1]);
+        run(&n[0], &n[1]);
+        assert_in_sync(&n[0], &n[1]);
+        assert_int_equal(b->content[0], 7);
+        close_both(&n[0], &n[1]);
+    }
+}
+
 /* However often it is interrupted: what came with the changes since is on it beside blocks that are old. */
 static void the_last_consistent_state_is_kept_until_the_resync_is_done(void **state)
 {
@@ -1498,6 +1541,7 @@ int main(void)
         cmocka_unit_test(a_failure_that_no_acknowledgement_tells_ends_the_session),
         cmocka_unit_test(a_source_is_flushed_before_its_peer_is_a_target),
         cmocka_unit_test(a_source_whose_flush_fails_takes_no_target),
+        cmocka_unit_test(who_served_last_is_the_source),
         cmocka_unit_test(what_nobody_asked_for_ends_the_session),
         cmocka_unit_test(what_belongs_to_a_verify_ends_a_resyncs_session),
         cmocka_unit_test(a_decree_that_is_older_than_the_history_takes_nobody_in),

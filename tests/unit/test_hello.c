@@ -31,6 +31,7 @@ static struct hello sample(void)
         .dirty_bytes = 123456,
         .lsn = 77,
         .was_primary = true,
+        .served_epoch = FRAME_EPOCH_MAX,
         .peer_in_sync = true,
         .history = { .count = 2, .entries = { { 3, 1, 0xaaaa }, { 7, 99, UINT64_MAX } } },
         .base = { 3, 1, 0xaaaa },
@@ -147,6 +148,10 @@ static void test_bad_fields(void **state)
     m = valid_message();
     m.epoch = UINT64_MAX;
     refused(&m, "(epoch, lsn)");
+    m = valid_message();
+    m.epoch = 4;
+    m.served_epoch = 5;
+    refused(&m, "(served_epoch)");
     m = valid_message();
     m.size_bytes = 513;
     refused(&m, "(size_bytes)");

@@ -34,6 +34,7 @@ static struct superblock sample(uint64_t sequence)
         .moved_from_bytes = 30 * GIB,
         .verified_at_s = 1795000000,
         .verified_found_bytes = 8192,
+        .served_epoch = 5,
     };
     for (uint64_t epoch = 1; epoch <= 7; epoch++)
         history_append(&sb.history, (struct history_entry) { epoch, epoch * 100, epoch * 10 });
@@ -110,7 +111,9 @@ static void what_cannot_be_is_refused(void **state)
         { 324, 4, 1u << 31, -ENOTSUP, "byte 327, which" },
         { 328 + 7 * 24, 1, 1, -ENOTSUP, "byte 496, which" }, /* behind the history's last entry */
         { 1863, 1, 1, -ENOTSUP, "byte 1863, which" },
-        { 1896, 1, 1, -ENOTSUP, "byte 1896, which" },
+        { 1896, 8, 8, -EBADMSG, "served epoch" }, /* 7 was seen */
+        { 1904, 1, 1, -ENOTSUP, "byte 1904, which" },
+        { 1912, 1, 1, -ENOTSUP, "byte 1912, which" },
         { 4095, 1, 1, -ENOTSUP, "byte 4095, which" },
         { 68, 1, 2, -EBADMSG, "role" },
         { 69, 1, 5, -EBADMSG, "leg state" },
@@ -200,6 +203,7 @@ static void the_superblock_lies_as_documented(void **state)
     put(expected, 1872, 8, 30 * GIB);
     put(expected, 1880, 8, 1795000000);
     put(expected, 1888, 8, 8192);
+    put(expected, 1896, 8, 5);
     bool *flags[] = { &in.attached,     &in.pristine,    &in.adopted, NULL,          &in.lost_power,
                       &in.peer_in_sync, &in.was_primary, &in.full,    &in.reads_lie, &in.differs };
     in.attached = in.peer_in_sync = false;
