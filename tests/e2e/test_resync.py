@@ -1,19 +1,22 @@
 #!/usr/bin/python3
 """Legs that were apart are made equal again, by themselves: the secondary was killed while the primary went on alone or
-waited; the primary was killed and either node promoted; both were killed; the target was killed in the middle; a disk was
-replaced; data was adopted. After each: protected, both legs equal to the byte, and nothing lost that was acknowledged."""
+waited; the primary was killed and either node promoted; both were killed; the target was killed in the middle, or the source;
+a disk was replaced; data was adopted. After each: protected, both legs equal to the byte, and nothing lost that was acknowledged."""
 
 import os
+import re
 import time
 
 import nbd
 
 from lib import nbdio, proc, run
-from lib.cluster import GIB, MIB, REFUSED, Cluster
+from lib.cluster import GIB, KIB, MIB, REFUSED, Cluster
 
 PROTECTED_S = 40
 CONTINUE = {"when-alone": "continue"}
 RESYNC_RATE = 256 * MIB
+EXTENT = 4 * MIB  # of the activity log
+UNDER_WAY = 8 * 508 * KIB  # of a resync: asked for, and not written
 
 
 def protected(node):
@@ -228,6 +231,53 @@ def interrupted(t):
     v.c.assert_legs_equal("after the source of a resync was killed")
 
 
+def source_killed(t):
+    """What is sent over both sessions is the difference, once. The crash makes all extents of the source's activity log count
+    as different: what the target got already, and what never differed, is compared by digests, and not sent.
+
+    The bound is above the difference by what was under way at the kill, twice: windows that the source had sent and the target
+    has not written, which are sent again; and as many that were counted after the target was asked."""
+    t.step("a resync by bits whose source is killed at about half goes on where it was: nothing is sent twice")
+    rate = 16 * MIB
+    v = Volume(t, "source", size=512 * MIB, settings={**CONTINUE, "resync-rate": f"{rate // MIB}MiB"})
+    v.c.ready()
+    v.secondary.sigkill()
+    v.primary.wait("to go on alone", lambda s: s["alone"])
+    h = nbdio.connect(v.primary.uri)
+    extents = range(0, 32 * EXTENT, EXTENT)
+    for at in extents:  # half of each
+        h.pwrite(os.urandom(EXTENT // 2), at)
+    h.flush()
+    written = len(extents) * EXTENT // 2
+    s = v.primary.status()
+    t.check(s["peer"]["out_of_sync_bytes"] == written, f"{written // MIB} MiB differ, in {len(extents)} extents", s)
+    # The target is asked what it got while its source stands still, and must not end the session before it has answered.
+    v.c.dead_after = "10s"
+    v.c.write_config()
+    v.secondary.start(wait=False)
+    s = v.secondary.wait("to have got some of it", lambda s: s["peer"]["resync"] and s["peer"]["resync"]["sent_bytes"] >= 0.4 * written,
+                         PROTECTED_S)
+    v.primary.pause()
+    s = v.secondary.status()
+    first = s["peer"]["resync"]["sent_bytes"]
+    v.primary.sigkill()
+    t.check(first < 0.9 * written and s["leg"] == "syncing", f"its source is killed when {first // MIB} MiB were sent", s)
+    since = len(v.secondary.log_text())
+    v.primary.start()
+    v.c.promote(v.primary, protected=False)
+    protected(v.primary)
+    v.secondary.wait_log("is up to date", since=since)
+    log = v.secondary.log_text()[since:]
+    t.check("the blocks that may differ are compared" in log and "everything is compared" not in log, "it went on by bits", log)
+    equal, second = map(int, re.search(r"is up to date: (\d+) bytes were equal, (\d+) sent", log).groups())
+    t.check(equal + second <= len(extents) * EXTENT, f"then {equal // MIB} MiB were equal, and {second // MIB} MiB sent: no more than"
+            f" the {len(extents)} extents of the log", (equal, second))
+    t.check(written - UNDER_WAY <= first + second <= written + 2 * UNDER_WAY,
+            f"{first + second} bytes were sent in both sessions, of {written} that differed", (first, second))
+    v.c.stop()
+    v.c.assert_legs_equal("after its source was killed")
+
+
 def replaced_disk(t):
     t.step("the secondary's disk is replaced: `create` there, and everything is resynced; holes stay holes")
     v = Volume(t, "replaced", size=512 * MIB)
@@ -345,10 +395,10 @@ def adopted(t):
 
 def test(t):
     begun = time.monotonic()
-    for part in (alone_and_back, strict_kills, interrupted, replaced_disk, long_discards, adopted):
+    for part in (alone_and_back, strict_kills, interrupted, source_killed, replaced_disk, long_discards, adopted):
         part(t)
         t.say(f"{time.monotonic() - begun:.0f} s")
 
 
 if __name__ == "__main__":
-    run.main(test, limit_s=170)
+    run.main(test, limit_s=200)
