@@ -32,10 +32,20 @@ class History:
 class Scribe(nbdio.Scribbler):
     """A Scribbler that keeps its whole history."""
 
-    def __init__(self, *args, **more):
+    def __init__(self, *args, stride_bytes=0, grown=False, **more):
+        """`stride_bytes`: only the first blocks in each so many bytes are used, all over the share. `grown`: the share is in
+        what a resize has added, and nothing is known of it before it was written to."""
         super().__init__(*args, **more)
+        self.stride = stride_bytes // self.block_bytes
+        assert not self.stride or 2 * self.blocks_max <= self.stride
+        self.grown = grown
         self.histories = {}
         self.flushes = []  # (sent, answered)
+
+    def place(self, n):
+        if not self.stride:
+            return super().place(n)
+        return self.first + self.stride * self.random.randrange(self.count // self.stride) + self.random.randrange(self.blocks_max)
 
     def flush(self):
         sent = time.monotonic_ns()
@@ -82,13 +92,14 @@ class Ledger:
         return self.flush_sent[i - 1] if i else 0
 
     @staticmethod
-    def allowed(history, at_ns, covered_ns):
-        """The stamps that a block may hold, the newest first. `covered_ns`: None: what was answered is certain."""
+    def allowed(history, at_ns, until_ns, covered_ns):
+        """The stamps that a block may hold at `at_ns`, the newest first, back to the last that was promised by `until_ns`.
+        `covered_ns`: None: what was answered is certain."""
         stamps = []
         for i in range(bisect.bisect_right(history.sent, at_ns) - 1, -1, -1):
             stamps.append(history.stamps[i])
             answered = history.answered[i]
-            if answered is not None and answered <= at_ns and (covered_ns is None or history.fua[i] or answered < covered_ns):
+            if answered is not None and answered <= until_ns and (covered_ns is None or history.fua[i] or answered < covered_ns):
                 return stamps
         return stamps + [nbdio.ZEROES]
 
@@ -104,27 +115,36 @@ class Ledger:
                         certain += h.fua[i] or a < covered
         return answered, certain
 
-    def faults(self, image, at_ns, lost_power):
+    def written_between(self, from_ns, to_ns):
+        """Offsets of the blocks of which a change was answered in that time."""
+        return [number * s.block_bytes for s in self.scribes for number, h in s.histories.items()
+                if any(a is not None and from_ns <= a < to_ns for a in h.answered)]
+
+    def faults(self, image, at_ns, lost_power, left_ns=None):
         """What an image of a leg lacks of what was promised by then, as texts. `lost_power`: only what was flushed, or
-        FUA, has to be there; else everything that was answered."""
-        covered = self.covered(at_ns) if lost_power else None
+        FUA, has to be there; else everything that was answered. `left_ns`: since when the leg need not get anything any
+        more, as changes are acknowledged without it; what it has in place of what it had is newer."""
+        until = at_ns if left_ns is None else left_ns
+        covered = self.covered(until) if lost_power else None
         wrong = []
         for s in self.scribes:
             size = s.block_bytes
             for number, history in s.histories.items():
+                if s.grown and history.sent[0] > at_ns:
+                    continue
                 data = image[number * size:(number + 1) * size]
-                allowed = self.allowed(history, at_ns, covered)
+                allowed = self.allowed(history, at_ns, until, covered)
                 if data == nbdio.pattern(allowed[0], number, size) or all_words_in(data, number, allowed):
                     continue
                 wrong.append(f"block {number} (offset {number * size}) holds {nbdio.stamp_of(data, number, size)},"
                              f" may hold {allowed[:BAD_SHOWN]}")
         return wrong
 
-    def check(self, path, at_ns, lost_power, whose):
+    def check(self, path, at_ns, lost_power, whose, left_ns=None):
         fd = os.open(path, os.O_RDONLY)
         try:
             with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as image:
-                wrong = self.faults(image, at_ns, lost_power)
+                wrong = self.faults(image, at_ns, lost_power, left_ns)
         finally:
             os.close(fd)
         if wrong:

@@ -1,6 +1,6 @@
 /* Walks the log of a recorded disk forward, and makes the disk as it could be found after a power cut at any point.
  *
- * usage: crash-replay LOG WORK
+ * usage: crash-replay LOG WORK [NS=FOUND...]
  *
  * WORK is a copy of the disk as it was when the log was begun; it is worked on in place, and holds what is certain to
  * survive: what a flush covered that has completed, and FUA writes that have. Beside it the tool keeps what is not
@@ -9,6 +9,10 @@
  *   - A flush covers what had completed when it was submitted; nothing when it fails, and what a failed flush was to
  *     cover no later one vouches for. A change that failed, or was in flight when its daemon was killed, may be there
  *     in part for ever, until something newer is certain in its place.
+ *   - What a killed daemon had in flight has come to its end when the next one is started: FOUND is a copy of the disk,
+ *     taken at NS in between. What is there in its place is seen by the next daemon, which may take it for what it is
+ *     to be and leave it: so it counts as written by then, and is certain after the next flush. With no copy it stays
+ *     in doubt.
  *   - Nothing that is certain is undone by something older. A sector of 512 bytes survives whole or not at all, unless
  *     the cut is to tear some: then of the words of one that survives any may be those that were there before.
  *
@@ -19,7 +23,7 @@
  *   time NS      to right after the last event that was not later than that (CLOCK_MONOTONIC)
  *   look SEED    WORK becomes a disk as it could be found; the next command takes that back first
  *   cut SEED TO  the same into a file TO, sparse
- *   touched FROM answers when changes at or beyond that offset were submitted and completed: "ok NS NS NS..."
+ *   touched FROM [TO] answers when changes that begin there, or in between, were submitted and completed: "ok NS.."
  *   flushes      answers when a flush completed, in nanoseconds of CLOCK_MONOTONIC: "ok NS NS NS..."
  *
  * SEED: a number, with a `t` behind it if sectors are to be torn inside; or `none` (nothing uncertain survives) or
@@ -63,6 +67,11 @@ struct flush {
     uint64_t covers; /* what had completed when it was submitted, counted as above */
 };
 
+struct found {
+    uint64_t time_ns;
+    const uint8_t *image;
+};
+
 struct undo {
     uint64_t offset_bytes;
     uint64_t length_bytes;
@@ -92,6 +101,9 @@ static struct replay {
     size_t change_count, change_room;
     struct flush *flushes;
     size_t flush_count, flush_room;
+
+    struct found *founds; /* oldest first */
+    size_t found_count, found_at;
 
     struct undo *undos;
     size_t undo_count, undo_room;
@@ -388,16 +400,31 @@ static void on_complete(const struct record_event *e)
         make_certain(0);
 }
 
-/* A new daemon: what its predecessor had in flight has come to some end that nobody saw. */
-static void on_open(void)
+/* A new daemon: what its predecessor had in flight has come to some end that nobody saw, or that was looked at. */
+static void on_open(const struct record_event *e)
 {
-    replay.flush_count = 0;
-    for (size_t i = 0; i < replay.change_count; i++) {
-        struct change *c = &replay.changes[i];
-        if (!c->completed) {
-            c->completed = ++replay.completions;
-            c->uncertain = true;
-        }
+    struct replay *r = &replay;
+    const uint8_t *found = NULL;
+    while (r->found_at < r->found_count && r->founds[r->found_at].time_ns < e->time_ns)
+        found = r->founds[r->found_at++].image;
+    r->flush_count = 0;
+    size_t count = r->change_count;
+    for (size_t i = 0; i < count; i++) {
+        struct change *c = &r->changes[i];
+        if (c->completed)
+            continue;
+        c->completed = ++r->completions;
+        c->uncertain = true;
+        if (!found)
+            continue;
+        struct change as_found = {
+            .number = e->number,
+            .range = c->range,
+            .payload = found + c->range.offset_bytes,
+            .completed = ++r->completions,
+        };
+        r->changes = grown(r->changes, r->change_count, &r->change_room, sizeof(*r->changes));
+        r->changes[r->change_count++] = as_found;
     }
 }
 
@@ -405,7 +432,7 @@ static void step(const struct record_event *e)
 {
     const uint8_t *payload = replay.log + replay.at_bytes + sizeof(struct record_event_header);
     switch (e->event) {
-    case RECORD_OPEN: on_open(); break;
+    case RECORD_OPEN: on_open(e); break;
     case RECORD_SUBMIT: on_submit(e, payload); break;
     case RECORD_COMPLETE: on_complete(e); break;
     case RECORD_CLOSE: break;
@@ -441,13 +468,13 @@ static void answer(void)
            (unsigned long long)r->torn, (unsigned long long)r->overlaps);
 }
 
-static void tell_touched(uint64_t from_bytes)
+static void tell_touched(uint64_t from_bytes, uint64_t to_bytes)
 {
     struct record_event e;
     uint64_t number = 1;
     printf("ok");
     for (uint64_t at = sizeof(struct record_file_header); peek(at, number, &e); at += bytes_of(&e), number++)
-        if (e.length_bytes && e.offset_bytes >= from_bytes)
+        if (e.length_bytes && e.offset_bytes >= from_bytes && e.offset_bytes < to_bytes)
             printf(" %llu", (unsigned long long)e.time_ns);
     printf("\n");
 }
@@ -481,7 +508,7 @@ static void on_command(char *line)
             printf("error %s: %s\n", path, strerror(errno));
         take_look_back();
     } else if (strcmp(word, "touched") == 0 && arg) {
-        tell_touched(number);
+        tell_touched(number, path ? strtoull(path, NULL, 10) : UINT64_MAX);
     } else if (strcmp(word, "flushes") == 0) {
         printf("ok");
         for (uint64_t i = 0; i < replay.flush_end_count; i++)
@@ -531,15 +558,41 @@ static void open_work(const char *path)
     replay.work = work;
 }
 
+/* NS=PATH */
+static void open_found(const char *text)
+{
+    struct replay *r = &replay;
+    char *path;
+    uint64_t time_ns = strtoull(text, &path, 10);
+    if (*path++ != '=')
+        die("%s: is no NS=FOUND", text);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    if (fd < 0 || fstat(fd, &st) < 0)
+        die("%s: %s", path, strerror(errno));
+    if ((uint64_t)st.st_size != r->size_bytes)
+        die("%s: has %llu bytes, the recorded disk %llu", path, (unsigned long long)st.st_size,
+            (unsigned long long)r->size_bytes);
+    void *image = mmap(NULL, r->size_bytes, PROT_READ, MAP_SHARED, fd, 0);
+    if (image == MAP_FAILED)
+        die("%s: %s", path, strerror(errno));
+    close(fd);
+    size_t room = r->found_count;
+    r->founds = grown(r->founds, r->found_count, &room, sizeof(*r->founds));
+    r->founds[r->found_count++] = (struct found) { time_ns, image };
+}
+
 int main(int argc, char **argv)
 {
-    if (argc != 3) {
-        fputs("usage: crash-replay LOG WORK\n", stderr);
+    if (argc < 3) {
+        fputs("usage: crash-replay LOG WORK [NS=FOUND...]\n", stderr);
         return 2;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     open_log(argv[1]);
     open_work(argv[2]);
+    for (int i = 3; i < argc; i++)
+        open_found(argv[i]);
     scan();
     answer();
     static char line[LINE_BYTES];

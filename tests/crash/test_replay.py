@@ -62,14 +62,19 @@ class Log:
 
 
 class Replay:
-    def __init__(self, log, base=bytes(SIZE)):
+    def __init__(self, log, base=bytes(SIZE), found=None):
         self.dir = tempfile.TemporaryDirectory(prefix="replay-")
         self.work = os.path.join(self.dir.name, "work")
         with open(os.path.join(self.dir.name, "log"), "wb") as f:
             f.write(log.data)
         with open(self.work, "wb") as f:
             f.write(base)
-        self.process = subprocess.Popen([PROGRAM, os.path.join(self.dir.name, "log"), self.work], stdin=subprocess.PIPE,
+        argv = [PROGRAM, os.path.join(self.dir.name, "log"), self.work]
+        if found:
+            with open(os.path.join(self.dir.name, "found"), "wb") as f:
+                f.write(found[1])
+            argv.append(f"{found[0]}={f.name}")
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True)
         self.greeting = self.process.stdout.readline()
 
@@ -182,6 +187,30 @@ class Semantics(unittest.TestCase):
         log.flush()
         self.assertEqual(self.outcomes(log, 1), {"a", "."})
 
+    def test_what_was_found_after_a_kill_is_certain_after_the_next_flush(self):
+        log = Log()
+        log.write(0, 3, b"o")
+        log.flush()
+        log.submit(WRITE, 0, 2, b"a")
+        log.submit(WRITE, 2, 1, b"b", flags=FUA)
+        log.event(OPEN)
+        opened = log.number
+        flushed = log.flush()
+        # Half of the one had come to the disk, nothing of the other.
+        disk = (b"a" + b"o" + b"o").ljust(SIZE // SECTOR, bytes(1))
+        found = b"".join(bytes([letter]) * SECTOR for letter in disk)
+        with Replay(log, found=((opened - 1) * 1000 + 1, found)) as r:
+            r.tell(f"at {opened}")
+            self.assertLess({"aoo", "ooo", "aab"}, r.found(3))
+            r.tell("look all")
+            self.assertEqual(r.sectors(3), "aoo")
+            r.tell(f"at {flushed}")
+            self.assertEqual(r.found(3), {"aoo"})
+        # A copy that was taken later is not about this kill.
+        with Replay(log, found=(opened * 1000 + 1, found)) as r:
+            r.tell(f"at {flushed}")
+            self.assertLess({"aoo", "ooo", "aab"}, r.found(3))
+
     def test_the_walk_goes_by_number_and_by_time_and_looks_are_taken_back(self):
         log = Log()
         log.write(0, 1, b"a")
@@ -190,6 +219,9 @@ class Semantics(unittest.TestCase):
         with Replay(log) as r:
             self.assertEqual(r.tell("flushes"), [str(end * 1000)])
             self.assertEqual(r.tell("touched 0"), [str(n * 1000) for n in (2, 3, 6, 7)])
+            self.assertEqual(r.tell("touched 0 512"), [str(n * 1000) for n in (2, 3, 6, 7)])
+            self.assertEqual(r.tell("touched 512"), [])
+            self.assertEqual(r.tell("touched 0 0"), [])
             self.assertEqual(r.tell(f"time {end * 1000 + 999}")["at"], str(end))
             self.assertEqual(r.tell("look all")["survived"], "0")
             self.assertEqual(r.tell(f"at {log.number}")["uncertain"], "1")

@@ -99,9 +99,12 @@ class Scribbler:
                 self.wrong = str(e)
                 return
 
+    def place(self, n):
+        return self.first + self.random.randrange(self.count - n + 1)
+
     def one(self):
         n = self.random.randint(1, self.blocks_max)
-        at = self.first + self.random.randrange(self.count - n + 1)
+        at = self.place(n)
         roll = self.random.randrange(100)
         read, zero, trim, flush = self.percents
         if roll < read:
