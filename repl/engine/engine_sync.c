@@ -41,11 +41,13 @@ static void count_what_the_peer_lost(struct engine *e)
         mirror_unflushed_to_bitmap(e->mirror);
 }
 
+static bool is_fresh(const struct hello *h) { return id_is_none(h->volume_id); }
+
 /* From the target's record on this leg is the only one that counts: what both have acknowledged, and neither has
- * flushed, would go with its machine's power. A leg that is half made already loses nothing more. */
+ * flushed, would go with its machine's power. A leg that is half made already, or a new one, loses nothing. */
 static bool takes_a_whole_leg(const struct engine *e)
 {
-    return e->peer_state == PEER_TARGET && e->peer.leg == LEG_UP_TO_DATE;
+    return e->peer_state == PEER_TARGET && e->peer.leg == LEG_UP_TO_DATE && !is_fresh(&e->peer);
 }
 
 void sync_judged_source(struct engine *e, bool full, struct actions *out)
@@ -63,10 +65,28 @@ void sync_judged_source(struct engine *e, bool full, struct actions *out)
                  full ? "everything is compared" : "the blocks that may differ are compared");
 }
 
+static void become_target(struct engine *e)
+{
+    if (e->sb.leg != LEG_SYNCING) {
+        const struct history_entry *last = history_last(&e->sb.history);
+        e->sb.consistent_epoch = last ? last->epoch : 0;
+        e->sb.consistent_lsn = e->said.lsn; /* by now the mirror's is above the source's, too */
+    }
+    /* Whose bitmap this leg goes by, should the session end before it is done. */
+    const struct history_entry *newest = history_last(&e->peer.history);
+    e->sb.base = e->sync_full && newest ? *newest : e->peer.base;
+    e->sb.leg = LEG_SYNCING;
+    e->sb.pristine = false;
+    want_persisted(e);
+}
+
 void sync_judged_target(struct engine *e, bool full, struct actions *out)
 {
     e->peer_state = PEER_SOURCE;
     e->sync_full = full;
+    /* A new leg joins the volume in the same record: nobody must take its zeroes for the volume's content. */
+    if (is_fresh(&e->said))
+        become_target(e);
     actions_note(out, NOTE_INFO, "resync",
                  "%s gets what it lacks from %s: %s. Until it is done, this leg is inconsistent", e->config.node,
                  e->config.peer, full ? "everything is compared" : "the blocks that may differ are compared");
@@ -82,19 +102,8 @@ bool sync_may_begin(const struct engine *e)
 /* The source has made stable what is to count alone from now on. */
 void sync_on_peer_ready(struct engine *e)
 {
-    if (e->peer_state != PEER_SOURCE)
-        return;
-    if (e->sb.leg != LEG_SYNCING) {
-        const struct history_entry *last = history_last(&e->sb.history);
-        e->sb.consistent_epoch = last ? last->epoch : 0;
-        e->sb.consistent_lsn = e->said.lsn; /* by now the mirror's is above the source's, too */
-    }
-    /* Whose bitmap this leg goes by, should the session end before it is done. */
-    const struct history_entry *newest = history_last(&e->peer.history);
-    e->sb.base = e->sync_full && newest ? *newest : e->peer.base;
-    e->sb.leg = LEG_SYNCING;
-    e->sb.pristine = false;
-    want_persisted(e);
+    if (e->peer_state == PEER_SOURCE && !is_fresh(&e->said))
+        become_target(e);
 }
 
 /* What a person who thinks of forcing its promotion wants to know. */

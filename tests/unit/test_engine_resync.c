@@ -1015,6 +1015,33 @@ static void a_replaced_disk_gets_everything(void **state)
     close_both(&a, &b);
 }
 
+/* In the record by which it becomes one of the volume's, it is a target: whoever loses the other one then must not be
+ * given its zeroes. */
+static void a_new_leg_is_never_the_volumes_and_whole(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, &may_go_alone);
+    write_block(&a, 0, 1);
+    run(&a, &b);
+    disconnect_nodes(&a, &b);
+    replace_disk_of_b(&b);
+    hellos(&a, &b);
+    assert_true(id_is_none(b.on_disk.volume_id));
+    metas_done(&b);
+    assert_true(id_equal(b.on_disk.volume_id, a.on_disk.volume_id));
+    assert_int_equal(b.on_disk.leg, LEG_SYNCING);
+    assert_false(b.ready);
+    node_lose_power(&a);
+    disconnect_nodes(&b, &b);
+    order(&b, EV_PROMOTE, false);
+    metas_done(&b);
+    assert_false(b.serving);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    close_both(&a, &b);
+}
+
 /* It has no history before its first resync is over, but the application's changes since that began. */
 static void a_new_leg_that_loses_its_power_at_the_end_of_its_first_resync(void **state)
 {
@@ -1529,6 +1556,7 @@ int main(void)
         cmocka_unit_test(a_bit_set_by_a_failed_flush_outlives_the_flush_before_it),
         cmocka_unit_test(an_old_flush_fails_in_a_resync),
         cmocka_unit_test(a_replaced_disk_gets_everything),
+        cmocka_unit_test(a_new_leg_is_never_the_volumes_and_whole),
         cmocka_unit_test(a_new_leg_that_loses_its_power_at_the_end_of_its_first_resync),
         cmocka_unit_test(a_full_resync_goes_on_where_it_was),
         cmocka_unit_test(full_stays_on_record_until_the_bitmap_tells),
