@@ -72,6 +72,7 @@ static void know_spoilt(struct sim *s, uint32_t block, const uint8_t *data)
     if (s->spoilt.count[block] == SIM_SPOILT_MAX)
         sim_fail(s, "simulator", "block %u was spoilt more than %d times", block, SIM_SPOILT_MAX);
     s->spoilt.checks[block][s->spoilt.count[block]++] = checksum64(data, BLOCK_BYTES);
+    s->spoilt.last_ns[block] = s->now_ns;
     for (unsigned i = 0; i < SIM_NODES; i++)
         find_spoilt(s, &s->disk[i], block);
 }
@@ -127,10 +128,16 @@ static bool is_copy(const struct sim_disk_request *r)
     return is_mending(r) || (r->op >= SYNC_OP_FIRST && r->op < SYNC_OP_END);
 }
 
+/* What the other disk has lost meanwhile was to replace this change, too, where it comes so late. */
+static bool may_bring_spoilt(const struct sim *s, const struct sim_disk_request *r, uint32_t block)
+{
+    return s->spoilt.any && (is_copy(r) || r->begun_ns < s->spoilt.last_ns[block]);
+}
+
 static void apply_block(struct sim *s, struct sim_disk *d, const struct sim_disk_request *r, uint32_t i)
 {
     medium_write(&d->data, r->first + i, payload_of(r, i));
-    if (s->spoilt.any && is_copy(r))
+    if (may_bring_spoilt(s, r, r->first + i))
         find_spoilt(s, d, r->first + i);
 }
 
@@ -185,6 +192,7 @@ void sim_disk_submit(struct sim *s, unsigned node, const struct action *a)
         if (r.kind == OP_WRITE)
             r.check = checksum64(r.buf->data + r.buf_offset, a->disk.length_bytes);
     }
+    r.begun_ns = s->now_ns;
     if (r.kind == OP_FLUSH)
         memcpy(r.dirty_before, d->data.dirty, sizeof(r.dirty_before));
     if (d->free_count == 0 && d->request_high == SIM_DISK_REQUESTS_MAX)

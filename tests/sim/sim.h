@@ -80,6 +80,7 @@ struct sim_disk_request {
     uint32_t count;
     struct buf *buf;
     uint32_t buf_offset;
+    uint64_t begun_ns;
     uint64_t check;                          /* of the payload when it was submitted */
     uint64_t dirty_before[SIM_BITMAP_WORDS]; /* OP_FLUSH: what it has to make stable */
 };
@@ -95,6 +96,7 @@ struct sim_spoilt {
     bool any;
     uint8_t count[MODEL_BLOCKS_MAX];
     uint64_t checks[MODEL_BLOCKS_MAX][SIM_SPOILT_MAX];
+    uint64_t last_ns[MODEL_BLOCKS_MAX]; /* when the last of them came */
 };
 
 struct sim_disk {
