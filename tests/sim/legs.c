@@ -196,8 +196,9 @@ void sim_legs_keep(struct sim *s, unsigned node)
     uint64_t bound = l->behind[node] ? l->bound[node] : MODEL_NEVER;
     /* The other node's own; and what this leg has lost itself. */
     model_give_up(&s->model, other, l->split ? min_u64(bound, l->parted) : bound, MODEL_NEVER);
+    /* ... also what it has acknowledged through the other leg, until it did so on its own again. */
     if (l->behind[node])
-        model_give_up(&s->model, node, bound, l->since[node]);
+        model_give_up(&s->model, node, bound, l->split ? max_u64(l->since[node], l->parted) : MODEL_NEVER);
     if (l->split && l->cut[node] > l->parted)
         model_give_up(&s->model, node, min_u64(bound, l->flushed[node]), l->cut[node]);
     if (!sim_leg_is_current(s, node, SIM_CONTENT, s->model.clock))

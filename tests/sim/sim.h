@@ -88,7 +88,7 @@ struct sim_disk_request {
 /* Of a medium: what a read returns, and what a loss of power leaves. */
 enum sim_layer { SIM_CONTENT, SIM_STABLE, SIM_LAYERS };
 
-#define SIM_SPOILT_MAX 32 /* contents of one block: a disk spoils it less often than that */
+#define SIM_SPOILT_MAX 96 /* contents of one block: a disk spoils it less often than that */
 
 /* What either disk holds and should not, by content: it has rotted there, landed there, or is what a lost write was to
  * replace. So it is known again on the other disk, whether a resync brings it there, or finds it there already. */
