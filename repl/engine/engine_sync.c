@@ -41,17 +41,14 @@ static void count_what_the_peer_lost(struct engine *e)
         mirror_unflushed_to_bitmap(e->mirror);
 }
 
-/* A new leg, or one that was another volume's and never written. */
-static bool is_new_to(const struct hello *h, const struct hello *source)
-{
-    return id_is_none(h->volume_id) || !id_equal(h->volume_id, source->volume_id);
-}
+/* Nothing on it was ever acknowledged. */
+static bool never_counted(const struct hello *h) { return h->history.count == 0; }
 
 /* From the target's record on this leg is the only one that counts: what both have acknowledged, and neither has
  * flushed, would go with its machine's power. A leg that is half made already, or a new one, loses nothing. */
 static bool takes_a_whole_leg(const struct engine *e)
 {
-    return e->peer_state == PEER_TARGET && e->peer.leg == LEG_UP_TO_DATE && !is_new_to(&e->peer, &e->said);
+    return e->peer_state == PEER_TARGET && e->peer.leg == LEG_UP_TO_DATE && !never_counted(&e->peer);
 }
 
 void sync_judged_source(struct engine *e, bool full, struct actions *out)
@@ -89,7 +86,7 @@ void sync_judged_target(struct engine *e, bool full, struct actions *out)
     e->peer_state = PEER_SOURCE;
     e->sync_full = full;
     /* A new leg joins the volume in the same record: nobody must take its zeroes for the volume's content. */
-    if (is_new_to(&e->said, &e->peer))
+    if (never_counted(&e->said))
         become_target(e);
     actions_note(out, NOTE_INFO, "resync",
                  "%s gets what it lacks from %s: %s. Until it is done, this leg is inconsistent", e->config.node,
@@ -106,7 +103,7 @@ bool sync_may_begin(const struct engine *e)
 /* The source has made stable what is to count alone from now on. */
 void sync_on_peer_ready(struct engine *e)
 {
-    if (e->peer_state == PEER_SOURCE && !is_new_to(&e->said, &e->peer))
+    if (e->peer_state == PEER_SOURCE && !never_counted(&e->said))
         become_target(e);
 }
 
