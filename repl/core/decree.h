@@ -49,7 +49,8 @@ struct register_request {
     char volume[NAME_BYTES_MAX]; /* the register's key */
     char node[NAME_BYTES_MAX];   /* who asks */
     char peer[NAME_BYTES_MAX];   /* empty: a volume of one node */
-    uint64_t known_epoch;        /* the highest that `node` knows, on disk or from an answer */
+    uint64_t known_epoch;        /* the highest that `node` knows, on disk or from an answer; 0: it was never told one
+                                    by a register */
     bool serving_alone;      /* `node` serves at known_epoch, alone in the set, and no swap of its own is under way */
     uint64_t expected_epoch; /* SWAP: 0 with a tag of 0: there is no decree yet */
     uint64_t expected_tag;

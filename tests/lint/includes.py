@@ -26,6 +26,7 @@ PURE_MODULES = {"repl/core", "repl/meta", "repl/mirror", "repl/sync", "repl/role
 PURE_FILES = {
     "repl/link/session.h", "repl/link/session.c",
     "blockdev/front/nbd_proto.h", "blockdev/front/nbd_proto.c",
+    "repl/witness/register_table.h", "repl/witness/register_table.c",
 }
 # What pure code may include of code that is not pure itself: values and arithmetic.
 PURE_MAY_USE_MODULES = {"repl/base"}
