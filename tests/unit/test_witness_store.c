@@ -1,0 +1,476 @@
+/* The witness's database: what is committed stays, whatever the disk does; what is damaged, foreign or newer is named
+ * and refused. */
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "repl/base/prng.h"
+#include "repl/base/units.h"
+#include "repl/witness/witness_store.h"
+#include "tests/unit/faulty_vfs.h"
+
+/* ---- directories ---- */
+
+static char top[] = "/tmp/lockstep-witness-XXXXXX";
+static char dir[64];
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw) { return remove(path); }
+
+static int set_up(void **state)
+{
+    static unsigned number;
+    snprintf(dir, sizeof(dir), "%s/%u", top, number++);
+    faulty_vfs_fail(0, 0, 0, false);
+    return 0;
+}
+
+static int make_top(void **state)
+{
+    faulty_vfs_install();
+    return mkdtemp(top) ? 0 : -1;
+}
+
+static int remove_top(void **state) { return nftw(top, remove_one, 8, FTW_DEPTH | FTW_PHYS); }
+
+static const char *in_dir(const char *name)
+{
+    static char path[256];
+    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    return path;
+}
+
+static void copy(const char *from, const char *to)
+{
+    static uint8_t bytes[1 << 20];
+    int in = open(from, O_RDONLY);
+    int out = open(to, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    ssize_t n = read(in, bytes, sizeof(bytes));
+    assert_true(n > 0 && n < (ssize_t)sizeof(bytes));
+    assert_int_equal(write(out, bytes, (size_t)n), n);
+    close(in);
+    close(out);
+}
+
+/* ---- decrees ---- */
+
+static struct id make_id(uint8_t fill)
+{
+    struct id id;
+    memset(&id, fill, sizeof(id));
+    return id;
+}
+
+static struct witness_entry make_entry(uint64_t epoch)
+{
+    struct witness_entry e = { .time_us = 1000 + epoch, .asker = "paris-a", .note = "it was cut off" };
+    e.decree = (struct decree) {
+        .epoch = epoch,
+        .tag = UINT64_MAX - epoch, /* the sign must not matter */
+        .cause = DECREE_OUT,
+        .primary = "paris-a",
+        .member_count = 1 + epoch % 2,
+        .members = { { "paris-a", make_id(1) }, { "paris-b", make_id(2) } },
+    };
+    return e;
+}
+
+static struct witness_store *open_store(void)
+{
+    struct witness_store *s = NULL;
+    struct err err = { 0 };
+    bool is_new;
+    if (witness_store_open(&s, dir, &is_new, &err))
+        fail_msg("%s", err.text);
+    return s;
+}
+
+/* Epoch + 1 in place of epoch. */
+static int raise_epoch(struct witness_store *s, uint64_t epoch, struct err *err)
+{
+    struct witness_entry e = make_entry(epoch + 1);
+    int rc = witness_store_put(s, "gold42", make_id(9), epoch, epoch ? UINT64_MAX - epoch : 0, &e, err);
+    return rc ? rc : witness_store_commit(s, err);
+}
+
+struct loaded {
+    unsigned count;
+    struct decree decree;
+    struct id volume_id;
+    uint64_t time_us;
+};
+
+static void take(void *ctx, const char *name, struct id volume_id, const struct decree *decree, uint64_t time_us)
+{
+    assert_string_equal(name, "gold42");
+    *(struct loaded *)ctx = (struct loaded) { 1, *decree, volume_id, time_us };
+}
+
+static uint64_t standing(struct witness_store *s)
+{
+    struct loaded l = { 0 };
+    struct err err = { 0 };
+    if (witness_store_load(s, take, &l, &err))
+        fail_msg("%s", err.text);
+    if (l.count == 0)
+        return 0;
+    struct witness_entry right = make_entry(l.decree.epoch);
+    if (right.decree.member_count == 1)
+        memset(&right.decree.members[1], 0, sizeof(right.decree.members[1]));
+    assert_memory_equal(&l.decree, &right.decree, sizeof(right.decree));
+    assert_true(id_equal(l.volume_id, make_id(9)));
+    assert_int_equal(l.time_us, right.time_us);
+    return l.decree.epoch;
+}
+
+/* ---- tests ---- */
+
+static void keeps_decrees_and_their_history(void **state)
+{
+    struct err err = { 0 };
+    struct witness_store *s = NULL;
+    bool is_new = false;
+    assert_int_equal(witness_store_open(&s, dir, &is_new, &err), 0);
+    assert_true(is_new);
+    assert_int_equal(standing(s), 0);
+    for (uint64_t epoch = 0; epoch < 150; epoch++)
+        assert_int_equal(raise_epoch(s, epoch, &err), 0);
+    witness_store_close(s);
+    assert_int_equal(witness_store_open(&s, dir, &is_new, &err), 0);
+    assert_false(is_new);
+    assert_int_equal(standing(s), 150);
+    uint64_t before = 0;
+    uint64_t epoch = 150;
+    do {
+        static struct witness_entry entries[WITNESS_HISTORY_AT_ONCE];
+        unsigned count;
+        assert_int_equal(witness_store_history(s, "gold42", &before, entries, &count, &err), 0);
+        for (unsigned i = 0; i < count; i++, epoch--) {
+            assert_int_equal(entries[i].decree.epoch, epoch);
+            assert_int_equal(entries[i].decree.tag, UINT64_MAX - epoch);
+            assert_int_equal(entries[i].time_us, 1000 + epoch);
+            assert_string_equal(entries[i].asker, "paris-a");
+            assert_string_equal(entries[i].note, "it was cut off");
+        }
+    } while (before);
+    assert_int_equal(epoch, 0);
+    assert_int_equal(witness_store_forget(s, "gold42", &err), 0);
+    assert_int_equal(standing(s), 0);
+    assert_int_equal(raise_epoch(s, 0, &err), 0);
+    witness_store_close(s);
+}
+
+static void one_witness_a_directory(void **state)
+{
+    struct err err = { 0 };
+    struct witness_store *s = open_store();
+    struct witness_store *other = NULL;
+    bool is_new;
+    assert_int_equal(witness_store_open(&other, dir, &is_new, &err), -EADDRINUSE);
+    assert_non_null(strstr(err.text, "another lockstepd"));
+    witness_store_close(s);
+}
+
+/* A database that some other program has changed, although it could not be while we have it: not guessed at. */
+static void another_decree_than_expected(void **state)
+{
+    struct err err = { 0 };
+    struct witness_store *s = open_store();
+    assert_int_equal(raise_epoch(s, 0, &err), 0);
+    assert_int_equal(raise_epoch(s, 5, &err), -EAGAIN);
+    assert_true(witness_store_is_broken(s));
+    witness_store_close(s);
+    s = open_store();
+    assert_int_equal(standing(s), 1);
+    witness_store_close(s);
+}
+
+static void refused(const char *words)
+{
+    struct witness_store *s = NULL;
+    struct err err = { 0 };
+    bool is_new = true;
+    int rc = witness_store_open(&s, dir, &is_new, &err);
+    if (rc == 0) { /* what is wrong with its rows is found by loading them */
+        struct loaded l = { 0 };
+        rc = witness_store_load(s, take, &l, &err);
+        witness_store_close(s);
+    }
+    assert_true(rc < 0);
+    assert_false(is_new);
+    if (!strstr(err.text, words))
+        fail_msg("expected \"%s\" in: %s", words, err.text);
+}
+
+static void spoil(const char *sql)
+{
+    sqlite3 *db;
+    char *why = NULL;
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
+    assert_int_equal(sqlite3_open_v2(in_dir(WITNESS_DATABASE), &db, flags, "unix"), SQLITE_OK);
+    if (sqlite3_exec(db, sql, NULL, NULL, &why) != SQLITE_OK)
+        fail_msg("%s", why);
+    sqlite3_close(db);
+}
+
+static void write_file(const char *name, const char *text, off_t at)
+{
+    int fd = open(in_dir(name), O_WRONLY | O_CREAT, 0600);
+    assert_int_equal(pwrite(fd, text, strlen(text), at), strlen(text));
+    close(fd);
+}
+
+static void what_is_no_witness_database_is_refused(void **state)
+{
+    mkdir(dir, 0700);
+    write_file(WITNESS_DATABASE, "this is not SQLite's, and long enough to see that it is not", 0);
+    refused("no database of a witness");
+    truncate(in_dir(WITNESS_DATABASE), 0);
+    refused("is empty");
+    unlink(in_dir(WITNESS_DATABASE));
+    spoil("CREATE TABLE photos (name TEXT)");
+    refused("no database of a witness");
+    unlink(in_dir(WITNESS_DATABASE));
+    mkdir(in_dir(WITNESS_DATABASE), 0700);
+    refused("cannot be");
+}
+
+static void a_newer_one_is_refused(void **state)
+{
+    witness_store_close(open_store());
+    spoil("PRAGMA user_version=2");
+    refused("is of version 2, and this lockstepd knows 1");
+}
+
+static void a_log_without_its_database_is_refused(void **state)
+{
+    mkdir(dir, 0700);
+    write_file(WITNESS_DATABASE "-wal", "frames", 0);
+    refused("is gone, and its log");
+}
+
+static void a_missing_one_is_not_made_when_it_was_there(void **state)
+{
+    struct witness_store *s = open_store();
+    struct err err = { 0 };
+    witness_store_close(s);
+    unlink(in_dir(WITNESS_DATABASE));
+    assert_int_equal(witness_store_open(&s, dir, NULL, &err), -ENOENT);
+    assert_true(access(in_dir(WITNESS_DATABASE), F_OK) < 0);
+}
+
+static void rows_that_cannot_be_are_refused(void **state)
+{
+    static const char *const damages[] = {
+        "UPDATE volume SET epoch = epoch + 1",
+        "UPDATE volume SET tag = 77",
+        "UPDATE volume SET number = 99",
+        "UPDATE volume SET volume_id = x'01'",
+        "UPDATE volume SET volume_id = zeroblob(16)",
+        "UPDATE volume SET name = 'gold 42'",
+        "UPDATE decree SET volume = 'silver1'",
+        "UPDATE decree SET cause = 'whim'",
+        "UPDATE decree SET primary_node = 'paris a'",
+        "UPDATE decree SET node_1 = ''",
+        "UPDATE decree SET leg_1 = x'0102'",
+        "UPDATE decree SET epoch = -1; UPDATE volume SET epoch = -1",
+        "UPDATE decree SET tag = 0; UPDATE volume SET tag = 0",
+        "DELETE FROM decree",
+    };
+    struct err err = { 0 };
+    struct witness_store *s = open_store();
+    assert_int_equal(raise_epoch(s, 0, &err), 0);
+    witness_store_close(s);
+    char saved[256];
+    snprintf(saved, sizeof(saved), "%s", in_dir("saved"));
+    copy(in_dir(WITNESS_DATABASE), saved);
+    for (unsigned i = 0; i < ARRAY_LEN(damages); i++) {
+        copy(saved, in_dir(WITNESS_DATABASE));
+        spoil(damages[i]);
+        refused("is damaged");
+    }
+    copy(saved, in_dir(WITNESS_DATABASE));
+    s = open_store();
+    assert_int_equal(standing(s), 1);
+    witness_store_close(s);
+}
+
+/* Each page spoilt, in turn: it is found, or harmless; never another decree. */
+static void damaged_pages_are_found(void **state)
+{
+    struct err err = { 0 };
+    struct witness_store *s = open_store();
+    for (uint64_t epoch = 0; epoch < 40; epoch++)
+        assert_int_equal(raise_epoch(s, epoch, &err), 0);
+    witness_store_close(s);
+    char saved[256];
+    snprintf(saved, sizeof(saved), "%s", in_dir("saved"));
+    copy(in_dir(WITNESS_DATABASE), saved);
+    struct stat st;
+    assert_int_equal(stat(saved, &st), 0);
+    unsigned found = 0;
+    for (off_t at = 0; at < st.st_size; at += 512) {
+        copy(saved, in_dir(WITNESS_DATABASE));
+        write_file(WITNESS_DATABASE, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", at);
+        bool is_new;
+        s = NULL;
+        struct loaded l = { 0 };
+        int rc = witness_store_open(&s, dir, &is_new, &err);
+        if (rc == 0)
+            rc = witness_store_load(s, take, &l, &err);
+        if (rc == 0)
+            assert_int_equal(standing(s), 40);
+        else
+            found++;
+        if (s)
+            witness_store_close(s);
+    }
+    print_message("%u of %u places found to be damaged\n", found, (unsigned)(st.st_size / 512));
+    assert_true(found >= 4);
+}
+
+static void one_that_was_replaced_is_not_written_to(void **state)
+{
+    struct err err = { 0 };
+    struct witness_store *s = open_store();
+    assert_int_equal(raise_epoch(s, 0, &err), 0);
+    char path[256];
+    snprintf(path, sizeof(path), "%s", in_dir(WITNESS_DATABASE));
+    assert_int_equal(rename(path, in_dir("elsewhere")), 0);
+    assert_int_equal(raise_epoch(s, 1, &err), -ESTALE);
+    assert_true(witness_store_is_broken(s));
+    witness_store_close(s);
+}
+
+/* Each write and sync of a commit fails, in turn: done and not done are both true, and nothing lies in between. */
+static void a_disk_that_fails_at_each_step(void **state)
+{
+    static const int codes[] = { SQLITE_FULL, SQLITE_IOERR_WRITE, SQLITE_IOERR_FSYNC };
+    unsigned failures = 0;
+    unsigned unknown = 0;
+    struct err err = { 0 };
+    struct witness_store *s = open_store();
+    uint64_t epoch = 0;
+    for (unsigned code = 0; code < ARRAY_LEN(codes); code++)
+        for (unsigned carried_out = 0; carried_out < 2; carried_out++)
+            for (unsigned from = 1; from < 12; from++) {
+                if (codes[code] == SQLITE_FULL && carried_out)
+                    continue; /* a full disk does not do what it refuses */
+                faulty_vfs_fail(from, 1, codes[code], carried_out);
+                int rc = raise_epoch(s, epoch, &err);
+                bool reached = faulty_vfs_operations() >= from;
+                bool broken = witness_store_is_broken(s);
+                faulty_vfs_fail(0, 0, 0, false);
+                assert_true(rc == 0 || reached);
+                if (rc == 0) {
+                    assert_int_equal(standing(s), epoch + 1);
+                } else {
+                    failures++;
+                    unknown += broken;
+                    assert_int_equal(broken, codes[code] != SQLITE_FULL);
+                    assert_int_equal(rc == -ENOSPC, codes[code] == SQLITE_FULL);
+                    if (!broken)
+                        assert_int_equal(standing(s), epoch); /* and it goes on */
+                }
+                uint64_t stands = epoch;
+                if (rc == 0 || !broken)
+                    stands = standing(s);
+                witness_store_close(s);
+                s = open_store();
+                if (rc == 0 || !broken)
+                    assert_int_equal(standing(s), stands);
+                else
+                    assert_true(standing(s) == epoch || standing(s) == epoch + 1);
+                epoch = standing(s);
+            }
+    print_message("%u commits failed, of %u nobody knew\n", failures, unknown);
+    assert_true(failures > 10 && unknown > 5);
+    witness_store_close(s);
+}
+
+/* The power is cut at any write: what was committed is there. */
+static void power_cuts(void **state)
+{
+    unsigned kept = 0;
+    unsigned raised_nonetheless = 0;
+    char base[64];
+    snprintf(base, sizeof(base), "%s", dir);
+    for (uint64_t seed = 1; seed <= 300; seed++) {
+        struct prng prng = prng_seed(seed);
+        struct err err = { 0 };
+        snprintf(dir, sizeof(dir), "%.40s-a%u", base, (unsigned)seed);
+        struct witness_store *s = open_store();
+        faulty_vfs_watch(dir);
+        uint64_t epoch = 0;
+        /* From some operation on nothing reaches the disk; among them, sometimes, a checkpoint. */
+        faulty_vfs_fail(1 + (unsigned)prng_below(&prng, 60), UINT32_MAX, SQLITE_IOERR, false);
+        while (epoch < 50 && raise_epoch(s, epoch, &err) == 0) {
+            epoch++;
+            if (prng_chance(&prng, 100000)) {
+                witness_store_close(s);
+                struct witness_store *again = NULL;
+                s = NULL;
+                if (witness_store_open(&again, dir, NULL, &err))
+                    break;
+                s = again;
+            }
+        }
+        snprintf(dir, sizeof(dir), "%.40s-b%u", base, (unsigned)seed);
+        mkdir(dir, 0700);
+        faulty_vfs_cut(dir, seed);
+        faulty_vfs_fail(0, 0, 0, false);
+        if (s)
+            witness_store_close(s);
+        s = open_store();
+        uint64_t found = standing(s);
+        if (found != epoch && found != epoch + 1)
+            fail_msg("seed %u: epoch %u was committed, %u is there", (unsigned)seed, (unsigned)epoch, (unsigned)found);
+        raised_nonetheless += found > epoch;
+        kept += found > 0;
+        witness_store_close(s);
+    }
+    print_message("300 power cuts, decrees after %u of them, %u of an unfinished commit\n", kept, raised_nonetheless);
+    assert_true(kept > 200);
+}
+
+static void a_directory_that_cannot_be_written(void **state)
+{
+    struct witness_store *s = NULL;
+    struct err err = { 0 };
+    bool is_new;
+    snprintf(dir, sizeof(dir), "/proc/lockstep-witness");
+    assert_true(witness_store_open(&s, dir, &is_new, &err) < 0);
+    assert_non_null(strstr(err.text, "/proc/lockstep-witness"));
+    snprintf(dir, sizeof(dir), "/sys/kernel");
+    assert_true(witness_store_open(&s, dir, &is_new, &err) < 0);
+    assert_non_null(strstr(err.text, "may write to"));
+}
+
+#define TEST(name) cmocka_unit_test_setup(name, set_up)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(keeps_decrees_and_their_history),
+        TEST(one_witness_a_directory),
+        TEST(another_decree_than_expected),
+        TEST(what_is_no_witness_database_is_refused),
+        TEST(a_newer_one_is_refused),
+        TEST(a_log_without_its_database_is_refused),
+        TEST(a_missing_one_is_not_made_when_it_was_there),
+        TEST(rows_that_cannot_be_are_refused),
+        TEST(damaged_pages_are_found),
+        TEST(one_that_was_replaced_is_not_written_to),
+        TEST(a_disk_that_fails_at_each_step),
+        TEST(power_cuts),
+        TEST(a_directory_that_cannot_be_written),
+    };
+    return cmocka_run_group_tests(tests, make_top, remove_top);
+}
