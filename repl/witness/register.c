@@ -22,6 +22,7 @@ static const struct {
     const char *scheme;
     const struct register_backend *backend;
 } kinds[] = {
+    { "lockstep://", &witness_backend },
     { NULL, NULL },
 };
 

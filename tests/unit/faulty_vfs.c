@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sqlite3.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,9 +36,10 @@ struct medium {
 
 static struct medium media[FILES_MAX];
 static bool watching;
-static unsigned operations, fail_from, fail_count;
-static int fail_code;
-static bool fail_carried_out;
+/* Told by the test, while another thread may be using SQLite. */
+static atomic_uint operations, fail_from, fail_count;
+static atomic_int fail_code;
+static atomic_bool fail_carried_out;
 
 struct file {
     sqlite3_file base;
@@ -50,19 +52,21 @@ static sqlite3_vfs vfs;
 
 void faulty_vfs_fail(unsigned from, unsigned count, int code, bool carried_out)
 {
+    fail_from = 0;
     operations = 0;
-    fail_from = from;
     fail_count = count;
     fail_code = code;
     fail_carried_out = carried_out;
+    fail_from = from;
 }
 
 unsigned faulty_vfs_operations(void) { return operations; }
 
 static bool fails(void)
 {
-    operations++;
-    return fail_from && operations >= fail_from && operations - fail_from < fail_count;
+    unsigned operation = ++operations;
+    unsigned from = fail_from;
+    return from && operation >= from && operation - from < fail_count;
 }
 
 /* ---- what the power leaves ---- */

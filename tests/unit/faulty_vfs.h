@@ -1,5 +1,5 @@
 /* SQLite's files on a disk that fails, or loses its power, when a test says so. Becomes SQLite's default when it is
- * installed. One thread at a time. */
+ * installed. One thread at a time uses SQLite; faulty_vfs_fail() may be another's. */
 #pragma once
 
 #include <stdbool.h>
