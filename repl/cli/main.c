@@ -12,6 +12,7 @@
 #include "repl/cli/client.h"
 #include "repl/cli/metadata.h"
 #include "repl/cli/show.h"
+#include "repl/cli/witness_show.h"
 #include "repl/node/config.h"
 #include "repl/node/quantity.h"
 
@@ -43,6 +44,7 @@ enum option_bit {
 
 struct arguments {
     const struct command_info *command;
+    const char *word;   /* of `witness` and `metadata`: what follows the command */
     const char *volume; /* NULL: not named */
     const char *control;
     const char *config;   /* file or directory */
@@ -68,6 +70,7 @@ static int run_order(const struct arguments *args);
 static int run_status(const struct arguments *args);
 static int run_events(const struct arguments *args);
 static int run_metadata(const struct arguments *args);
+static int run_witness(const struct arguments *args);
 
 static const struct command_info commands[] = {
     { "create", "VOLUME [--adopt] [--force]", "writes fresh metadata on this node's backing",
@@ -131,6 +134,16 @@ static const struct command_info commands[] = {
       "  --verbose        with each range of the activity log\n",
       OPTION_CONFIG | OPTION_NODE | OPTION_BACKING | OPTION_METADATA | OPTION_VERBOSE, false, UINT64_MAX,
       run_metadata },
+    { "witness", "WORD [VOLUME]", "what the witness has decided",
+      "On the machine whose lockstepd is the witness. WORD is one of\n"
+      "\n"
+      "  status [VOLUME]  the decree of each volume: who serves, whose legs are in sync, since when, and why\n"
+      "  history VOLUME   all its decrees, the newest first\n"
+      "  confirm VOLUME   the witness has started anew, and one of the volume's nodes is gone: decide without its "
+      "word.\n"
+      "                   If that node knows of a later decree, and comes back, its later writes are lost\n"
+      "  forget VOLUME    there is no such volume any more; its name may be used for another one\n",
+      OPTION_TIMEOUT, false, STATUS_TIMEOUT_NS, run_witness },
 };
 
 static const char common_help[] = "\n"
@@ -171,6 +184,24 @@ static void __attribute__((noreturn, format(printf, 1, 2))) used_wrongly(const c
     exit(CONTROL_USED_WRONGLY);
 }
 
+static const struct witness_word {
+    const char *name;
+    Lockstep__Control__WitnessOrder__Kind kind;
+} witness_words[] = {
+    { "status", LOCKSTEP__CONTROL__WITNESS_ORDER__KIND__STATUS },
+    { "history", LOCKSTEP__CONTROL__WITNESS_ORDER__KIND__HISTORY },
+    { "confirm", LOCKSTEP__CONTROL__WITNESS_ORDER__KIND__CONFIRM },
+    { "forget", LOCKSTEP__CONTROL__WITNESS_ORDER__KIND__FORGET },
+};
+
+static const struct witness_word *find_witness_word(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_LEN(witness_words); i++)
+        if (strcmp(witness_words[i].name, name) == 0)
+            return &witness_words[i];
+    return NULL;
+}
+
 static const struct command_info *find_command(const char *name)
 {
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
@@ -196,9 +227,17 @@ static void take_positionals(struct arguments *args, int count, char **words)
         print_command_help(args->command);
         exit(CONTROL_DONE);
     }
+    bool needs_volume = args->command->volume_needed;
     if (args->command->run == run_metadata) {
         if (count < 2 || strcmp(words[1], "dump") != 0)
             used_wrongly("metadata: expected dump");
+        words++;
+        count--;
+    } else if (args->command->run == run_witness) {
+        if (count < 2 || find_witness_word(words[1]) == NULL)
+            used_wrongly("witness: expected status, history, confirm or forget");
+        args->word = words[1];
+        needs_volume = strcmp(args->word, "status") != 0;
         words++;
         count--;
     }
@@ -208,7 +247,7 @@ static void take_positionals(struct arguments *args, int count, char **words)
         args->volume = words[1];
     if (args->volume && (!*args->volume || strlen(args->volume) >= NAME_BYTES_MAX))
         used_wrongly("%s: a volume's name has 1 to %d characters", words[0], NAME_BYTES_MAX - 1);
-    if (!args->volume && args->command->volume_needed)
+    if (!args->volume && needs_volume)
         used_wrongly("%s: expected the name of a volume", words[0]);
 }
 
@@ -286,6 +325,7 @@ struct question {
         Lockstep__Control__Demote demote;
         Lockstep__Control__Verify verify;
         Lockstep__Control__Resize resize;
+        Lockstep__Control__WitnessOrder witness;
     };
 };
 
@@ -344,6 +384,12 @@ static void compose(const struct arguments *args, struct question *q)
         q->verify.repair = args->given & OPTION_REPAIR;
         r->verify = &q->verify;
         r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_VERIFY;
+    } else if (strcmp(name, "witness") == 0) {
+        lockstep__control__witness_order__init(&q->witness);
+        q->witness.volume = volume;
+        q->witness.kind = find_witness_word(args->word)->kind;
+        r->witness = &q->witness;
+        r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_WITNESS;
     } else {
         lockstep__control__demote__init(&q->demote);
         q->demote.volume = volume;
@@ -492,6 +538,64 @@ static int run_events(const struct arguments *args)
     enum control_exit code = converse(args, take_event, &show, &text);
     if (code)
         show_result(&show, code, text.text);
+    return (int)code;
+}
+
+/* ---- witness ---- */
+
+struct witness_answers {
+    Lockstep__Control__Response *witness;
+    Lockstep__Control__Response **list;
+    size_t count;
+    size_t room;
+    bool out_of_memory;
+};
+
+static bool take_witness(void *ctx, Lockstep__Control__Response *r)
+{
+    struct witness_answers *w = ctx;
+    if (r->message_case == LOCKSTEP__CONTROL__RESPONSE__MESSAGE_WITNESS && !w->witness) {
+        w->witness = r;
+        return true;
+    }
+    if (r->message_case != LOCKSTEP__CONTROL__RESPONSE__MESSAGE_WITNESS_VOLUME &&
+        r->message_case != LOCKSTEP__CONTROL__RESPONSE__MESSAGE_DECREE)
+        return false;
+    if (w->count == w->room) {
+        size_t room = w->room ? 2 * w->room : 64;
+        Lockstep__Control__Response **grown = realloc(w->list, room * sizeof(Lockstep__Control__Response *));
+        if (!grown) {
+            w->out_of_memory = true;
+            return false;
+        }
+        w->list = grown;
+        w->room = room;
+    }
+    w->list[w->count++] = r;
+    return true;
+}
+
+static int run_witness(const struct arguments *args)
+{
+    struct show show = show_to_stdout(args);
+    struct witness_answers answers = { .count = 0 };
+    struct err text;
+    enum control_exit code = converse(args, take_witness, &answers, &text);
+    if (code == CONTROL_DONE && answers.out_of_memory) {
+        code = CONTROL_FAILED;
+        err_set(&text, -ENOMEM, "out of memory");
+    }
+    if (code == CONTROL_DONE && strcmp(args->word, "history") == 0)
+        show_witness_history(&show, args->volume, answers.list, answers.count);
+    else if (code == CONTROL_DONE && answers.witness)
+        show_witness_status(&show, answers.witness->witness, answers.list, answers.count);
+    else
+        show_result(&show, code, text.text);
+    for (size_t i = 0; i < answers.count; i++)
+        lockstep__control__response__free_unpacked(answers.list[i], NULL);
+    if (answers.witness)
+        lockstep__control__response__free_unpacked(answers.witness, NULL);
+    free(answers.list);
     return (int)code;
 }
 

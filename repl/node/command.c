@@ -15,12 +15,11 @@
 void command_free(struct command *c)
 {
     list_remove(&c->link);
+    free(c->witness);
     free(c);
 }
 
-/* Ends the command: its client, if it is still there, gets the result. */
-static void __attribute__((format(printf, 3, 4)))
-finish(struct command *c, enum control_exit code, const char *format, ...)
+void command_finish(struct command *c, enum control_exit code, const char *format, ...)
 {
     char text[CONTROL_TEXT_BYTES];
     va_list ap;
@@ -75,7 +74,7 @@ static void stream_status(struct command *c)
         if (!control_send(c->client, frame, encode_volume(nv, frame)))
             return;
     }
-    finish(c, CONTROL_DONE, "%s", "");
+    command_finish(c, CONTROL_DONE, "%s", "");
 }
 
 /* ---- events ---- */
@@ -111,12 +110,14 @@ static void stream_events(struct command *c)
         }
     }
     if (!c->request.follow)
-        finish(c, CONTROL_DONE, "%s", "");
+        command_finish(c, CONTROL_DONE, "%s", "");
 }
 
 static void stream(struct command *c)
 {
-    if (c->request.command == CONTROL_STATUS)
+    if (control_is_for_witness(c->request.command))
+        command_witness_stream(c);
+    else if (c->request.command == CONTROL_STATUS)
         stream_status(c);
     else
         stream_events(c);
@@ -161,7 +162,7 @@ static void order_done(void *ctx, int result, const char *text)
 static void order(struct command *c, enum volume_order what, bool force)
 {
     if (c->node->orders >= ORDERS_MAX) {
-        finish(c, CONTROL_FAILED, "too many orders are under way; wait for them");
+        command_finish(c, CONTROL_FAILED, "too many orders are under way; wait for them");
         return;
     }
     c->phase = PHASE_ORDERED;
@@ -193,11 +194,11 @@ static void detached(struct command *c)
     c->phase = PHASE_JOB;
     struct err err = { 0 };
     if (nv->state == STATE_UP && node_volume_begin(nv, JOB_STOP, false, false, &err)) {
-        finish(c, CONTROL_FAILED, "%s; it is detached: try again", err.text);
+        command_finish(c, CONTROL_FAILED, "%s; it is detached: try again", err.text);
         return;
     }
     if (nv->state != STATE_STOPPING) /* another command's stop has ended already */
-        finish(c, CONTROL_DONE, "volume %s is down", nv->config->volume);
+        command_finish(c, CONTROL_DONE, "volume %s is down", nv->config->volume);
 }
 
 static void ordered_by_node(struct command *c, int result, const char *text)
@@ -222,12 +223,12 @@ static void finish_resized(struct command *c)
 {
     struct volume_status s;
     if (!c->nv->volume) {
-        finish(c, CONTROL_DONE, "volume %s has grown, and is being stopped", c->nv->config->volume);
+        command_finish(c, CONTROL_DONE, "volume %s has grown, and is being stopped", c->nv->config->volume);
         return;
     }
     volume_status(c->nv->volume, &s);
-    finish(c, CONTROL_DONE, "volume %s has %llu bytes now; clients see it when they connect anew",
-           c->nv->config->volume, (unsigned long long)s.size_bytes);
+    command_finish(c, CONTROL_DONE, "volume %s has %llu bytes now; clients see it when they connect anew",
+                   c->nv->config->volume, (unsigned long long)s.size_bytes);
 }
 
 void command_ordered(struct command *c, int result, const char *text)
@@ -244,7 +245,7 @@ void command_ordered(struct command *c, int result, const char *text)
         control_send(c->client, frame, control_encode_places(frame, &c->places));
     }
     if (result) {
-        finish(c, exit_code_of(result), "volume %s: %s", volume, *text ? text : strerror(-result));
+        command_finish(c, exit_code_of(result), "volume %s: %s", volume, *text ? text : strerror(-result));
         return;
     }
     if (c->request.command == CONTROL_DOWN)
@@ -252,10 +253,10 @@ void command_ordered(struct command *c, int result, const char *text)
     else if (c->request.command == CONTROL_RESIZE)
         finish_resized(c);
     else if (c->request.command == CONTROL_VERIFY)
-        finish(c, CONTROL_DONE, "volume %s: both legs are equal", volume);
+        command_finish(c, CONTROL_DONE, "volume %s: both legs are equal", volume);
     else
-        finish(c, CONTROL_DONE, "volume %s: %s is %s%s%s", volume, node,
-               c->request.command == CONTROL_PROMOTE ? "primary" : "secondary", *text ? ". " : "", text);
+        command_finish(c, CONTROL_DONE, "volume %s: %s is %s%s%s", volume, node,
+                       c->request.command == CONTROL_PROMOTE ? "primary" : "secondary", *text ? ". " : "", text);
 }
 
 /* Taking the only good leg away from who uses it, or may need it, wants a second thought. */
@@ -284,10 +285,11 @@ static void begin_down(struct command *c)
     switch (nv->state) {
     case STATE_UP:
         if (!c->request.force && is_the_only_good_leg(nv)) {
-            finish(c, CONTROL_REFUSED,
-                   "volume %s: this is its only up-to-date leg; without it nobody can use the volume. Wait until the "
-                   "leg of %s is up-to-date, or take it down nonetheless with --force",
-                   nv->config->volume, config_peer(nv->config)->name);
+            command_finish(
+                c, CONTROL_REFUSED,
+                "volume %s: this is its only up-to-date leg; without it nobody can use the volume. Wait until the "
+                "leg of %s is up-to-date, or take it down nonetheless with --force",
+                nv->config->volume, config_peer(nv->config)->name);
             return;
         }
         warn_of_waiting_writes(nv);
@@ -296,11 +298,11 @@ static void begin_down(struct command *c)
     case STATE_STOPPING: c->phase = PHASE_JOB; return;
     case STATE_NOT_CREATED:
     case STATE_DOWN:
-    case STATE_FAILED: finish(c, CONTROL_DONE, "volume %s is down", nv->config->volume); return;
+    case STATE_FAILED: command_finish(c, CONTROL_DONE, "volume %s is down", nv->config->volume); return;
     case STATE_STARTING:
     case STATE_CREATING:
-        finish(c, CONTROL_FAILED, "volume %s is %s; wait until that is done", nv->config->volume,
-               nv->state == STATE_STARTING ? "being brought up" : "being created");
+        command_finish(c, CONTROL_FAILED, "volume %s is %s; wait until that is done", nv->config->volume,
+                       nv->state == STATE_STARTING ? "being brought up" : "being created");
         return;
     }
 }
@@ -312,7 +314,7 @@ static void begin_role(struct command *c, enum volume_order what)
         return;
     }
     char why[sizeof(c->nv->err.text)];
-    finish(c, CONTROL_FAILED, "volume %s: %s", c->nv->config->volume, why_not_up(c->nv, why, sizeof(why)));
+    command_finish(c, CONTROL_FAILED, "volume %s: %s", c->nv->config->volume, why_not_up(c->nv, why, sizeof(why)));
 }
 
 /* ---- jobs ---- */
@@ -322,22 +324,22 @@ static void begin_job(struct command *c, enum job_kind kind)
     struct err err = { 0 };
     c->phase = PHASE_JOB;
     if (node_volume_begin(c->nv, kind, c->request.adopt, c->request.force, &err))
-        finish(c, CONTROL_FAILED, "%s", err.text);
+        command_finish(c, CONTROL_FAILED, "%s", err.text);
 }
 
 static void begin_up(struct command *c)
 {
     struct node_volume *nv = c->nv;
     switch (nv->state) {
-    case STATE_UP: finish(c, CONTROL_DONE, "volume %s is up", nv->config->volume); return;
+    case STATE_UP: command_finish(c, CONTROL_DONE, "volume %s is up", nv->config->volume); return;
     case STATE_STARTING: c->phase = PHASE_JOB; return;
     case STATE_NOT_CREATED:
     case STATE_DOWN:
     case STATE_FAILED: begin_job(c, JOB_START); return;
     case STATE_CREATING:
     case STATE_STOPPING:
-        finish(c, CONTROL_FAILED, "volume %s is being %s; wait until that is done", nv->config->volume,
-               nv->state == STATE_CREATING ? "created" : "taken down");
+        command_finish(c, CONTROL_FAILED, "volume %s is being %s; wait until that is done", nv->config->volume,
+                       nv->state == STATE_CREATING ? "created" : "taken down");
         return;
     }
 }
@@ -350,16 +352,17 @@ static void begin_create(struct command *c)
     case STATE_DOWN:
     case STATE_FAILED: begin_job(c, JOB_CREATE); return;
     case STATE_UP:
-        finish(c, CONTROL_REFUSED,
-               "volume %s is up, and creating it would lose its data: if that is what you want, take it down first, "
-               "with `lockstep down %s`",
-               nv->config->volume, nv->config->volume);
+        command_finish(
+            c, CONTROL_REFUSED,
+            "volume %s is up, and creating it would lose its data: if that is what you want, take it down first, "
+            "with `lockstep down %s`",
+            nv->config->volume, nv->config->volume);
         return;
     case STATE_CREATING:
     case STATE_STARTING:
     case STATE_STOPPING:
-        finish(c, CONTROL_FAILED, "volume %s is %s; wait until that is done", nv->config->volume,
-               volume_state_name(nv->state));
+        command_finish(c, CONTROL_FAILED, "volume %s is %s; wait until that is done", nv->config->volume,
+                       volume_state_name(nv->state));
         return;
     }
 }
@@ -378,12 +381,13 @@ void command_job_ended(struct node_volume *nv, enum job_kind kind)
         if (c->nv != nv || c->phase != PHASE_JOB)
             continue;
         if (nv->job.err.code)
-            finish(c, exit_code_of_job(kind, nv->job.err.code), "volume %s: %s", volume, nv->job.err.text);
+            command_finish(c, exit_code_of_job(kind, nv->job.err.code), "volume %s: %s", volume, nv->job.err.text);
         else if (kind == JOB_CREATE)
-            finish(c, CONTROL_DONE, "volume %s is created on %s; bring it up with `lockstep up %s`%s%s", volume,
-                   config_self(nv->config)->name, volume, nv->job.err.text[0] ? ". Note: " : "", nv->job.err.text);
+            command_finish(c, CONTROL_DONE, "volume %s is created on %s; bring it up with `lockstep up %s`%s%s", volume,
+                           config_self(nv->config)->name, volume, nv->job.err.text[0] ? ". Note: " : "",
+                           nv->job.err.text);
         else
-            finish(c, CONTROL_DONE, "volume %s is %s", volume, kind == JOB_START ? "up" : "down");
+            command_finish(c, CONTROL_DONE, "volume %s is %s", volume, kind == JOB_START ? "up" : "down");
     }
 }
 
@@ -405,8 +409,8 @@ static void unknown_volume(struct command *c)
     for (unsigned i = 0; i < n->volume_count && used < sizeof(names); i++)
         used +=
             (size_t)snprintf(names + used, sizeof(names) - used, "%s%s", i ? ", " : "", n->volumes[i].config->volume);
-    finish(c, CONTROL_USED_WRONGLY, "there is no volume %s in this node's configuration; there are: %s",
-           c->request.volume, names);
+    command_finish(c, CONTROL_USED_WRONGLY, "there is no volume %s in this node's configuration; there are: %s",
+                   c->request.volume, names);
 }
 
 static void begin(struct command *c)
@@ -431,6 +435,10 @@ static void begin(struct command *c)
         c->phase = PHASE_STREAMS;
         stream(c);
         return;
+    case CONTROL_WITNESS_STATUS:
+    case CONTROL_WITNESS_HISTORY:
+    case CONTROL_WITNESS_CONFIRM:
+    case CONTROL_WITNESS_FORGET: command_witness_begin(c); return;
     }
 }
 
@@ -447,12 +455,13 @@ void command_request(void *ctx, struct control_client *client, const struct cont
     c->request = *request;
     list_append(&n->commands, &c->link);
     control_set_user(client, c);
-    bool only_looks = request->command == CONTROL_STATUS || request->command == CONTROL_EVENTS;
+    bool only_looks = request->command == CONTROL_STATUS || request->command == CONTROL_EVENTS ||
+                      request->command == CONTROL_WITNESS_STATUS || request->command == CONTROL_WITNESS_HISTORY;
     if (!only_looks)
         log_line(n->options.log, LOG_LEVEL_INFO, request->volume, "told to %s%s%s",
                  control_command_name(request->command), request->adopt ? " --adopt" : "",
                  request->force ? " --force" : "");
-    if (*request->volume) {
+    if (*request->volume && !control_is_for_witness(request->command)) {
         c->nv = find(n, request->volume);
         if (!c->nv) {
             unknown_volume(c);
@@ -460,7 +469,7 @@ void command_request(void *ctx, struct control_client *client, const struct cont
         }
     }
     if (n->ending && !only_looks)
-        finish(c, CONTROL_FAILED, "lockstepd is shutting down");
+        command_finish(c, CONTROL_FAILED, "lockstepd is shutting down");
     else
         begin(c);
 }
@@ -479,7 +488,7 @@ void command_gone(void *ctx, struct control_client *client)
     (void)ctx;
     struct command *c = control_user(client);
     c->client = NULL;
-    if (c->phase != PHASE_ORDERED) /* else the volume's thread holds a pointer to it */
+    if (c->phase != PHASE_ORDERED && c->phase != PHASE_WITNESS) /* else another thread holds a pointer to it */
         command_free(c);
 }
 
@@ -503,7 +512,11 @@ static const char *words_of_order(const struct command *c, const struct volume_s
     case CONTROL_CREATE:
     case CONTROL_UP:
     case CONTROL_STATUS:
-    case CONTROL_EVENTS: break;
+    case CONTROL_EVENTS:
+    case CONTROL_WITNESS_STATUS:
+    case CONTROL_WITNESS_HISTORY:
+    case CONTROL_WITNESS_CONFIRM:
+    case CONTROL_WITNESS_FORGET: break;
     }
     return "draining";
 }
@@ -548,7 +561,7 @@ uint64_t command_progress(struct node *n)
     bool anyone = false;
     list_for_each_safe (link, &n->commands) {
         struct command *c = container_of(link, struct command, link);
-        if (!c->client || c->phase == PHASE_STREAMS)
+        if (!c->client || c->phase == PHASE_STREAMS || c->phase == PHASE_WITNESS)
             continue;
         anyone = true;
         if (!c->told_ns)

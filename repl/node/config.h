@@ -1,4 +1,5 @@
-/* The configuration: one YAML file per volume, the same file on every node (docs/man/lockstep.yaml.5).
+/* The configuration: one YAML file per volume, the same file on every node, and one for a witness
+ * (docs/man/lockstep.yaml.5).
  *
  * Everything in here was checked: whoever gets a volume_config may rely on the ranges below. All values are plain, so
  * that it can be copied; nothing in it is owned. */
@@ -107,13 +108,29 @@ struct config_options {
 int config_parse(const uint8_t *text, size_t bytes, const char *file, const struct config_options *options,
                  struct volume_config *out, struct err *err);
 
+/* What makes a witness of this daemon; a file of its own, on the machine that is it. */
+struct witness_config {
+    char file[CONFIG_PATH_BYTES];
+    char listen[CONFIG_ADDRESS_BYTES]; /* "HOST:PORT" */
+    char state[CONFIG_PATH_BYTES];     /* directory */
+    bool is_open;                      /* others than this machine reach it, and `tls: none`: worth a warning */
+    bool tls_missing;                  /* neither written out nor needed, as it is on loopback: likewise */
+};
+
+/* Whether the text is such a file. One that is none at all is not. */
+bool config_is_witness(const uint8_t *text, size_t bytes, const char *file);
+int config_parse_witness(const uint8_t *text, size_t bytes, const char *file, const struct config_options *options,
+                         struct witness_config *out, struct err *err);
+
 struct config {
     unsigned count;
     struct volume_config *volumes; /* owned */
+    bool has_witness;
+    struct witness_config witness;
 };
 
 /* A file, or a directory whose *.yaml and *.yml files are read in the order of their names. Besides what is wrong
- * within a file, two volumes of one name, backing, device or path on this node are errors. A directory without such
- * files gives no volumes. On an error nothing needs to be freed. */
+ * within a file, two volumes of one name, backing, device or path on this node are errors, and two witnesses. A
+ * directory without such files gives no volumes. On an error nothing needs to be freed. */
 int config_load(const char *path, const struct config_options *options, struct config *out, struct err *err);
 void config_free(struct config *c);

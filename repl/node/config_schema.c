@@ -41,6 +41,12 @@ static const struct {
     { "link.tls.key", "the name of a file" },
     { "link.dead-after", "a time of 100ms to 10min, such as 2s (units ms, s, min)" },
     { "witness", "lockstep://HOST:PORT or etcd+https://HOST:PORT,..." },
+    { "witness.listen", "an address HOST:PORT such as 10.9.0.1:7790, [fd00::1]:7790 or 0.0.0.0:7790" },
+    { "witness.state", "the name of a directory, at most 200 bytes with the file's" },
+    { "witness.tls", "none, or a mapping with ca, cert and key" },
+    { "witness.tls.ca", "the name of a file" },
+    { "witness.tls.cert", "the name of a file" },
+    { "witness.tls.key", "the name of a file" },
     { "when-alone", "strict, suspend or continue" },
     { "activity-log", "a size of 256MiB to 1TiB in steps of 4MiB, such as 256GiB" },
     { "failover", "manual or automatic" },
@@ -213,6 +219,32 @@ static const cyaml_schema_value_t *schema_for(struct config_place *place)
     return tls && tls->type == YAML_MAPPING_NODE ? &schema_mapping : &schema_word;
 }
 
+#define WITNESS_FIELDS(tls_field)                                                                                      \
+    {                                                                                                                  \
+        TEXT("listen", raw_witness, listen), TEXT("state", raw_witness, state), tls_field, CYAML_FIELD_END,            \
+    }
+static const cyaml_schema_field_t witness_fields_word[] = WITNESS_FIELDS(TEXT_OPTIONAL("tls", raw_witness, tls_word));
+static const cyaml_schema_field_t witness_fields_mapping[] =
+    WITNESS_FIELDS(MAPPING_OPTIONAL("tls", raw_witness, tls, tls_fields));
+static const cyaml_schema_field_t witness_file_fields_word[] = {
+    CYAML_FIELD_MAPPING_PTR("witness", CYAML_FLAG_POINTER, struct raw_witness_file, witness, witness_fields_word),
+    CYAML_FIELD_END,
+};
+static const cyaml_schema_field_t witness_file_fields_mapping[] = {
+    CYAML_FIELD_MAPPING_PTR("witness", CYAML_FLAG_POINTER, struct raw_witness_file, witness, witness_fields_mapping),
+    CYAML_FIELD_END,
+};
+static const cyaml_schema_value_t witness_schema_word = { CYAML_VALUE_MAPPING(
+    CYAML_FLAG_POINTER, struct raw_witness_file, witness_file_fields_word) };
+static const cyaml_schema_value_t witness_schema_mapping = { CYAML_VALUE_MAPPING(
+    CYAML_FLAG_POINTER, struct raw_witness_file, witness_file_fields_mapping) };
+
+static const cyaml_schema_value_t *witness_schema_for(struct config_place *place)
+{
+    const yaml_node_t *tls = yaml_doc_find(&place->doc, "witness.tls");
+    return tls && tls->type == YAML_MAPPING_NODE ? &witness_schema_mapping : &witness_schema_word;
+}
+
 /* What libcyaml says of a failure arrives as log lines. */
 struct complaint {
     char text[COMPLAINT_BYTES];
@@ -382,14 +414,13 @@ static int explain(struct config_place *place, const cyaml_schema_value_t *schem
     return config_unexpected(place, path, err);
 }
 
-int config_schema_load(struct config_place *place, const uint8_t *text, size_t bytes, struct raw_volume **out,
-                       struct err *err)
+static int load(struct config_place *place, const cyaml_schema_value_t *schema, const uint8_t *text, size_t bytes,
+                cyaml_data_t **out, struct err *err)
 {
-    const cyaml_schema_value_t *schema = schema_for(place);
     struct complaint complaint = { .used = 0 };
     cyaml_config_t config = cyaml_config(&complaint);
     *out = NULL;
-    cyaml_err_t code = cyaml_load_data(text, bytes, &config, schema, (cyaml_data_t **)out, NULL);
+    cyaml_err_t code = cyaml_load_data(text, bytes, &config, schema, out, NULL);
     if (code == CYAML_OK && *out)
         return 0;
     if (code == CYAML_ERR_OOM)
@@ -397,9 +428,28 @@ int config_schema_load(struct config_place *place, const uint8_t *text, size_t b
     return explain(place, schema, &complaint, code, err);
 }
 
-void config_schema_free(struct config_place *place, struct raw_volume *raw)
+static void unload(const cyaml_schema_value_t *schema, cyaml_data_t *raw)
 {
     struct complaint complaint = { .used = 0 };
     cyaml_config_t config = cyaml_config(&complaint);
-    cyaml_free(&config, schema_for(place), raw, 0);
+    cyaml_free(&config, schema, raw, 0);
+}
+
+int config_schema_load(struct config_place *place, const uint8_t *text, size_t bytes, struct raw_volume **out,
+                       struct err *err)
+{
+    return load(place, schema_for(place), text, bytes, (cyaml_data_t **)out, err);
+}
+
+void config_schema_free(struct config_place *place, struct raw_volume *raw) { unload(schema_for(place), raw); }
+
+int config_schema_load_witness(struct config_place *place, const uint8_t *text, size_t bytes,
+                               struct raw_witness_file **out, struct err *err)
+{
+    return load(place, witness_schema_for(place), text, bytes, (cyaml_data_t **)out, err);
+}
+
+void config_schema_free_witness(struct config_place *place, struct raw_witness_file *raw)
+{
+    unload(witness_schema_for(place), raw);
 }

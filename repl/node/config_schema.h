@@ -1,5 +1,5 @@
-/* The shape of a volume's file: which keys there are, loaded by libcyaml into strings, and the words for what each key
- * expects. What the strings mean is config.c's. */
+/* The shape of a volume's file, and of a witness's: which keys there are, loaded by libcyaml into strings, and the
+ * words for what each key expects. What the strings mean is config.c's. */
 #pragma once
 
 #include <stdint.h>
@@ -103,6 +103,18 @@ struct raw_volume {
     struct raw_test *test;
 };
 
+struct raw_witness {
+    char *listen;
+    char *state;
+    char *tls_word;      /* `tls: none` ... */
+    struct raw_tls *tls; /* ... or a mapping */
+};
+
+/* A file that makes a witness of the daemon. */
+struct raw_witness_file {
+    struct raw_witness *witness;
+};
+
 /* Where in which file we are; what every message needs. */
 struct config_place {
     const char *file;
@@ -113,6 +125,11 @@ struct config_place {
 int config_schema_load(struct config_place *place, const uint8_t *text, size_t bytes, struct raw_volume **out,
                        struct err *err);
 void config_schema_free(struct config_place *place, struct raw_volume *raw);
+
+/* The same, of a witness's file. */
+int config_schema_load_witness(struct config_place *place, const uint8_t *text, size_t bytes,
+                               struct raw_witness_file **out, struct err *err);
+void config_schema_free_witness(struct config_place *place, struct raw_witness_file *raw);
 
 /* "FILE:LINE: KEY: expected (what the key expects), found (what is there)". `path` as in yaml_doc.h. Returns -EINVAL.
  */

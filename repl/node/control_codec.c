@@ -20,6 +20,10 @@ const char *control_command_name(enum control_command c)
     case CONTROL_DEMOTE: return "demote";
     case CONTROL_VERIFY: return "verify";
     case CONTROL_RESIZE: return "resize";
+    case CONTROL_WITNESS_STATUS: return "witness status";
+    case CONTROL_WITNESS_HISTORY: return "witness history";
+    case CONTROL_WITNESS_CONFIRM: return "witness confirm";
+    case CONTROL_WITNESS_FORGET: return "witness forget";
     }
     return "?";
 }
@@ -33,6 +37,26 @@ static int take_volume(const char *volume, bool needed, struct control_request *
         return err_set(err, -EINVAL, "%s needs the name of a volume", control_command_name(out->command));
     memcpy(out->volume, volume, bytes + 1);
     return 0;
+}
+
+static int take_witness(const Lockstep__Control__WitnessOrder *order, struct control_request *out, struct err *err)
+{
+    switch (order->kind) {
+    case LOCKSTEP__CONTROL__WITNESS_ORDER__KIND__STATUS:
+        out->command = CONTROL_WITNESS_STATUS;
+        return take_volume(order->volume, false, out, err);
+    case LOCKSTEP__CONTROL__WITNESS_ORDER__KIND__HISTORY:
+        out->command = CONTROL_WITNESS_HISTORY;
+        return take_volume(order->volume, true, out, err);
+    case LOCKSTEP__CONTROL__WITNESS_ORDER__KIND__CONFIRM:
+        out->command = CONTROL_WITNESS_CONFIRM;
+        return take_volume(order->volume, true, out, err);
+    case LOCKSTEP__CONTROL__WITNESS_ORDER__KIND__FORGET:
+        out->command = CONTROL_WITNESS_FORGET;
+        return take_volume(order->volume, true, out, err);
+    case _LOCKSTEP__CONTROL__WITNESS_ORDER__KIND_IS_INT_SIZE: break;
+    }
+    return err_set(err, -EINVAL, "this lockstepd does not know that command"); /* a newer command line's */
 }
 
 static int take(const Lockstep__Control__Request *r, struct control_request *out, struct err *err)
@@ -72,6 +96,7 @@ static int take(const Lockstep__Control__Request *r, struct control_request *out
     case LOCKSTEP__CONTROL__REQUEST__COMMAND_RESIZE:
         out->command = CONTROL_RESIZE;
         return take_volume(r->resize->volume, true, out, err);
+    case LOCKSTEP__CONTROL__REQUEST__COMMAND_WITNESS: return take_witness(r->witness, out, err);
     case LOCKSTEP__CONTROL__REQUEST__COMMAND__NOT_SET:
     case _LOCKSTEP__CONTROL__REQUEST__COMMAND__CASE_IS_INT_SIZE: break;
     }
@@ -176,6 +201,87 @@ size_t control_encode_event(uint8_t *out, const struct event_record *record)
     Lockstep__Control__Response r = LOCKSTEP__CONTROL__RESPONSE__INIT;
     r.message_case = LOCKSTEP__CONTROL__RESPONSE__MESSAGE_EVENT;
     r.event = &event;
+    return pack(&r, out);
+}
+
+size_t control_encode_witness(uint8_t *out, const char *listen, const char *state, unsigned volumes,
+                              unsigned connections)
+{
+    char address[CONFIG_ADDRESS_BYTES];
+    char directory[CONFIG_PATH_BYTES];
+    printable(address, sizeof(address), listen, strlen(listen));
+    printable(directory, sizeof(directory), state, strlen(state));
+    Lockstep__Control__WitnessStatus w = LOCKSTEP__CONTROL__WITNESS_STATUS__INIT;
+    w.listen = address;
+    w.state = directory;
+    w.volumes = volumes;
+    w.connections = connections;
+    Lockstep__Control__Response r = LOCKSTEP__CONTROL__RESPONSE__INIT;
+    r.message_case = LOCKSTEP__CONTROL__RESPONSE__MESSAGE_WITNESS;
+    r.witness = &w;
+    return pack(&r, out);
+}
+
+/* A decree with room for what it points to. */
+struct packed_decree {
+    struct decree copy;
+    char *in_sync[DECREE_MEMBERS_MAX];
+    Lockstep__Control__Decree message;
+};
+
+static Lockstep__Control__Decree *pack_decree(struct packed_decree *p, const struct decree *decree, uint64_t time_us)
+{
+    p->copy = *decree;
+    lockstep__control__decree__init(&p->message);
+    p->message.epoch = decree->epoch;
+    p->message.tag = decree->tag;
+    p->message.cause = (char *)decree_cause_name(decree->cause);
+    p->message.primary = p->copy.primary;
+    for (uint32_t i = 0; i < decree->member_count; i++)
+        p->in_sync[i] = p->copy.members[i].node;
+    p->message.n_in_sync = decree->member_count;
+    p->message.in_sync = p->in_sync;
+    p->message.time_us = time_us;
+    return &p->message;
+}
+
+size_t control_encode_witness_volume(uint8_t *out, const struct witness_volume *volume)
+{
+    struct witness_volume v = *volume;
+    struct packed_decree decree;
+    Lockstep__Control__Told told[ARRAY_LEN(v.told)];
+    Lockstep__Control__Told *pointers[ARRAY_LEN(v.told)];
+    Lockstep__Control__WitnessVolume m = LOCKSTEP__CONTROL__WITNESS_VOLUME__INIT;
+    m.name = v.name;
+    m.decree = decree_is_none(&v.decree) ? NULL : pack_decree(&decree, &v.decree, v.since_us);
+    m.confirmed = v.confirmed;
+    m.highest_told = v.highest_told;
+    for (unsigned i = 0; i < v.told_count; i++) {
+        lockstep__control__told__init(&told[i]);
+        told[i].node = v.told[i].node;
+        told[i].epoch = v.told[i].epoch;
+        pointers[i] = &told[i];
+    }
+    m.n_told = v.told_count;
+    m.told = pointers;
+    Lockstep__Control__Response r = LOCKSTEP__CONTROL__RESPONSE__INIT;
+    r.message_case = LOCKSTEP__CONTROL__RESPONSE__MESSAGE_WITNESS_VOLUME;
+    r.witness_volume = &m;
+    return pack(&r, out);
+}
+
+size_t control_encode_decree(uint8_t *out, const struct witness_entry *entry)
+{
+    struct witness_entry e = *entry;
+    char note[REGISTER_REASON_BYTES];
+    printable(note, sizeof(note), e.note, strlen(e.note));
+    struct packed_decree decree;
+    Lockstep__Control__Decree *m = pack_decree(&decree, &e.decree, e.time_us);
+    m->asker = e.asker;
+    m->note = note;
+    Lockstep__Control__Response r = LOCKSTEP__CONTROL__RESPONSE__INIT;
+    r.message_case = LOCKSTEP__CONTROL__RESPONSE__MESSAGE_DECREE;
+    r.decree = m;
     return pack(&r, out);
 }
 

@@ -12,6 +12,7 @@
 #include "repl/node/config.h"
 #include "repl/node/events.h"
 #include "repl/node/volume_host.h"
+#include "repl/witness/witness.h"
 
 enum control_command {
     CONTROL_CREATE,
@@ -23,15 +24,21 @@ enum control_command {
     CONTROL_DEMOTE,
     CONTROL_VERIFY,
     CONTROL_RESIZE,
+    CONTROL_WITNESS_STATUS,
+    CONTROL_WITNESS_HISTORY,
+    CONTROL_WITNESS_CONFIRM,
+    CONTROL_WITNESS_FORGET,
 };
+
+static inline bool control_is_for_witness(enum control_command c) { return c >= CONTROL_WITNESS_STATUS; }
 
 /* "create", "up", ... */
 const char *control_command_name(enum control_command c);
 
 struct control_request {
     enum control_command command;
-    char volume[NAME_BYTES_MAX]; /* "": all; only of CONTROL_STATUS and CONTROL_EVENTS. Whether there is such a volume
-                                    is not known here */
+    char volume[NAME_BYTES_MAX]; /* "": all; only of CONTROL_STATUS, _EVENTS and _WITNESS_STATUS. Whether there is such
+                                    a volume is not known here */
     bool force;                  /* CONTROL_CREATE, _DOWN, _PROMOTE, _DEMOTE */
     bool repair;                 /* CONTROL_VERIFY */
     bool adopt;                  /* CONTROL_CREATE */
@@ -52,6 +59,10 @@ size_t control_encode_progress(uint8_t *out, const char *text, uint64_t done, ui
 size_t control_encode_places(uint8_t *out, const struct verify_places *places);
 size_t control_encode_node(uint8_t *out, const char *name, unsigned volumes);
 size_t control_encode_event(uint8_t *out, const struct event_record *record);
+size_t control_encode_witness(uint8_t *out, const char *listen, const char *state, unsigned volumes,
+                              unsigned connections);
+size_t control_encode_witness_volume(uint8_t *out, const struct witness_volume *volume);
+size_t control_encode_decree(uint8_t *out, const struct witness_entry *entry);
 
 /* `status`: NULL unless the volume is up. `why_not` is shown instead of the status's when that is NULL. */
 size_t control_encode_volume(uint8_t *out, const struct volume_config *config, const char *state, const char *why_not,

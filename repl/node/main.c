@@ -17,6 +17,7 @@
 #include "repl/node/node.h"
 #include "repl/node/notify.h"
 #include "repl/node/quantity.h"
+#include "repl/witness/witness.h"
 
 #define DEFAULT_CONFIG "/etc/lockstep/"
 #define DEFAULT_CONTROL CONFIG_RUN_DIR "/control.sock"
@@ -29,7 +30,7 @@ static const char usage[] =
     "\n"
     "Keeps this server's volumes identical with those of their peers. lockstep(1) commands it.\n"
     "\n"
-    "  -c, --config PATH        a volume's file, or a directory of them (default: " DEFAULT_CONFIG ")\n"
+    "  -c, --config PATH        a volume's or witness's file, or a directory of them (default: " DEFAULT_CONFIG ")\n"
     "  -n, --node NAME          which of the configured nodes this is (default: the host name)\n"
     "  -s, --control SOCKET     where lockstep reaches the daemon (default: " DEFAULT_CONTROL ")\n"
     "      --log-level LEVEL    error, warning, info or debug (default: info)\n"
@@ -137,12 +138,14 @@ static void raise_limit(struct log *log, int resource, rlim_t wanted, const char
              wanted == RLIM_INFINITY ? "no limit is wanted" : "more is wanted", consequence);
 }
 
-static void raise_limits(struct log *log, unsigned volumes)
+static void raise_limits(struct log *log, const struct config *config)
 {
     /* Older kernels count the rings' and registered buffers' memory here. */
     raise_limit(log, RLIMIT_MEMLOCK, RLIM_INFINITY, "RLIMIT_MEMLOCK", "buffers may not be registered with io_uring");
-    raise_limit(log, RLIMIT_NOFILE, FILES_OF_THE_DAEMON + (rlim_t)volumes * FILES_PER_VOLUME, "RLIMIT_NOFILE",
-                "many clients at once may be turned away");
+    rlim_t files = FILES_OF_THE_DAEMON + (rlim_t)config->count * FILES_PER_VOLUME;
+    if (config->has_witness)
+        files += WITNESS_CONNECTIONS_MAX;
+    raise_limit(log, RLIMIT_NOFILE, files, "RLIMIT_NOFILE", "many clients at once may be turned away");
 }
 
 static void tell_ready(void *ctx)
@@ -174,11 +177,11 @@ static int run(const struct arguments *args, const struct config *config, struct
         log_line(log, LOG_LEVEL_ERROR, NULL, "no signalfd: %s", strerror(errno));
         return CONTROL_FAILED;
     }
-    raise_limits(log, config->count);
+    raise_limits(log, config);
     if (wants_run_dir(args, config))
         mkdir(CONFIG_RUN_DIR, 0755); /* fails where it exists; what else may be wrong, the socket will tell */
-    log_line(log, LOG_LEVEL_INFO, NULL, "lockstepd " LOCKSTEP_VERSION ": %u volume%s from %s", config->count,
-             config->count == 1 ? "" : "s", args->config);
+    log_line(log, LOG_LEVEL_INFO, NULL, "lockstepd " LOCKSTEP_VERSION ": %u volume%s%s from %s", config->count,
+             config->count == 1 ? "" : "s", config->has_witness ? " and a witness" : "", args->config);
 
     char host[NAME_BYTES_MAX] = "";
     gethostname(host, sizeof(host) - 1);
@@ -249,7 +252,8 @@ int main(int argc, char **argv)
         }
     }
     if (args.check) {
-        printf("%s: %u volume%s, nothing wrong\n", args.config, config.count, config.count == 1 ? "" : "s");
+        printf("%s: %u volume%s%s, nothing wrong\n", args.config, config.count, config.count == 1 ? "" : "s",
+               config.has_witness ? " and a witness" : "");
         config_free(&config);
         return CONTROL_DONE;
     }

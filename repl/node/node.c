@@ -89,6 +89,7 @@ static void take_answers(struct node *n)
     queue_awake(&n->answers);
     while (queue_take(&n->answers, &answer)) {
         switch (answer.kind) {
+        case ANSWER_WITNESS: command_witness_answered(answer.command); break;
         case ANSWER_ORDER: command_ordered(answer.command, answer.result, answer.text); break;
         case ANSWER_JOB: {
             enum job_kind kind = answer.nv->job.kind;
@@ -284,6 +285,37 @@ static void warn_of_config(const struct node_volume *nv)
             config_self(config)->device);
 }
 
+static void witness_note(void *ctx, const char *volume, enum note_level level, const char *text)
+{
+    host_note(ctx, volume, level, "witness", text);
+}
+
+/* Before the volumes: they may be asking it. */
+static int open_witness(struct node *n, struct err *err)
+{
+    const struct witness_config *config = &n->options.config->witness;
+    if (!n->options.config->has_witness)
+        return 0;
+    struct witness_options options = {
+        .listen = config->listen,
+        .state = config->state,
+        .ctx = n,
+        .tell = witness_note,
+    };
+    n->witness = witness_open(&options, err);
+    if (!n->witness)
+        return err->code;
+    if (config->is_open)
+        node_note(n, NULL, NOTE_WARNING, "config",
+                  "whoever reaches the witness on %s can change who serves (`tls: none`): it belongs on a network of "
+                  "its own",
+                  config->listen);
+    if (config->tls_missing)
+        node_note(n, NULL, NOTE_WARNING, "config",
+                  "the witness is not encrypted; write `tls: none` into its section if that is meant");
+    return 0;
+}
+
 struct node *node_open(const struct node_options *options, struct err *err)
 {
     struct node *n = calloc(1, sizeof(*n));
@@ -316,7 +348,7 @@ struct node *node_open(const struct node_options *options, struct err *err)
         err_set(err, -ENOMEM, "out of memory or descriptors");
     else
         n->control = control_open(&control, err);
-    if (!n->control) {
+    if (!n->control || open_witness(n, err)) {
         node_close(n);
         return NULL;
     }
@@ -336,6 +368,8 @@ struct node *node_open(const struct node_options *options, struct err *err)
 
 void node_close(struct node *n)
 {
+    if (n->witness)
+        witness_close(n->witness); /* answers what it was asked */
     if (n->control)
         control_close(n->control);
     while (!list_empty(&n->commands))

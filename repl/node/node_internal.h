@@ -64,7 +64,8 @@ struct node_volume {
 enum command_phase {
     PHASE_ORDERED, /* the volume's thread has an order of ours and will answer */
     PHASE_JOB,     /* waits for the job of its volume to end */
-    PHASE_STREAMS, /* status or events flow */
+    PHASE_WITNESS, /* the witness's thread has an order of ours and will answer */
+    PHASE_STREAMS, /* status or events flow, or what the witness has answered */
 };
 
 /* A request on its way to its result. */
@@ -82,11 +83,13 @@ struct command {
     /* PHASE_STREAMS */
     uint64_t cursor;  /* of the events; of status: 0: nothing sent yet, n: n - 1 volumes */
     uint64_t told_ns; /* when progress was sent last */
+    /* Of the witness's: owned; the witness's own in PHASE_WITNESS. */
+    struct witness_command *witness;
 };
 
 struct answer {
-    enum { ANSWER_ORDER, ANSWER_JOB } kind;
-    struct command *command; /* ANSWER_ORDER */
+    enum { ANSWER_ORDER, ANSWER_JOB, ANSWER_WITNESS } kind;
+    struct command *command; /* ANSWER_ORDER, ANSWER_WITNESS */
     struct node_volume *nv;  /* ANSWER_JOB */
     int result;
     char text[ACTION_TEXT_BYTES];
@@ -95,6 +98,7 @@ struct answer {
 struct node {
     struct node_options options;
     struct control *control;
+    struct witness *witness; /* NULL: this daemon is none */
     struct events events;
     struct queue notes;   /* of struct event_record */
     struct queue answers; /* of struct answer */
@@ -151,3 +155,17 @@ void command_events(struct node *n);
 uint64_t command_progress(struct node *n);
 
 void command_free(struct command *c);
+
+/* Ends the command: its client, if it is still there, gets the result. */
+void command_finish(struct command *c, enum control_exit code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* ---- command_witness.c ---- */
+
+void command_witness_begin(struct command *c);
+
+/* The witness has answered. */
+void command_witness_answered(struct command *c);
+
+/* Sends as much of the answer as there is room for. */
+void command_witness_stream(struct command *c);

@@ -23,6 +23,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static struct volume_config c;
     struct config_options options = { .node = "a", .allow_test_faults = size % 2 };
     struct err err = { 0 };
+    struct witness_config w;
+    if (config_parse_witness(data, size, "dir/f.yaml", &options, &w, &err)) {
+        must(err.code < 0 && strncmp(err.text, "dir/f.yaml:", strlen("dir/f.yaml:")) == 0);
+        must(!strchr(err.text, '\n'));
+    } else {
+        must(config_is_witness(data, size, "dir/f.yaml") && w.listen[0] && w.state[0]);
+    }
+    err = (struct err) { 0 };
     if (config_parse(data, size, "dir/f.yaml", &options, &c, &err)) {
         must(err.code < 0 && strncmp(err.text, "dir/f.yaml:", strlen("dir/f.yaml:")) == 0);
         must(!strchr(err.text, '\n'));

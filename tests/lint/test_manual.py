@@ -39,7 +39,7 @@ man1, man8, man5 = (read("docs", "man", name) for name in ("lockstep.1", "lockst
 completion = read("repl", "cli", "completion", "lockstep.bash")
 
 overview = output(lockstep, "--help")
-commands = re.findall(r"^  ([a-z]+) +(?:dump )?(?:VOLUME|\[VOLUME\])", overview, re.M)
+commands = re.findall(r"^  ([a-z]+) +(?:dump |WORD )?(?:VOLUME|\[VOLUME\])", overview, re.M)
 check(len(commands) >= 7, "lockstep --help lists its commands")
 offered = re.search(r"compgen -W '([a-z ]+)'", completion).group(1).split()
 check(commands == offered, "the completion offers %s, lockstep has %s" % (offered, commands))

@@ -409,8 +409,6 @@ static const struct wrong {
     { VOLUME "offsite: {store: 'file:///x', at: '02:30', keep: 30d, continuous: off, key: k}\n",
       "9: offsite: offsite is not supported by this version: leave the section out; there are no snapshots yet" },
     { "metrics: 127.0.0.1:9\n", "1: metrics: metrics is not supported by this version: leave it out" },
-    { "witness: {listen: '1.2.3.4:5', state: d}\n",
-      "1: witness: serving as a witness is not supported by this version: remove this file" },
 };
 
 static void what_is_wrong_is_told_in_one_line(void **state)
@@ -429,6 +427,57 @@ static void what_is_wrong_is_told_in_one_line(void **state)
         }
     }
     assert_int_equal(failures, 0);
+}
+
+static int parse_witness(const char *text, struct witness_config *out, struct err *err)
+{
+    return config_parse_witness((const uint8_t *)text, strlen(text), "dir/w.yaml", &options, out, err);
+}
+
+static void a_witness_is_read(void **state)
+{
+    struct witness_config w;
+    struct err err = { 0 };
+    static const char text[] = "witness: {listen: '10.9.0.1:7790', state: registers, tls: none}\n";
+    assert_int_equal(parse_witness(text, &w, &err), 0);
+    assert_string_equal(w.listen, "10.9.0.1:7790");
+    assert_string_equal(w.state, "dir/registers");
+    assert_true(w.is_open && !w.tls_missing);
+    assert_int_equal(parse_witness("witness: {listen: '127.0.0.1:7790', state: /srv/w}\n", &w, &err), 0);
+    assert_string_equal(w.state, "/srv/w");
+    assert_true(!w.is_open && w.tls_missing);
+    assert_true(config_is_witness((const uint8_t *)text, strlen(text), "w.yaml"));
+    static const char volume[] = VOLUME "witness: {listen: '10.9.0.1:7790'}\n";
+    assert_false(config_is_witness((const uint8_t *)volume, strlen(volume), "w.yaml"));
+}
+
+static void what_is_wrong_with_a_witness_is_told(void **state)
+{
+    static const struct {
+        const char *text;
+        const char *line;
+    } cases[] = {
+        { "witness: {state: w, tls: none}\n", "1: witness.listen: missing, expected an address" },
+        { "witness: {listen: '1.2.3.4:5', tls: none}\n", "1: witness.state: missing, expected the name" },
+        { "witness: {listen: '1.2.3.4:0', state: w, tls: none}\n", "1: witness.listen: expected an address" },
+        { "witness: {listen: '1.2.3.4', state: w, tls: none}\n", "1: witness.listen: expected an address" },
+        { "witness: {listen: '1.2.3.4:5', state: '', tls: none}\n", "1: witness.state: expected the name" },
+        { "witness: {listen: '1.2.3.4:5', state: w}\n", "1: witness.tls: missing, expected none" },
+        { "witness: {listen: '1.2.3.4:5', state: w, tls: some}\n", "1: witness.tls: expected none" },
+        { "witness: {listen: '1.2.3.4:5', state: w, tls: {ca: a, cert: b, key: c}}\n",
+          "1: witness.tls: TLS is not supported by this version" },
+        { "witness:\n  listen: '1.2.3.4:5'\n  state: w\n  tls: none\n  port: 5\n", "5: witness.port: unknown key" },
+        { "witness: {listen: '1.2.3.4:5', state: w, tls: none}\nsize: 5GiB\n", "2: size: unknown key" },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct witness_config w;
+        struct err err = { 0 };
+        char expected[256];
+        snprintf(expected, sizeof(expected), "dir/w.yaml:%s", cases[i].line);
+        assert_int_equal(parse_witness(cases[i].text, &w, &err), -EINVAL);
+        if (strncmp(err.text, expected, strlen(expected)) != 0)
+            fail_msg("of:\n%s\nexpected: %s\nfound:    %s", cases[i].text, expected, err.text);
+    }
 }
 
 static void longest_names_fit(void **state)
@@ -667,6 +716,8 @@ int main(void)
         cmocka_unit_test(test_faults_are_read),
         cmocka_unit_test(test_faults_need_permission),
         cmocka_unit_test(what_is_wrong_is_told_in_one_line),
+        cmocka_unit_test(a_witness_is_read),
+        cmocka_unit_test(what_is_wrong_with_a_witness_is_told),
         cmocka_unit_test(longest_names_fit),
         cmocka_unit_test(overlong_paths_are_errors),
         cmocka_unit_test_setup_teardown(a_file_is_loaded, make_dir, remove_dir),

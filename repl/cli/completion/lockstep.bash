@@ -7,6 +7,13 @@ _lockstep_volumes() {
         grep -o '{"name":"[^"]*","state"' | cut -d '"' -f 4
 }
 
+_lockstep_witness_volumes() {
+    local -a reach=()
+    [[ -z $1 ]] || reach=(--control "$1")
+    lockstep witness status --json --timeout 1s "${reach[@]}" 2>/dev/null |
+        grep -o '{"name":"[^"]*","decree"' | cut -d '"' -f 4
+}
+
 _lockstep() {
     local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     local command='' volume='' control='' options='--json --control --help' i
@@ -30,7 +37,7 @@ _lockstep() {
         verify) options+=' --repair --timeout' ;;
         create) options+=' --adopt --force --timeout' ;;
         down | promote | demote) options+=' --force --timeout' ;;
-        up | resize) options+=' --timeout' ;;
+        up | resize | witness) options+=' --timeout' ;;
         status) options+=' --watch --timeout' ;;
         events) options+=' --no-follow' ;;
         metadata) options+=' --config --node --backing --metadata --verbose' ;;
@@ -39,9 +46,13 @@ _lockstep() {
     if [[ $word == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
     elif [[ -z $command ]]; then
-        mapfile -t COMPREPLY < <(compgen -W 'create up down status events promote demote verify resize metadata' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'create up down status events promote demote verify resize metadata witness' -- "$word")
     elif [[ $command == metadata && -z $volume ]]; then
         COMPREPLY=(dump)
+    elif [[ $command == witness && -z $volume ]]; then
+        mapfile -t COMPREPLY < <(compgen -W 'status history confirm forget' -- "$word")
+    elif [[ $command == witness && $volume =~ ^(status|history|confirm|forget)$ ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "$(_lockstep_witness_volumes "$control")" -- "$word")
     elif [[ -z $volume || ($command == metadata && $volume == dump) ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$(_lockstep_volumes "$control")" -- "$word")
     fi
