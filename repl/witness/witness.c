@@ -97,7 +97,7 @@ static void carry_out_order(struct witness *w, struct witness_order *o)
     o->volumes = w->row_count;
     o->connections = w->conn_count;
     if (!w->store) {
-        o->err = w->store_err;
+        err_set(&o->err, -EIO, "%s", w->store_err.text);
         return;
     }
     struct volume_row *row = *o->volume ? batch_find(w, o->volume) : NULL;

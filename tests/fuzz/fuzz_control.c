@@ -20,7 +20,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             abort();
         return 0;
     }
-    bool all = r.command == CONTROL_STATUS || r.command == CONTROL_EVENTS;
+    bool all = r.command == CONTROL_STATUS || r.command == CONTROL_EVENTS || r.command == CONTROL_WITNESS_STATUS;
     if (strnlen(r.volume, sizeof(r.volume)) == sizeof(r.volume) || (!all && !r.volume[0]))
         abort();
     if (strcmp(control_command_name(r.command), "?") == 0)

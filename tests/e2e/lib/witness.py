@@ -1,0 +1,152 @@
+"""A witness as a daemon, and a node's side of its protocol: proto/witness.proto, put together by hand."""
+
+import json
+import socket
+import struct
+
+from lib import proc
+from lib.cluster import BUILD, free_port
+from lib.run import Failure, wait_until
+
+OUTCOMES = ["none", "stands", "done", "lost", "unreachable", "unconfirmed", "older", "refused"]
+
+
+class Witness:
+    def __init__(self, t, name="witness"):
+        self.dir = t.dir / name
+        self.dir.mkdir()
+        self.port = free_port()
+        self.state = self.dir / "state"
+        self.control = self.dir / "control.sock"
+        self.log = self.dir / "log"
+        self.config = self.dir / "witness.yaml"
+        self.config.write_text(f'witness: {{listen: "127.0.0.1:{self.port}", state: state, tls: none}}\n')
+        self.process = None
+        t.cleanup.callback(lambda: proc.kill(self.process))
+
+    @property
+    def url(self):
+        return f"lockstep://127.0.0.1:{self.port}"
+
+    def argv(self):
+        return [BUILD / "lockstepd", "--config", self.config, "--node", "rome", "--control", self.control]
+
+    def start(self):
+        self.process = proc.spawn(self.argv(), log=self.log)
+        wait_until("the witness to listen", self.is_up, 20)
+        return self
+
+    def is_up(self):
+        if self.process.poll() is not None:
+            raise Failure(f"the witness ended: {self.log.read_text()[-500:]}")
+        return self.lockstep("status", ok=None).returncode == 0
+
+    def sigkill(self):
+        proc.kill(self.process)
+
+    def stop(self):
+        self.process.terminate()
+        return proc.wait(self.process, 20)
+
+    def lockstep(self, *words, ok=(0,)):
+        return proc.run([BUILD / "lockstep", "--control", self.control, "witness", *words], ok=ok)
+
+    def status(self, volume):
+        return json.loads(self.lockstep("status", volume, "--json").stdout)["witness"]["volumes"][0]
+
+    def history(self, volume):
+        return json.loads(self.lockstep("history", volume, "--json").stdout)["decrees"]
+
+
+def varint(n):
+    out = b""
+    while n > 127:
+        out += bytes([n & 127 | 128])
+        n >>= 7
+    return out + bytes([n])
+
+
+def number(field, n):
+    return varint(field << 3) + varint(n)
+
+
+def fixed(field, n):
+    return varint(field << 3 | 1) + struct.pack("<Q", n)
+
+
+def data(field, b):
+    b = b.encode() if isinstance(b, str) else b
+    return varint(field << 3 | 2) + varint(len(b)) + b
+
+
+def parse(message):
+    """{field: last value} of a message: numbers, or bytes."""
+    fields, at = {}, 0
+
+    def take():
+        nonlocal at
+        n = shift = 0
+        while True:
+            byte = message[at]
+            at += 1
+            n |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return n
+    while at < len(message):
+        key = take()
+        if key & 7 == 0:
+            fields[key >> 3] = take()
+        elif key & 7 == 1:
+            fields[key >> 3] = struct.unpack_from("<Q", message, at)[0]
+            at += 8
+        else:
+            length = take()
+            fields[key >> 3] = message[at:at + length]
+            at += length
+    return fields
+
+
+class Node:
+    """A node of one volume, and its connection to the witness."""
+    PEERS = {"paris-a": "paris-b", "paris-b": "paris-a"}
+
+    def __init__(self, witness, volume, name):
+        self.witness, self.volume, self.name = witness, volume, name
+        self.known = 0
+        self.socket = None
+
+    def ask(self, swap=b""):
+        """(outcome, epoch, tag, reason); OSError: no answer."""
+        question = (number(1, 1) + number(2, 1) + data(3, self.volume) + data(4, b"\t" * 16) + data(5, self.name) +
+                    data(6, self.PEERS[self.name]) + number(7, self.known) + (data(9, swap) if swap else b""))
+        try:
+            if not self.socket:
+                self.socket = socket.create_connection(("127.0.0.1", self.witness.port), timeout=10)
+            self.socket.sendall(struct.pack("<I", len(question)) + question)
+            answer = parse(self.receive(struct.unpack("<I", self.receive(4))[0]))
+        except OSError:
+            self.hang_up()
+            raise
+        decree = parse(answer.get(4, b""))
+        return OUTCOMES[answer.get(3, 0)], decree.get(1, 0), decree.get(2, 0), answer.get(5, b"").decode()
+
+    def receive(self, count):
+        got = b""
+        while len(got) < count:
+            more = self.socket.recv(count - len(got))
+            if not more:
+                raise OSError("the witness has closed the connection")
+            got += more
+        return got
+
+    def hang_up(self):
+        if self.socket:
+            self.socket.close()
+        self.socket = None
+
+    def swap(self, expected, tag, members=("paris-a", "paris-b"), cause="renew", note="by a test"):
+        """From (epoch, tag) to the next epoch, with that tag."""
+        decree = (number(1, expected[0] + 1) + fixed(2, tag) + data(3, cause) + data(4, self.name) +
+                  b"".join(data(5, data(1, m) + data(2, bytes([1 + (m == "paris-b")]) * 16)) for m in members))
+        return self.ask(number(1, expected[0]) + fixed(2, expected[1]) + data(3, decree) + data(5, note))
