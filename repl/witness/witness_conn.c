@@ -174,10 +174,8 @@ void conn_step(struct witness *w, struct conn *c, uint32_t events)
 uint64_t conns_sweep(struct witness *w)
 {
     uint64_t due_ns = UINT64_MAX;
-    bool again = true;
     /* What waited for room in its connection's answers may be taken now: until no question is left. */
-    while (again) {
-        again = false;
+    do {
         batch_run(w);
         list_for_each (link, &w->conns) {
             struct conn *c = container_of(link, struct conn, link);
@@ -186,8 +184,7 @@ uint64_t conns_sweep(struct witness *w)
             if (!c->dead && c->in_used)
                 take(w, c);
         }
-        again = w->batch_count > 0;
-    }
+    } while (w->batch_count > 0);
     uint64_t now_ns = clock_ns();
     list_for_each_safe (link, &w->conns) {
         struct conn *c = container_of(link, struct conn, link);
