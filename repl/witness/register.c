@@ -23,6 +23,8 @@ static const struct {
     const struct register_backend *backend;
 } kinds[] = {
     { "lockstep://", &witness_backend },
+    { "etcd+http://", &etcd_backend },
+    { "etcd+https://", &etcd_backend },
     { NULL, NULL },
 };
 

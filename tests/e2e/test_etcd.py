@@ -1,0 +1,209 @@
+#!/usr/bin/python3
+"""etcd as the register: three real members, one killed, two killed, one that stands still; two nodes that swap at once;
+swaps whose answers are lost, or that arrive late; TLS."""
+
+import json
+
+from lib import run
+from lib.etcd import Etcd, Proxy, Tls
+from lib.register import Probe, new_tag
+
+VOLUMES = 200  # that one node asks for at once
+
+
+def outcome(t, what, answer, wanted):
+    t.check(answer["outcome"] == wanted, f"{what}: {wanted}", answer)
+    return answer
+
+
+def swaps(t, etcd):
+    t.step("a first decree, and those that follow it")
+    a, b = Probe(t, etcd.url()), Probe(t, etcd.url(*reversed(etcd.members)), "paris-b", "paris-a")
+    none = outcome(t, "nothing there yet", a.read(), "stands")
+    t.check(none["epoch"] == 0, "no decree", none)
+    first = outcome(t, "a first decree", a.swap(None), "done")
+    t.check(first["epoch"] == 1 and first["members"] == ["paris-a", "paris-b"], "the proposal is the answer", first)
+    seen = outcome(t, "the other node reads, from another member", b.read(), "stands")
+    t.check(seen["tag"] == first["tag"] and seen["primary"] == "paris-a", "and sees just that", seen)
+    taken = outcome(t, "it takes over", b.swap(seen, cause="take", members=["paris-b"], note="it was silent"), "done")
+    lost = outcome(t, "a swap of the former one", a.swap(first, cause="out", members=["paris-a"]), "lost")
+    t.check(lost["epoch"] == 2 and lost["primary"] == "paris-b" and lost["tag"] == taken["tag"], "it is told who has won", lost)
+    outcome(t, "a node that knows more than etcd", a.read(known_epoch=9), "older")
+    outcome(t, "a swap of a node that knows more", a.swap(taken, known_epoch=9), "older")
+    outcome(t, "another volume of the same name", a.read(volume_id=2), "refused")
+    outcome(t, "a proposal that cannot be", a.swap(taken, tag=0), "refused")
+    history = etcd.history()
+    t.check(sorted(history) == [1, 2], "the history has both decrees", history)
+    t.check(history[2]["cause"] == "take" and history[2]["asked_by"] == "paris-b" and history[2]["note"] == "it was silent"
+            and history[2]["time"].endswith("Z"), "with cause, asker, time and note", history[2])
+    t.check(etcd.get("/lockstep/gold") == json.dumps(history[2], separators=(",", ":")), "the last one stands in the key itself")
+    return a, b, taken
+
+
+def at_once(t, a, b, stands):
+    t.step("two nodes swap at the same moment: one wins, and the other one is told so")
+    wins = {a.node: 0, b.node: 0}
+    for _ in range(t.rounds(50, 1000)):
+        proposals = [p.proposal(stands) for p in (a, b)]
+        for p, proposal in zip((a, b), proposals):
+            p.ask(**proposal)
+        answers = [p.answer() for p in (a, b)]
+        won = [i for i, answer in enumerate(answers) if answer["outcome"] == "done"]
+        if len(won) != 1 or answers[1 - won[0]]["outcome"] != "lost" or answers[1 - won[0]]["tag"] != proposals[won[0]]["tag"]:
+            raise run.Failure(f"{proposals} had {answers}")
+        stands = answers[won[0]]
+        wins[(a, b)[won[0]].node] += 1
+    t.check(sum(wins.values()) == stands["epoch"] - 2, f"each time exactly one: {wins}", stands)
+    return stands
+
+
+def many(t, etcd):
+    t.step(f"{VOLUMES} volumes at once, over the connections of one client")
+    a = Probe(t, etcd.url())
+    for slot in range(VOLUMES):
+        a.ask(**a.proposal(None, slot=slot, volume=f"v{slot}"))
+    answers = [a.answer() for _ in range(VOLUMES)]
+    t.check(all(x["outcome"] == "done" for x in answers), "all are done", [x for x in answers if x["outcome"] != "done"][:3])
+    t.check(sorted(x["slot"] for x in answers) == list(range(VOLUMES)), "each has its own answer")
+    t.say(f"the last one after {max(x['ms'] for x in answers):.0f} ms")
+    one = sorted(a.read(f"v{n}", known_epoch=1)["ms"] for n in range(20))
+    t.say(f"one read: {one[10]:.1f} ms, and at most {one[-1]:.1f} ms")
+    a.close()
+
+
+def lost_members(t, etcd, a, stands):
+    t.step("one member of three is killed, the one that was asked so far: swaps go on")
+    etcd.members[0].kill()
+    stands = outcome(t, "a swap", a.swap(stands), "done")
+    t.say(f"after {stands['ms']:.0f} ms")
+    stands = outcome(t, "and another one", a.swap(stands), "done")
+    t.say(f"after {stands['ms']:.0f} ms")
+
+    t.step("a second one is killed: etcd has no leader, and nothing is decided")
+    etcd.members[1].kill()
+    quick = Probe(t, etcd.url(), timeout_ms=1500)
+    unknown = outcome(t, "a read", quick.read(known_epoch=stands["epoch"]), "unreachable")
+    t.check(1400 < unknown["ms"] < 2500, f"told when the time was over, with the reason: {unknown['reason']}", unknown)
+    asked = quick.proposal(stands)
+    quick.ask(**asked)
+    outcome(t, "a swap", quick.answer(), "unreachable")
+
+    t.step("one comes back: the same swap, asked again, is done once")
+    etcd.members[1].start()
+    etcd.wait_ready(etcd.members[1:])
+    quick.ask(**asked)
+    again = outcome(t, "the retry", quick.answer(), "done")
+    t.check(again["tag"] == asked["tag"] and again["epoch"] == stands["epoch"] + 1, "with its own tag", again)
+    etcd.members[0].start()
+    etcd.wait_ready()
+    quick.close()
+    return again
+
+
+def silent_member(t, etcd, stands):
+    t.step("a member stands still (SIGSTOP), the one that is asked first: it is passed over")
+    etcd.members[2].pause()
+    p = Probe(t, etcd.url(*reversed(etcd.members)), timeout_ms=3000)
+    stands = outcome(t, "a swap", p.swap(stands), "done")
+    t.say(f"after {stands['ms']:.0f} ms")
+    t.check(stands["ms"] >= 900, "its share of the time was waited for", stands)
+    later = outcome(t, "the next one", p.swap(stands), "done")
+    t.check(later["ms"] < 900, f"does not try it again: {later['ms']:.0f} ms", later)
+
+    t.step("a client is closed in the middle of a question")
+    stopped = Probe(t, etcd.url(etcd.members[2]), timeout_ms=60000)
+    stopped.ask(ask="read", volume="gold")
+    stopped.close(seconds=5)
+    etcd.members[2].go_on()
+    etcd.wait_ready()
+    p.close()
+    return later
+
+
+def lost_answers(t, etcd, stands):
+    proxy = Proxy(t, etcd.members[0])
+    p = Probe(t, etcd.url(proxy.endpoint), timeout_ms=2000)
+
+    t.step("the connection breaks when the swap has been carried out: the client finds it by its tag")
+    proxy.mode = "deaf"
+    asked = p.proposal(stands)
+    p.ask(**asked)
+    stands = outcome(t, "the swap", p.answer(), "done")
+    t.check(proxy.seen.acquire(blocking=False) and stands["tag"] == asked["tag"], "its own", stands)
+
+    t.step("nothing is heard any more after that: unreachable; asked again, it is done")
+    proxy.mode = "silent"
+    asked = p.proposal(stands)
+    p.ask(**asked)
+    outcome(t, "the swap", p.answer(), "unreachable")
+    t.check(proxy.seen.acquire(blocking=False), "its answer was lost on the way")
+    proxy.release()
+    p.ask(**asked)
+    stands = outcome(t, "the retry", p.answer(), "done")
+    t.check(stands["tag"] == asked["tag"] and stands["epoch"] in etcd.history(), "its own", stands)
+
+    t.step("a swap stays on the way, the other node's is carried out, and then it arrives")
+    proxy.mode = "hold"
+    late = p.proposal(stands, note="late")
+    p.ask(**late)
+    outcome(t, "the swap", p.answer(), "unreachable")
+    t.check(proxy.seen.acquire(blocking=False), "it is on its way")
+    b = Probe(t, etcd.url(), "paris-b", "paris-a")
+    renewed = outcome(t, "the other node's", b.swap(stands), "done")
+    proxy.release()
+    now = outcome(t, "then", b.read(known_epoch=renewed["epoch"]), "stands")
+    t.check(now["tag"] == renewed["tag"] and etcd.history()[now["epoch"]]["note"] != "late", "it has changed nothing", now)
+    p.ask(**late)
+    lost = outcome(t, "its retry", p.answer(), "lost")
+    t.check(lost["tag"] == renewed["tag"], "lost to the other one", lost)
+
+    t.step("the same, and nobody came first: it is carried out late, and the retry finds it")
+    proxy.mode = "hold"
+    late = p.proposal(lost)
+    p.ask(**late)
+    outcome(t, "the swap", p.answer(), "unreachable")
+    proxy.release()
+    p.ask(**late)
+    done = outcome(t, "its retry", p.answer(), "done")
+    t.check(done["tag"] == late["tag"], "its own", done)
+    p.close()
+    b.close()
+
+
+def tls(t):
+    t.step("TLS on both sides, with certificates of one authority")
+    ours, theirs = Tls(t), Tls(t, "stranger")
+    etcd = Etcd(t, "etcd-tls", tls=ours).start()
+    good = Probe(t, etcd.url(), tls=ours.client)
+    first = outcome(t, "a swap", good.swap(None), "done")
+    for what, words in {"with another authority's certificate of the server": (theirs.ca, ours.client_cert, ours.client_key),
+                        "with a certificate of another authority": (ours.ca, theirs.client_cert, theirs.client_key),
+                        "without a certificate": (ours.ca,)}.items():
+        p = Probe(t, etcd.url(), tls=words, timeout_ms=1000)
+        answers = [outcome(t, what, p.read(), "unreachable")]
+        # A member's alert and its end of the connection race each other.
+        run.wait_until("the reason is told", lambda: "certificate" in answers[-1]["reason"] or answers.append(p.read()), 20,
+                       describe=lambda: answers[-1])
+        t.say(answers[-1]["reason"])
+    p = Probe(t, f"etcd+http://{etcd.members[0].endpoint}", timeout_ms=1000)
+    answer = outcome(t, "without TLS", p.read(), "unreachable")
+    t.say(answer["reason"])
+    outcome(t, "the good one still", good.read(known_epoch=first["epoch"]), "stands")
+    good.close()
+
+
+def test(t):
+    etcd = Etcd(t, members=3).start()
+    a, b, stands = swaps(t, etcd)
+    stands = at_once(t, a, b, stands)
+    many(t, etcd)
+    stands = lost_members(t, etcd, a, stands)
+    stands = silent_member(t, etcd, stands)
+    lost_answers(t, etcd, stands)
+    a.close()
+    b.close()
+    tls(t)
+
+
+if __name__ == "__main__":
+    run.main(test, limit_s=170, long_limit_s=900)
