@@ -25,6 +25,7 @@
 #define ATTEMPTS_IN_TIMEOUT 3 /* members that may keep silent within one question's time; with fewer members, those */
 #define PAUSE_MS 100          /* after all members were passed over: a leader may be being elected */
 #define CONNECTIONS_PER_MEMBER_MAX 32
+#define CONNECTION_IDLE_S_MAX 30 /* firewalls forget connections without a word, and a register is asked rarely */
 #define IDLE_MS_MAX 3600000
 
 enum question_state {
@@ -153,6 +154,7 @@ static bool set_options(const struct client *c, struct question *q, const char *
     ok &= curl_easy_setopt(e, CURLOPT_COPYPOSTFIELDS, body) == CURLE_OK;
     ok &= curl_easy_setopt(e, CURLOPT_HTTPHEADER, c->headers) == CURLE_OK;
     ok &= curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1) == CURLE_OK;
+    ok &= curl_easy_setopt(e, CURLOPT_MAXAGE_CONN, (long)CONNECTION_IDLE_S_MAX) == CURLE_OK;
     ok &= curl_easy_setopt(e, CURLOPT_PROXY, "") == CURLE_OK; /* also none of the environment's */
     ok &= curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L) == CURLE_OK;
     /* A look-up of a name that hangs is left to itself, and does not hold up the others. */
