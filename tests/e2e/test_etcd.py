@@ -4,7 +4,7 @@ swaps whose answers are lost, or that arrive late; TLS."""
 
 import json
 
-from lib import run
+from lib import proc, run
 from lib.etcd import Etcd, Proxy, Tls
 from lib.register import Probe, new_tag
 
@@ -14,6 +14,14 @@ VOLUMES = 200  # that one node asks for at once
 def outcome(t, what, answer, wanted):
     t.check(answer["outcome"] == wanted, f"{what}: {wanted}", answer)
     return answer
+
+
+def suite(t, etcd):
+    t.step("the suite of all registers, as the embedded witness has to pass it")
+    said = proc.run([run.BUILD / "tests/unit/test_witness", etcd.url()], timeout_s=60)
+    for line in said.stdout.splitlines() + said.stderr.splitlines():
+        if "rounds won" in line or "at once in" in line or "tests" in line:
+            t.say(line)
 
 
 def swaps(t, etcd):
@@ -194,6 +202,7 @@ def tls(t):
 
 def test(t):
     etcd = Etcd(t, members=3).start()
+    suite(t, etcd)
     a, b, stands = swaps(t, etcd)
     stands = at_once(t, a, b, stands)
     many(t, etcd)
