@@ -230,7 +230,6 @@ void sync_source_on_told(struct engine *e, struct actions *out)
     e->sb.full = false;
     e->sb.lost_power = e->sb.differs = false;
     e->sb.reads_lie = false; /* what it showed was written back */
-    e->sb.peer_leg = LEG_NONE;
     e->log.settle = true;
     decree_agreed(e);
     want_persisted(e);
@@ -277,6 +276,9 @@ static void finish_source(struct engine *e, struct actions *out)
         if (is_leading(e) || e->sb.history.count == 0 || is_new)
             decree_renew(e, true, out);
         e->sb.peer_in_sync = true;
+        /* All of it is stable there, and until its own record says so, that says that it is half made. If this node
+         * held it to have failed a moment longer, and lost its power then, both legs would seem to lack something. */
+        e->sb.peer_leg = LEG_NONE;
         want_persisted(e);
     }
     if (persisted(e) && !e->finish_told) {

@@ -914,6 +914,61 @@ static void a_failure_that_its_own_disk_did_not_record(void **state)
     }
 }
 
+/* The leg that had failed is whole on its own record, and the source loses its power before it has written that the
+ * resync is over: the failure must not be held against the leg any more. */
+static void power_lost_as_the_resync_of_a_failed_leg_ends(void **state)
+{
+    struct node a, b;
+    open_pair(&a, &b, &strict);
+    write_block(&a, 0, 1);
+    run(&a, &b);
+    request(&a, OP_FLUSH, 0);
+    deliver(&a, &b);
+    disk_done(&b, -EIO);
+    disk_done(&a, 0);
+    while (b.sent_count)
+        deliver(&b, &a);
+    metas_done(&a);
+    metas_done(&b);
+    disconnect_nodes(&a, &b);
+    hellos(&a, &b);
+    metas_done(&a);
+    assert_int_equal(a.on_disk.peer_leg, LEG_FAILED);
+    disconnect_nodes(&a, &b);
+    node_restart(&b, true);
+    connect_nodes(&a, &b);
+    assert_true(run_until_sent(&a, &b, &b, FRAME_SYNC_DONE));
+    while (b.sent_count)
+        deliver(&b, &a);
+    assert_int_equal(a.on_disk.peer_leg, LEG_FAILED);
+    metas_done(&a);
+    assert_int_equal(a.on_disk.peer_leg, LEG_NONE);
+    assert_int_equal(b.on_disk.leg, LEG_SYNCING);
+    while (a.sent_count)
+        deliver(&a, &b);
+    metas_done(&b);
+    assert_int_equal(b.on_disk.leg, LEG_UP_TO_DATE);
+    int completed = a.completed;
+    write_block(&a, 8 * CHANGE_BYTES, 2);
+    while (a.disk_count + b.disk_count + a.sent_count + b.sent_count > 0) {
+        disks_done(&a);
+        disks_done(&b);
+        if (a.sent_count)
+            deliver(&a, &b);
+        if (b.sent_count)
+            deliver(&b, &a);
+    }
+    assert_true(a.completed > completed);
+    disconnect_nodes(&a, &b);
+    node_lose_power(&a);
+    assert_int_equal(a.content[8 * CHANGE_BYTES], 0);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(a.content[8 * CHANGE_BYTES], 2);
+    close_both(&a, &b);
+}
+
 /* The target called a granule stable, got another change into it, and fails the flush of that; meanwhile the source's
  * flush for the former is on its way, and ends before the connection does. */
 static void a_bit_set_by_a_failed_flush_outlives_the_flush_before_it(void **state)
@@ -1553,6 +1608,7 @@ int main(void)
         cmocka_unit_test(a_leg_forced_half_way_overwrites_nobody),
         cmocka_unit_test(a_deposed_primary_reconciles),
         cmocka_unit_test(a_failure_that_its_own_disk_did_not_record),
+        cmocka_unit_test(power_lost_as_the_resync_of_a_failed_leg_ends),
         cmocka_unit_test(a_bit_set_by_a_failed_flush_outlives_the_flush_before_it),
         cmocka_unit_test(an_old_flush_fails_in_a_resync),
         cmocka_unit_test(a_replaced_disk_gets_everything),
