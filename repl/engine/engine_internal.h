@@ -208,6 +208,7 @@ struct engine {
     bool promoted_half_made;       /* it has made an inconsistent leg count */
     char refused[SYNC_TEXT_BYTES]; /* the last refusal, so that each is told once */
     bool refused_a_primary;        /* the last hello was a primary's, and no session came of it */
+    bool is_behind;                /* the last hello was that of a leg which has gone on without this one */
 
     bool ending_flushed;    /* the peer was asked to flush before this node lets go */
     uint64_t flush_at_ns;   /* leading: when the next own flush of both legs is due */
@@ -282,6 +283,7 @@ bool engine_fix_size(struct engine *e, uint64_t size_bytes); /* false: out of me
 void session_drop(struct engine *e, const char *text, struct actions *out);
 void session_on_hello(struct engine *e, const struct hello *peer, struct actions *out);
 void session_on_peer_ready(struct engine *e);
+void engine_joins(struct engine *e); /* this leg is paired with that of the last hello from now on */
 void session_on_up(struct engine *e, uint64_t now_ns, struct actions *out);
 void session_on_down(struct engine *e, uint64_t now_ns, struct actions *out);
 void session_on_frame(struct engine *e, const struct frame *frame, struct buf *payload, uint64_t now_ns,

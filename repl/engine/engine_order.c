@@ -110,6 +110,17 @@ void order_promote(struct engine *e, bool force, void *cookie, struct actions *o
         order_answer(cookie, -EPERM, obstacle, out);
         return;
     }
+    if (e->is_behind && e->session != SESSION_UP && !force) {
+        order_answer(
+            cookie, -EPERM,
+            actions_text(out,
+                         "%s has gone on without this leg, as was heard of it last (promise 4: only a leg that "
+                         "holds every acknowledged write is promoted). Promote %s, or accept the loss with "
+                         "--force",
+                         e->config.peer, e->config.peer),
+            out);
+        return;
+    }
     if (awaits_handshake(e)) {
         keep_promotion(e, force, cookie, out);
         return;
@@ -143,6 +154,7 @@ void order_promote(struct engine *e, bool force, void *cookie, struct actions *o
     bool ask = e->session == SESSION_UP;
     role_promote(&e->role, ask);
     e->promote_force = force;
+    e->is_behind = false; /* or its loss is accepted */
     e->promoted_half_made = false;
     e->asked_epoch = e->sb.epoch + 1;
     if (!ask && !decree_take(e, e->asked_epoch, out)) {

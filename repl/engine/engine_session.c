@@ -40,6 +40,14 @@ static bool is_still_as_said(struct engine *e)
            history_relate(&now.history, &s->history) == HISTORY_EQUAL && history_entry_equal(now.base, s->base);
 }
 
+void engine_joins(struct engine *e)
+{
+    if (id_equal(e->sb.peer_leg_id, e->peer.leg_id))
+        return;
+    e->sb.peer_leg_id = e->peer.leg_id;
+    e->sb.peer_leg = LEG_NONE;
+}
+
 void session_on_hello(struct engine *e, const struct hello *peer, struct actions *out)
 {
     assert(e->session == SESSION_NONE && e->config.peer);
@@ -88,6 +96,7 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
     }
     e->refused[0] = 0;
     e->refused_a_primary = false;
+    e->is_behind = false;
     e->session = SESSION_JUDGED;
     e->peer = *peer;
     e->peer_epoch = peer->epoch;
@@ -95,14 +104,14 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
     e->peer_is_ready = false;
     e->peer_leads = peer->role == ROLE_PRIMARY;
     mirror_raise_lsn(e->mirror, peer->lsn);
-    bool changed =
-        e->sb.epoch != j.epoch || !id_equal(e->sb.volume_id, j.volume_id) || !id_equal(e->sb.peer_leg_id, peer->leg_id);
-    if (changed) {
+    /* A target takes over whom it belongs to when it becomes one: before its source has on record what it is to get,
+     * the two legs must not take each other for a pair. */
+    bool joins = j.verdict != SYNC_TARGET;
+    if (e->sb.epoch != j.epoch || !id_equal(e->sb.volume_id, j.volume_id) || (joins && !is_pair)) {
         e->sb.epoch = j.epoch;
         e->sb.volume_id = j.volume_id;
-        e->sb.peer_leg_id = peer->leg_id;
-        if (!is_pair)
-            e->sb.peer_leg = LEG_NONE;
+        if (joins)
+            engine_joins(e);
         want_persisted(e);
     }
     switch (j.verdict) {

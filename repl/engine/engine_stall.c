@@ -13,8 +13,10 @@ static const char *stalled_by(const struct engine *e, enum mirror_wait wait, str
     switch (wait) {
     case WAIT_NOTHING: break;
     case WAIT_PEER:
-        if (e->stable == STABLE_FLUSHING)
+        if (e->stable == STABLE_FLUSHING || (e->stable == STABLE_WANTED && e->own_flush_busy))
             return actions_text(out, "a flush of %s, which neither ends nor fails", e->config.backing);
+        if (e->stable == STABLE_WANTED) /* what the peer has, and this disk has not yet */
+            return actions_text(out, "%s, which neither answers nor fails", e->config.backing);
         if (e->session == SESSION_UP)
             return actions_text(out, "%s, which is connected, to answer: its disk may hang", e->config.peer);
         break;

@@ -76,6 +76,7 @@ static void become_target(struct engine *e)
     /* Whose bitmap this leg goes by, should the session end before it is done. */
     const struct history_entry *newest = history_last(&e->peer.history);
     e->sb.base = e->sync_full && newest ? *newest : e->peer.base;
+    engine_joins(e);
     e->sb.leg = LEG_SYNCING;
     e->sb.pristine = false;
     want_persisted(e);
@@ -85,6 +86,8 @@ void sync_judged_target(struct engine *e, bool full, struct actions *out)
 {
     e->peer_state = PEER_SOURCE;
     e->sync_full = full;
+    /* It is not on record before the source is ready, and the source may be lost before that. */
+    e->is_behind = history_relate(&e->said.history, &e->peer.history) == HISTORY_ANCESTOR;
     /* A new leg joins the volume in the same record: nobody must take its zeroes for the volume's content. */
     if (never_counted(&e->said))
         become_target(e);
@@ -203,6 +206,7 @@ void sync_target_finish(struct engine *e, struct actions *out)
     resync_target_stop(e->target, out);
     e->sync_begun = false;
     e->peer_state = PEER_IN_SYNC;
+    e->is_behind = false;
     e->sb.leg = LEG_UP_TO_DATE;
     e->sb.lost_power = e->sb.differs = false;
     e->sb.reads_lie = false;

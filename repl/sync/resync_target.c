@@ -54,6 +54,7 @@ struct resync_target {
 
     bool flushing;      /* a flush is with the disk, of this session or an earlier one */
     bool flush_is_ours; /* it is of this session */
+    bool has_flushed;   /* in this session */
     uint32_t flush_to;
 
     uint32_t equal_share; /* of EQUAL_ALL */
@@ -282,7 +283,9 @@ static bool all_asked(const struct resync_target *t) { return t->cursor_bytes >=
 
 static void flush_if_due(struct resync_target *t, struct actions *out)
 {
-    if (t->flushing || t->over == t->flushed)
+    /* Also if nothing was written: what both legs had before they parted, the source may have flushed for its
+     * application since, and this leg has it in its cache. */
+    if (t->flushing || (t->over == t->flushed && t->has_flushed))
         return;
     uint64_t after_bytes = t->config.window_bytes ? t->config.window_bytes : FLUSH_AFTER_BYTES;
     bool due = t->unflushed_bytes >= after_bytes || t->over - t->flushed >= FLUSH_AFTER_WINDOWS ||
@@ -355,7 +358,7 @@ static void advance(struct resync_target *t, struct actions *out)
     for (;;) {
         while (!all_asked(t) && open_window(t, out)) {}
         flush_if_due(t, out);
-        bool pass_over = all_asked(t) && !any_in_use(t) && t->stable == t->asked;
+        bool pass_over = all_asked(t) && !any_in_use(t) && t->stable == t->asked && t->has_flushed;
         if (!pass_over)
             break;
         end_pass(t, out);
@@ -533,6 +536,9 @@ static void on_flushed(struct resync_target *t, int32_t result, struct actions *
     }
     if (!ours)
         return;
+    t->has_flushed = true;
+    if (t->flushed == t->flush_to)
+        return;
     t->flushed = t->flush_to;
     actions_add(out, ACT_SEND)->send.frame = (struct frame) { .kind = FRAME_SYNC_STABLE, .tag = t->flushed };
 }
@@ -590,6 +596,7 @@ void resync_target_begin(struct resync_target *t, const struct digest_key *key, 
     start_pass(t, false);
     t->told = false;
     t->asked = t->over = t->flushed = t->stable = 0;
+    t->has_flushed = false;
     t->unflushed_bytes = 0;
     t->digests = true;
     t->equal_share = EQUAL_AGAIN;
