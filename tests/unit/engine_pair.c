@@ -463,6 +463,20 @@ void promote(struct node *a, struct node *b)
     assert_true(a->serving);
 }
 
+void open_promoted(struct node *a, struct node *b, const struct node_options *options)
+{
+    node_open_with(a, 0, options);
+    node_open_with(b, 1, options);
+    connect_nodes(a, b);
+    promote(a, b);
+}
+
+void close_both(struct node *a, struct node *b)
+{
+    node_close(a);
+    node_close(b);
+}
+
 void request(struct node *n, enum op_kind kind, uint64_t offset_bytes)
 {
     uint64_t length_bytes = kind == OP_FLUSH ? 0 : CHANGE_BYTES;

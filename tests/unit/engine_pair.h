@@ -116,6 +116,9 @@ bool run_step(struct node *a, struct node *b);
 bool run_until_sent(struct node *a, struct node *b, struct node *from, enum frame_kind kind);
 
 void promote(struct node *a, struct node *b);
+/* Node 0 and node 1, fresh, paired, in sync; a is primary. */
+void open_promoted(struct node *a, struct node *b, const struct node_options *options);
+void close_both(struct node *a, struct node *b);
 /* Discards stand for most changes: they need no buffer. */
 void request(struct node *n, enum op_kind kind, uint64_t offset_bytes);
 /* A block full of `fill`. */

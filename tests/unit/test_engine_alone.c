@@ -22,12 +22,6 @@ static void open_and_part(struct node *a, struct node *b, const struct node_opti
     assert_int_equal(a->completed, 0);
 }
 
-static void close_both(struct node *a, struct node *b)
-{
-    node_close(a);
-    node_close(b);
-}
-
 /* A disk that neither answers nor fails, behind a daemon that lives: no session is lost, and nobody else would tell. */
 static void a_write_that_hangs_is_told_of(void **state)
 {

@@ -10,10 +10,7 @@ static const struct node_options options = { .has_peer = true, .alone_after_ns =
 
 static void open_pair(struct node *a, struct node *b)
 {
-    node_open_with(a, 0, &options);
-    node_open_with(b, 1, &options);
-    connect_nodes(a, b);
-    promote(a, b);
+    open_promoted(a, b, &options);
     write_block(a, 0, 1);
     run(a, b);
     assert_int_equal(a->completed, 1);
@@ -47,12 +44,6 @@ static void go_diskless(struct node *a, struct node *b)
     run(a, b);
     assert_int_equal(a->completed, 1);
     assert_int_equal(a->complete_result, 0);
-}
-
-static void close_both(struct node *a, struct node *b)
-{
-    node_close(a);
-    node_close(b);
 }
 
 static void write_through(struct node *a, struct node *b, uint64_t offset_bytes, uint8_t fill)

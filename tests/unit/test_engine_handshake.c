@@ -11,20 +11,6 @@
 static const struct node_options may_go_alone = { .has_peer = true, .alone_after_ns = PATIENCE_NS };
 static const struct node_options strict = { .has_peer = true, .alone_after_ns = ENGINE_NEVER_ALONE };
 
-static void open_pair(struct node *a, struct node *b, const struct node_options *options)
-{
-    node_open_with(a, 0, options);
-    node_open_with(b, 1, options);
-    connect_nodes(a, b);
-    promote(a, b);
-}
-
-static void close_both(struct node *a, struct node *b)
-{
-    node_close(a);
-    node_close(b);
-}
-
 static void wait_long(struct node *n)
 {
     for (uint64_t until = n->now_ns + LONG_NS; n->now_ns < until;) {
@@ -46,7 +32,7 @@ static void who_has_heard_that_it_is_behind_is_not_promoted(void **state)
 {
     for (int forced = 0; forced < 2; forced++) {
         struct node a, b;
-        open_pair(&a, &b, &may_go_alone);
+        open_promoted(&a, &b, &may_go_alone);
         write_block(&a, 0, 1);
         run(&a, &b);
         disconnect_nodes(&a, &b);
@@ -74,7 +60,7 @@ static void who_has_heard_that_it_is_behind_is_not_promoted(void **state)
 static void a_new_leg_that_was_promoted_once_is_new_all_the_same(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &may_go_alone);
+    open_promoted(&a, &b, &may_go_alone);
     write_block(&a, 0, 1);
     run(&a, &b);
     disconnect_nodes(&a, &b);
@@ -102,7 +88,7 @@ static void a_new_leg_that_was_promoted_once_is_new_all_the_same(void **state)
 static void the_pair_is_known_by_both_or_by_none(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &may_go_alone);
+    open_promoted(&a, &b, &may_go_alone);
     write_block(&a, 0, 1);
     run(&a, &b);
     disconnect_nodes(&a, &b);
@@ -136,7 +122,7 @@ static void the_pair_is_known_by_both_or_by_none(void **state)
 static void a_resync_of_nothing_flushes_the_target(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &may_go_alone);
+    open_promoted(&a, &b, &may_go_alone);
     write_block(&a, 0, 5);
     run(&a, &b);
     assert_int_equal(a.stable[0], 0);
@@ -165,7 +151,7 @@ static void a_resync_of_nothing_flushes_the_target(void **state)
 static void a_disk_that_hangs_before_the_flush_is_told(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &may_go_alone);
+    open_promoted(&a, &b, &may_go_alone);
     write_block(&a, 0, 1);
     write_block(&a, 8 * CHANGE_BYTES, 2);
     deliver(&a, &b);
@@ -186,7 +172,7 @@ static void a_disk_that_hangs_before_the_flush_is_told(void **state)
 static void a_flush_that_hangs_is_told_after_a_reconnect(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &may_go_alone);
+    open_promoted(&a, &b, &may_go_alone);
     write_block(&a, 0, 1);
     run(&a, &b);
     disconnect_nodes(&a, &b);

@@ -14,27 +14,13 @@ static const struct node_options tiny_log = {
 };
 static const struct node_options strict = { .has_peer = true, .alone_after_ns = ENGINE_NEVER_ALONE };
 
-static void open_pair(struct node *a, struct node *b, const struct node_options *options)
-{
-    node_open_with(a, 0, options);
-    node_open_with(b, 1, options);
-    connect_nodes(a, b);
-    promote(a, b);
-}
-
 static void open_alone(struct node *a, struct node *b)
 {
-    open_pair(a, b, &tiny_log);
+    open_promoted(a, b, &tiny_log);
     disconnect_nodes(a, b);
     patience_ends(a, PATIENCE_NS);
     metas_done(a);
     assert_true(told(a, "goes on alone"));
-}
-
-static void close_both(struct node *a, struct node *b)
-{
-    node_close(a);
-    node_close(b);
 }
 
 static uint64_t dirty_bytes(struct node *n)
@@ -47,7 +33,7 @@ static uint64_t dirty_bytes(struct node *n)
 static void a_cold_change_reaches_nobody_before_its_block_is_on_disk(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &tiny_log);
+    open_promoted(&a, &b, &tiny_log);
     a.hold_pages = true;
     write_block(&a, 0, 1);
     write_block(&a, CHANGE_BYTES, 2);
@@ -139,7 +125,7 @@ static void what_cannot_be_logged_fails_the_leg(void **state)
 static void a_log_that_fails_ends_the_session(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &tiny_log);
+    open_promoted(&a, &b, &tiny_log);
     a.hold_pages = true;
     write_block(&a, 0, 1);
     page_done(&a, -EIO);
@@ -162,7 +148,7 @@ static void a_clean_end_with_the_peer_leaves_nothing_to_do(void **state)
 {
     for (int demote = 0; demote < 2; demote++) {
         struct node a, b;
-        open_pair(&a, &b, &tiny_log);
+        open_promoted(&a, &b, &tiny_log);
         write_block(&a, 0, 1);
         run(&a, &b);
         uint64_t al_from = a.on_disk.al_from;
@@ -185,7 +171,7 @@ static void a_clean_end_with_the_peer_leaves_nothing_to_do(void **state)
 static void a_clean_end_without_the_peer_keeps_what_it_may_lose(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &strict);
+    open_promoted(&a, &b, &strict);
     write_block(&a, 0, 1);
     run(&a, &b);
     assert_int_equal(a.completed, 1);
@@ -218,7 +204,7 @@ static void a_clean_end_without_the_peer_keeps_what_it_may_lose(void **state)
 static void a_failed_leg_keeps_its_log(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &tiny_log);
+    open_promoted(&a, &b, &tiny_log);
     write_block(&a, 0, 1);
     disk_done(&a, -EIO);
     run(&a, &b);
@@ -273,7 +259,7 @@ static void one_block_follows_the_other(void **state)
         .has_peer = true, .alone_after_ns = PATIENCE_NS, .extent_bytes = EXTENT_BYTES, .log_slots = 8
     };
     struct node a, b;
-    open_pair(&a, &b, &log_of_eight);
+    open_promoted(&a, &b, &log_of_eight);
     a.hold_pages = true;
     write_block(&a, 0, 1);
     write_block(&a, 1 * EXTENT_BYTES, 2);
@@ -301,7 +287,7 @@ static void the_log_is_flushed_before_it_runs_out(void **state)
         .has_peer = true, .alone_after_ns = PATIENCE_NS, .extent_bytes = BYTES, .log_slots = SLOTS
     };
     struct node a, b;
-    open_pair(&a, &b, &sixteen);
+    open_promoted(&a, &b, &sixteen);
     unsigned i = 0;
     for (; i < SLOTS - 3; i++) {
         write_block(&a, i * BYTES, 1);
@@ -338,7 +324,7 @@ static void the_newest_block_is_sealed(void **state)
     enum { NOTHING, SEALED, SEAL, CASES };
     for (int damaged = 0; damaged < CASES; damaged++) {
         struct node a, b;
-        open_pair(&a, &b, &two_blocks_a_cycle);
+        open_promoted(&a, &b, &two_blocks_a_cycle);
         write_block(&a, 0, 1);
         disks_done(&a); /* and not the peer */
         assert_true(ring_is_written(&a, 1) && !ring_is_written(&a, 2));
@@ -360,7 +346,7 @@ static void the_newest_block_is_sealed(void **state)
 static void a_crash_leaves_the_extents_that_were_in_use(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &tiny_log);
+    open_promoted(&a, &b, &tiny_log);
     write_block(&a, 3 * EXTENT_BYTES, 1);
     disks_done(&a); /* and not the peer */
     node_restart(&a, true);
@@ -379,7 +365,7 @@ static void damage_counts_as_out_of_sync_and_is_told(void **state)
     enum { PAGE_UNREADABLE, PAGE_DAMAGED, LOG_DAMAGED, KINDS };
     for (int kind = 0; kind < KINDS; kind++) {
         struct node a, b;
-        open_pair(&a, &b, &tiny_log);
+        open_promoted(&a, &b, &tiny_log);
         for (unsigned i = 0; i < 6; i++) {
             write_block(&a, i * EXTENT_BYTES, 1);
             run(&a, &b);
@@ -413,7 +399,7 @@ static void damage_counts_as_out_of_sync_and_is_told(void **state)
 static void what_a_verify_found_outlives_a_crash(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &tiny_log);
+    open_promoted(&a, &b, &tiny_log);
     b.content[5 * EXTENT_BYTES] = 7; /* a disk that lies */
     order(&a, EV_VERIFY, false);
     for (int i = 0; i < 100 && a.order_result == 0; i++) {
@@ -433,7 +419,7 @@ static void what_a_verify_found_outlives_a_crash(void **state)
 static void what_nobody_flushes_is_flushed_all_the_same(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &strict);
+    open_promoted(&a, &b, &strict);
     write_block(&a, 0, 1);
     run(&a, &b);
     assert_int_equal(a.completed, 1);

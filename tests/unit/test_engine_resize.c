@@ -40,12 +40,6 @@ static void open_grown(struct node *a, struct node *b, bool internal)
     a->orders_done = 0;
 }
 
-static void close_both(struct node *a, struct node *b)
-{
-    node_close(a);
-    node_close(b);
-}
-
 static bool is_zero(const uint8_t *bytes, size_t length)
 {
     return length == 0 || (bytes[0] == 0 && memcmp(bytes, bytes + 1, length - 1) == 0);

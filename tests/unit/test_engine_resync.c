@@ -12,20 +12,6 @@
 static const struct node_options may_go_alone = { .has_peer = true, .alone_after_ns = PATIENCE_NS };
 static const struct node_options strict = { .has_peer = true, .alone_after_ns = ENGINE_NEVER_ALONE };
 
-static void open_pair(struct node *a, struct node *b, const struct node_options *options)
-{
-    node_open_with(a, 0, options);
-    node_open_with(b, 1, options);
-    connect_nodes(a, b);
-    promote(a, b);
-}
-
-static void close_both(struct node *a, struct node *b)
-{
-    node_close(a);
-    node_close(b);
-}
-
 /* A fresh leg in the place of its own. */
 static void replace_disk_of_b(struct node *b)
 {
@@ -45,7 +31,7 @@ static struct hello hello_of(struct node *n)
 /* A pair whose primary has gone on alone, and written what the peer lacks. */
 static void open_apart(struct node *a, struct node *b)
 {
-    open_pair(a, b, &may_go_alone);
+    open_promoted(a, b, &may_go_alone);
     write_block(a, 0, 1);
     run(a, b);
     disconnect_nodes(a, b);
@@ -99,7 +85,7 @@ static void a_source_is_flushed_before_its_peer_is_a_target(void **state)
     enum { JUDGED, LATE, FLUSHED, RECORDED, KINDS };
     for (int at = 0; at < KINDS; at++) {
         struct node a, b;
-        open_pair(&a, &b, &strict);
+        open_promoted(&a, &b, &strict);
         b.content[100 * CHANGE_BYTES] ^= 1;
         order(&a, EV_VERIFY, false);
         run(&a, &b);
@@ -670,7 +656,7 @@ static void a_secondary_that_lost_its_power_gets_what_it_had_not_flushed(void **
 {
     for (int flushed = 0; flushed < 2; flushed++) {
         struct node a, b;
-        open_pair(&a, &b, &strict);
+        open_promoted(&a, &b, &strict);
         write_block(&a, 0, 1);
         run(&a, &b);
         request(&a, OP_FLUSH, 0);
@@ -702,7 +688,7 @@ static void a_secondary_that_lost_its_power_gets_what_it_had_not_flushed(void **
 static void both_machines_lose_power(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &strict);
+    open_promoted(&a, &b, &strict);
     write_block(&a, 0, 1);
     run(&a, &b);
     request(&a, OP_FLUSH, 0);
@@ -726,7 +712,7 @@ static void both_machines_lose_power(void **state)
 static void a_primary_that_lost_its_power_gets_it_from_the_secondary(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &strict);
+    open_promoted(&a, &b, &strict);
     write_block(&a, 8 * CHANGE_BYTES, 2);
     run(&a, &b);
     assert_int_equal(a.completed, 1);
@@ -745,7 +731,7 @@ static void a_primary_that_lost_its_power_gets_it_from_the_secondary(void **stat
 static void a_source_that_loses_its_power_before_it_has_flushed_what_it_sent(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &strict);
+    open_promoted(&a, &b, &strict);
     write_block(&a, 8 * CHANGE_BYTES, 2);
     run(&a, &b);
     disconnect_nodes(&a, &b);
@@ -768,7 +754,7 @@ static void a_source_that_loses_its_power_before_it_has_flushed_what_it_sent(voi
 static void what_a_forced_promotion_gave_up_is_gone_on_both_legs(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &strict);
+    open_promoted(&a, &b, &strict);
     write_block(&a, 0, 1);
     run(&a, &b);
     disconnect_nodes(&a, &b);
@@ -794,7 +780,7 @@ static void a_leg_forced_half_way_overwrites_nobody(void **state)
 {
     for (unsigned made_anew = 0; made_anew < 2; made_anew++) {
         struct node a, b;
-        open_pair(&a, &b, &strict);
+        open_promoted(&a, &b, &strict);
         write_block(&a, 0, 1);
         run(&a, &b);
         disconnect_nodes(&a, &b);
@@ -837,7 +823,7 @@ static void a_leg_forced_half_way_overwrites_nobody(void **state)
 static void a_deposed_primary_reconciles(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &strict);
+    open_promoted(&a, &b, &strict);
     write_block(&a, 0, 1);
     run(&a, &b);
     write_block(&a, 0, 2);
@@ -871,7 +857,7 @@ static void a_failure_that_its_own_disk_did_not_record(void **state)
     enum { PRIMARY_FAILS, SECONDARY_FAILS, BOTH_RESTART, KINDS };
     for (int kind = 0; kind < KINDS; kind++) {
         struct node a, b;
-        open_pair(&a, &b, &strict);
+        open_promoted(&a, &b, &strict);
         write_block(&a, 0, 1);
         run(&a, &b);
         request(&a, OP_FLUSH, 0);
@@ -919,7 +905,7 @@ static void a_failure_that_its_own_disk_did_not_record(void **state)
 static void power_lost_as_the_resync_of_a_failed_leg_ends(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &strict);
+    open_promoted(&a, &b, &strict);
     write_block(&a, 0, 1);
     run(&a, &b);
     request(&a, OP_FLUSH, 0);
@@ -1014,7 +1000,7 @@ static void a_bit_set_by_a_failed_flush_outlives_the_flush_before_it(void **stat
 static void an_old_flush_fails_in_a_resync(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &may_go_alone);
+    open_promoted(&a, &b, &may_go_alone);
     write_block(&a, 0, 1);
     run(&a, &b);
     request(&a, OP_FLUSH, 0);
@@ -1057,7 +1043,7 @@ static void an_old_flush_fails_in_a_resync(void **state)
 static void a_replaced_disk_gets_everything(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &may_go_alone);
+    open_promoted(&a, &b, &may_go_alone);
     write_block(&a, 0, 1);
     run(&a, &b);
     disconnect_nodes(&a, &b);
@@ -1075,7 +1061,7 @@ static void a_replaced_disk_gets_everything(void **state)
 static void a_new_leg_is_never_the_volumes_and_whole(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &may_go_alone);
+    open_promoted(&a, &b, &may_go_alone);
     write_block(&a, 0, 1);
     run(&a, &b);
     disconnect_nodes(&a, &b);
@@ -1101,7 +1087,7 @@ static void a_new_leg_is_never_the_volumes_and_whole(void **state)
 static void a_new_leg_that_loses_its_power_at_the_end_of_its_first_resync(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &may_go_alone);
+    open_promoted(&a, &b, &may_go_alone);
     write_block(&a, 0, 1);
     run(&a, &b);
     disconnect_nodes(&a, &b);
@@ -1144,7 +1130,7 @@ static void a_full_resync_goes_on_where_it_was(void **state)
     };
     for (enum what_ends what = 0; what < ENDS; what++) {
         struct node a, b;
-        open_pair(&a, &b, &tiny_log);
+        open_promoted(&a, &b, &tiny_log);
         for (unsigned i = 0; i < VOLUME_BYTES / CHANGE_BYTES; i++) {
             write_block(&a, (uint64_t)i * CHANGE_BYTES, (uint8_t)i);
             run(&a, &b);
@@ -1186,7 +1172,7 @@ static void full_stays_on_record_until_the_bitmap_tells(void **state)
 {
     for (int crashes = 0; crashes < 2; crashes++) {
         struct node a, b;
-        open_pair(&a, &b, &may_go_alone);
+        open_promoted(&a, &b, &may_go_alone);
         write_block(&a, 0, 1);
         run(&a, &b);
         disconnect_nodes(&a, &b);
@@ -1215,7 +1201,7 @@ static void a_page_that_nobody_saw_written_is_written_again(void **state)
 {
     for (int landed = 0; landed < 2; landed++) {
         struct node a, b;
-        open_pair(&a, &b, &may_go_alone);
+        open_promoted(&a, &b, &may_go_alone);
         write_block(&a, 0, 1);
         run(&a, &b);
         disconnect_nodes(&a, &b);
@@ -1248,7 +1234,7 @@ static void a_page_that_nobody_saw_written_is_written_again(void **state)
 static void a_mended_leg_gets_what_it_lacks(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &strict);
+    open_promoted(&a, &b, &strict);
     write_block(&a, 0, 1);
     run(&a, &b);
     request(&a, OP_FLUSH, 0);
@@ -1279,7 +1265,7 @@ static void after_a_failed_flush_equal_reads_prove_nothing(void **state)
 {
     for (int rebooted = 0; rebooted < 2; rebooted++) {
         struct node a, b;
-        open_pair(&a, &b, &strict);
+        open_promoted(&a, &b, &strict);
         write_block(&a, 0, 1);
         run(&a, &b);
         request(&a, OP_FLUSH, 0);
@@ -1405,7 +1391,7 @@ static void what_the_source_cannot_read_is_told_until_it_is_written(void **state
 static void a_failure_that_no_acknowledgement_tells_ends_the_session(void **state)
 {
     struct node a, b;
-    open_pair(&a, &b, &strict);
+    open_promoted(&a, &b, &strict);
     write_block(&a, 0, 1);
     run(&a, &b);
     request(&a, OP_FLUSH, 0);
@@ -1441,7 +1427,7 @@ static void what_nobody_asked_for_ends_the_session(void **state)
             if (resyncs)
                 open_resyncing(&a, &b);
             else
-                open_pair(&a, &b, &strict);
+                open_promoted(&a, &b, &strict);
             /* To the source what a source sends, to the target what a target sends; in sync to the secondary. */
             bool of_source = kinds[i] == FRAME_SYNC_BITS || kinds[i] == FRAME_SYNC_DATA || kinds[i] == FRAME_DECREE;
             struct node *to = resyncs && of_source ? &a : &b;

@@ -15,12 +15,6 @@ static void open_pair(struct node *a, struct node *b, bool promoted)
         promote(a, b);
 }
 
-static void close_both(struct node *a, struct node *b)
-{
-    node_close(a);
-    node_close(b);
-}
-
 /* Ends what is under way; time goes on, for what is tried again. */
 static void settle(struct node *a, struct node *b)
 {
