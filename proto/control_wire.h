@@ -5,9 +5,10 @@
 #include <stdint.h>
 
 #include "proto/control.pb-c.h"
+#include "proto/prefixed.h"
 
 #define CONTROL_VERSION 1
-#define CONTROL_PREFIX_BYTES 4
+#define CONTROL_PREFIX_BYTES PREFIX_BYTES
 #define CONTROL_MESSAGE_BYTES_MAX (64 * 1024) /* without the prefix */
 
 /* The exit codes of `lockstep`, which the daemon decides. */

@@ -5,10 +5,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "proto/prefixed.h"
 #include "proto/witness.pb-c.h"
 
 #define WITNESS_VERSION 1
-#define WITNESS_PREFIX_BYTES 4
+#define WITNESS_PREFIX_BYTES PREFIX_BYTES
 #define WITNESS_MESSAGE_BYTES_MAX 2048 /* without the prefix; the longest that makes sense is half of it */
 #define WITNESS_FRAME_BYTES_MAX (WITNESS_PREFIX_BYTES + WITNESS_MESSAGE_BYTES_MAX)
 
