@@ -209,6 +209,7 @@ const char *decree_on_taken(struct engine *e, const struct frame *frame, struct 
     e->sb.epoch = max_u64(e->sb.epoch, entry.epoch);
     e->sb.peer_in_sync = true;
     e->sb.was_primary = false;
+    e->sb.served_epoch = 0; /* what this leg served is overwritten */
     decree_agreed(e);
     want_persisted(e);
     e->taken_owed = true;

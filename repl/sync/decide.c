@@ -426,6 +426,25 @@ static void explain_found_to_differ(const struct hello *own, const struct hello 
         lacks->node, differs->node);
 }
 
+/* At one epoch only one node serves, unless operators promoted both while neither saw the other. What both have
+ * acknowledged before, each may lack a part of by now, and nothing tells which of them lacks less. */
+static bool promoted_apart(const struct hello *own, const struct hello *peer)
+{
+    return own->history.count > 0 && relation(own, peer) == HISTORY_EQUAL && !is_half(own) && !is_half(peer) &&
+           !is_primary(own) && !is_primary(peer) && own->served_epoch > 0 && own->served_epoch == peer->served_epoch &&
+           may_lack_what_was_flushed(own, peer) && may_lack_what_was_flushed(peer, own);
+}
+
+static void explain_promoted_apart(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    say(j,
+        "%s and %s were both promoted at epoch %llu, apart from each other, and each may lack acknowledged writes: it "
+        "went down without warning, or a flush failed. Neither is overwritten until a person decides: compare both, "
+        "save what is wanted, then `lockstep promote --force` on the one to keep, and the other gets everything from "
+        "it",
+        own->node, peer->node, (unsigned long long)own->served_epoch);
+}
+
 /* Of legs with equal histories, whose is the source: the one to whom nothing worse has happened. */
 static bool leads_among_equals(const struct hello *a, const struct hello *b)
 {
@@ -572,6 +591,7 @@ static const struct rule rules[] = {
     { "forced-half-made", forced_half_made, SYNC_REFUSE, explain_forced_half_made, NULL },
     { "replaced", was_replaced, SYNC_REFUSE, explain_replaced, NULL },
     { "found-to-differ", found_to_differ, SYNC_REFUSE, explain_found_to_differ, NULL },
+    { "promoted-apart", promoted_apart, SYNC_REFUSE, explain_promoted_apart, NULL },
     { "in-sync", in_sync, SYNC_CONNECT, NULL, NULL },
     { "primary-is-behind", primary_is_behind, SYNC_REFUSE, explain_primary_is_behind, NULL },
     { "own-is-ahead", own_is_ahead, SYNC_SOURCE, NULL, bits_do_not_tell },

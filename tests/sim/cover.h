@@ -147,7 +147,7 @@
     X(compare_found, 1, "verifies of the end that found exactly what disks had spoilt, and had it repaired")           \
     X(compared, 1, "... that found nothing any more, or nothing left")                                                 \
     X(found_power, 1, "fault: the primary's machine lost power after a verify had found something")                    \
-    X(found_refused, 1, "operator: chose by force between what one leg lacks and what is wrong on the other")          \
+    X(found_refused, 1, "operator: chose by force between two legs, each with what the other one may lack")            \
     X(found_kept, 0, "... and kept the leg that was found to differ")                                                  \
     X(decided, 1, "operator: ended a split brain: kept one leg, and made the other one anew")                          \
     X(leg_failed, 1, "failed legs that nobody was to mend, and that were told")                                        \

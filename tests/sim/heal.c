@@ -107,9 +107,13 @@ static void write_unreadable(struct sim *s, unsigned node)
 
 static bool says(const struct engine_view *v, const char *words) { return v->why_not && strstr(v->why_not, words); }
 
-#define FOUND_TO_DIFFER "a verify found that it differs"
+/* Neither leg is overwritten until a person has said which one is kept. */
+static bool says_choose(const struct engine_view *v)
+{
+    return says(v, "a verify found that it differs") || says(v, "apart from each other");
+}
 
-/* One leg lacks what was acknowledged last, on the other one something is wrong. Either is right, but not both. */
+/* Each leg has what the other one may lack. Either is right, but not both. */
 static void choose_one(struct sim *s)
 {
     unsigned keep = (unsigned)draw(s, 0, 1);
@@ -148,7 +152,7 @@ static void operate(struct sim *s)
             p->home = 1 - (unsigned)serving;
         return;
     }
-    if (says(&v[0], FOUND_TO_DIFFER) || says(&v[1], FOUND_TO_DIFFER)) {
+    if (says_choose(&v[0]) || says_choose(&v[1])) {
         choose_one(s);
         return;
     }

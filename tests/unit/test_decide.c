@@ -305,6 +305,34 @@ static void equal_histories_reconcile_what_is_left(void **state)
     expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
 }
 
+/* Both were promoted while neither saw the other: what they had acknowledged before, either may lack by now. */
+static void two_that_were_promoted_apart_wait_for_a_person(void **state)
+{
+    (void)state;
+    struct hello x = a(), y = b();
+    pair_up(&x, &y);
+    x.epoch = y.epoch = x.served_epoch = y.served_epoch = 7;
+    x.was_primary = true;
+    x.lost_power = true;
+    expect(&x, &y, "peer-is-ahead", SYNC_TARGET, false); /* the other one lacks nothing */
+    x.peer_failed = true;
+    expect(&x, &y, "promoted-apart", SYNC_REFUSE, false);
+    struct sync_judgement j;
+    for (int from_y = 0; from_y < 2; from_y++) {
+        sync_decide(from_y ? &y : &x, from_y ? &x : &y, &j);
+        assert_non_null(strstr(j.text, "were both promoted at epoch 7, apart from each other, and each may lack"));
+        assert_non_null(strstr(j.text, "`lockstep promote --force` on the one to keep"));
+    }
+    y.served_epoch = 6;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+    x.served_epoch = y.served_epoch = 0; /* neither has served */
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+    x.served_epoch = y.served_epoch = 7;
+    x.role = ROLE_PRIMARY; /* the person has decided */
+    x.lost_power = false;
+    expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+}
+
 /* One lacks what was acknowledged last, the other one has it, and blocks that are wrong. */
 static void what_a_verify_found_weighs_less_than_a_loss(void **state)
 {
@@ -553,6 +581,8 @@ static void assert_nothing_worse(const struct hello *from, const struct hello *t
 {
     bool from_lacks = from->lost_power || to->peer_failed, to_lacks = to->lost_power || from->peer_failed;
     assert_false(from_lacks && !to_lacks);
+    bool same_term = from->served_epoch > 0 && from->served_epoch == to->served_epoch;
+    assert_false(from_lacks && to_lacks && same_term && from->history.count > 0);
     if (from_lacks == to_lacks)
         assert_false(from->differs && !to->differs);
     if (from_lacks == to_lacks && from->differs == to->differs && from->history.count > 0)
@@ -635,6 +665,7 @@ int main(void)
         cmocka_unit_test(who_is_primary),
         cmocka_unit_test(what_one_lacks_the_other_gives),
         cmocka_unit_test(equal_histories_reconcile_what_is_left),
+        cmocka_unit_test(two_that_were_promoted_apart_wait_for_a_person),
         cmocka_unit_test(what_a_verify_found_weighs_less_than_a_loss),
         cmocka_unit_test(a_primary_without_a_leg_serves_through_the_other),
         cmocka_unit_test(a_syncing_leg_only_takes),
