@@ -87,6 +87,22 @@ static void write_log_block(uint32_t index, const uint8_t *block, struct actions
     a->page.block = block;
 }
 
+static void block_begin(struct engine_log *l)
+{
+    l->phase = LOG_PAGES;
+    l->evicted_next = 0;
+    l->page_next = 0;
+}
+
+static void block_write_when_possible(struct engine *e, struct actions *out)
+{
+    struct engine_log *l = &e->log;
+    if (l->phase != LOG_PAGES || !write_needed_pages(e, out))
+        return;
+    l->phase = LOG_BLOCK;
+    write_log_block(l->commit.index, l->commit.block, out);
+}
+
 static const uint8_t never_written[META_PAGE_BYTES];
 
 /* Damaged blocks that stayed would be taken for new damage at every start until the ring has come round. What they may
@@ -166,11 +182,8 @@ void log_advance(struct engine *e, struct actions *out)
     struct engine_log *l = &e->log;
     wipe_if_wanted(e, out);
     if (l->phase == LOG_IDLE && !grow_holds_log(e) && !l->wipe_wanted && !e->leg_failed &&
-        mirror_wants_log(e->mirror) && al_commit_begin(e->al, &l->commit)) {
-        l->phase = LOG_PAGES;
-        l->evicted_next = 0;
-        l->page_next = 0;
-    }
+        mirror_wants_log(e->mirror) && al_commit_begin(e->al, &l->commit))
+        block_begin(l);
     if (l->phase == LOG_PAGES && e->leg_failed) {
         if (l->needed_busy > 0)
             return;
@@ -178,10 +191,7 @@ void log_advance(struct engine *e, struct actions *out)
         al_commit_done(e->al, false);
         mirror_log_committed(e->mirror, out);
     }
-    if (l->phase == LOG_PAGES && write_needed_pages(e, out)) {
-        l->phase = LOG_BLOCK;
-        write_log_block(l->commit.index, l->commit.block, out);
-    }
+    block_write_when_possible(e, out);
     if (!grow_holds_log(e))
         pass_advance(e, out);
 }
@@ -192,8 +202,8 @@ void log_seal(struct engine *e, struct actions *out)
     bool may = e->role.phase == PHASE_PRIMARY && l->phase == LOG_IDLE && !l->wipe_wanted && !e->leg_failed;
     if (!may || grow_holds_log(e) || !al_seal_begin(e->al, &l->commit))
         return;
-    l->phase = LOG_BLOCK;
-    write_log_block(l->commit.index, l->commit.block, out);
+    block_begin(l);
+    block_write_when_possible(e, out);
 }
 
 bool log_is_idle(const struct engine *e)

@@ -208,6 +208,15 @@ bool al_place(struct activity_log *al, uint32_t slot, uint32_t extent)
     return true;
 }
 
+void al_tell_again(struct activity_log *al, uint32_t slot)
+{
+    if (al->slot[slot].list == AL_COMMITTING) /* a block that names it twice, which none of ours does */
+        return;
+    assert(al->update_count < AL_UPDATES_MAX);
+    list_move(al, slot, AL_COMMITTING);
+    al->updates[al->update_count++] = (struct al_replaced) { .slot = slot, .evicted = AL_NO_EXTENT };
+}
+
 uint64_t al_next_sequence(const struct activity_log *al) { return al->sequence; }
 
 uint64_t al_clear(struct activity_log *al)
@@ -477,7 +486,7 @@ bool al_commit_begin(struct activity_log *al, struct al_commit *c)
 
 bool al_seal_begin(struct activity_log *al, struct al_commit *c)
 {
-    if (al->commit_in_flight || al->update_count > 0 || !al->unsealed)
+    if (al->commit_in_flight || !al->unsealed)
         return false;
     al->commit_in_flight = true;
     fill_commit(al, c);

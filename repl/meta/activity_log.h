@@ -44,7 +44,8 @@ void al_set_size(struct activity_log *al, uint64_t size_bytes);
 
 /* Reads the log as a crash left it. `ring`: all blocks of the ring, one after the other; one that could not be read is
  * filled with 0xff. Blocks with a sequence below `from_sequence` (al_from of the superblock) are void. Each extent that
- * may differ is given to `found`, as its range cut at the volume's end; it is in the log and hot, and nobody is in it.
+ * may differ is given to `found`, as its range cut at the volume's end; it is in the log, and nobody is in it. It is
+ * hot, unless only the newest block tells of it: that may not be stable, and the next one tells of it once more.
  * The number of slots is that of the log on disk, until it is void.
  * 0; or -EBADMSG: an extent may be missing; `found` was not called, nothing is in the log. The caller sets every bit,
  * and writes al_from = al_next_sequence() into the superblock. It had better zero the ring, too: damaged blocks that
@@ -94,8 +95,8 @@ struct al_commit {
 bool al_commit_begin(struct activity_log *al, struct al_commit *c);
 
 /* Now and then, when nobody waits. True: the newest block on disk is the only one that tells of its updates, and a
- * block is to be written after it that has none, as any other is. From then on the loss of either is noticed, or
- * harmless: docs/METADATA.md. */
+ * block is to be written after it, as any other is; it has no updates, but for those that are due anyhow. From then on
+ * the loss of the former is noticed: docs/METADATA.md. */
 bool al_seal_begin(struct activity_log *al, struct al_commit *c);
 
 /* The block is stable; or it could not be written, and may be on disk or not: then the next al_commit_begin() gives the

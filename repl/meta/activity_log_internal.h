@@ -50,7 +50,7 @@ struct activity_log {
     bool commit_in_flight;
     bool may_be_there;     /* the last write of this sequence's block failed */
     bool unsealed;         /* the newest block on disk has updates, which no other tells of */
-    uint32_t update_count; /* of the block being written, or to be written again */
+    uint32_t update_count; /* of the block being written, or to be written next */
     struct al_replaced {
         uint32_t slot;
         uint32_t evicted; /* AL_NO_EXTENT: the slot was free */
@@ -76,5 +76,8 @@ void al_reset(struct activity_log *al, uint32_t slots, uint32_t context_slots);
 
 /* Puts an extent into a free slot, hot. False: it is in another one already. */
 bool al_place(struct activity_log *al, uint32_t slot, uint32_t extent);
+
+/* The extent in this slot is not hot, but an update of the next block, too, which evicts nothing for it. */
+void al_tell_again(struct activity_log *al, uint32_t slot);
 
 struct range al_extent_range(const struct activity_log *al, uint32_t extent);

@@ -135,6 +135,19 @@ static void tell(const struct activity_log *al, void (*found)(void *ctx, struct 
             found(ctx, al_extent_range(al, al->slot[i].extent));
 }
 
+/* The newest block may be what the last daemon had on its way, or could not write, and be in the disk's cache only.
+ * Nobody may count on what it alone tells of, before a block that is known to be stable says the same. That is the next
+ * one, and not the same written once more: what a cut write spoils must not be what was stable before. */
+static void tell_newest_again(struct activity_log *al, const uint8_t *ring, uint64_t newest)
+{
+    struct al_block b;
+    int why;
+    bool good = read_block(al, ring, index_of(al, newest), &b, &why);
+    assert(good);
+    for (uint32_t i = 0; i < b.update_count; i++)
+        al_tell_again(al, b.updates[i].slot);
+}
+
 int al_load(struct activity_log *al, const uint8_t *ring, uint64_t from_sequence,
             void (*found)(void *ctx, struct range range), void *ctx, struct err *err)
 {
@@ -156,6 +169,8 @@ int al_load(struct activity_log *al, const uint8_t *ring, uint64_t from_sequence
     }
     al->sequence = newest + 1;
     al->unsealed = newest >= from;
+    if (newest >= from)
+        tell_newest_again(al, ring, newest);
     tell(al, found, ctx);
     return 0;
 }

@@ -43,7 +43,7 @@ static struct activity_log *load(const uint8_t *ring, uint64_t from, struct set 
         abort();
     memset(s, 0, sizeof(*s));
     *result = al_load(al, ring, from, found, s, &err);
-    if (al_view(al).hot != s->count || (*result && (s->count || !err.text[0])))
+    if (al_view(al).hot > s->count || (*result && (s->count || !err.text[0])))
         abort();
     return al;
 }
@@ -91,11 +91,17 @@ static void try(uint8_t *ring, uint64_t from)
     while (before.has[cold])
         cold++;
     struct range wanted = { (uint64_t)cold * EXTENT, 512 };
-    if (al_enter(al, wanted) != AL_COLD || !al_commit_begin(al, &c) || c.evicted_count > 1)
+    enum al_verdict verdict = al_enter(al, wanted); /* STUCK: what the newest block told of took all slots */
+    if (verdict == AL_HOT)
         abort();
-    memcpy(ring + (size_t)c.index * AL_BLOCK_BYTES, c.block, AL_BLOCK_BYTES);
-    al_commit_done(al, true);
-    if (al_enter(al, wanted) != AL_HOT)
+    for (unsigned commits = 0; commits < 2 && verdict != AL_HOT; commits++) { /* the first one tells of that again */
+        if (!al_commit_begin(al, &c) || c.evicted_count > 1)
+            abort();
+        memcpy(ring + (size_t)c.index * AL_BLOCK_BYTES, c.block, AL_BLOCK_BYTES);
+        al_commit_done(al, true);
+        verdict = al_enter(al, wanted);
+    }
+    if (verdict != AL_HOT)
         abort();
     al_close(al);
     int again;

@@ -343,6 +343,42 @@ static void the_newest_block_is_sealed(void **state)
     }
 }
 
+/* All slots are in the newest block, which may be in the disk's cache only: a new primary has the next one say the
+ * same, and then everybody gets in. */
+static void what_the_newest_block_tells_is_told_again_after_a_crash(void **state)
+{
+    struct node a, b;
+    open_promoted(&a, &b, &tiny_log);
+    request(&a, OP_DISCARD, EXTENT_BYTES - CHANGE_BYTES / 2); /* both slots at once */
+    assert_true(ring_is_written(&a, 1));
+    run(&a, &b);
+    disconnect_nodes(&a, &b);
+    node_restart(&a, true);
+    assert_int_equal(dirty_bytes(&a), 2 * EXTENT_BYTES);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    a.hold_pages = true;
+    promote(&a, &b);
+    assert_int_equal(a.page_count, 1);
+    assert_int_equal(a.pages[0].page.area, META_ACTIVITY_LOG);
+    assert_int_equal(a.pages[0].page.index, 2);
+    write_block(&a, 2 * EXTENT_BYTES, 4);
+    write_block(&a, 0, 3);
+    assert_int_equal(a.disk_count, 0);
+    page_done(&a, 0);
+    assert_int_equal(a.disk_count, 1); /* the one whose extent is hot again */
+    assert_int_equal(a.disk[0].disk.offset_bytes, 0);
+    a.hold_pages = false;
+    while (a.page_count)
+        page_done(&a, 0);
+    run(&a, &b);
+    assert_int_equal(a.completed, 2);
+    assert_int_equal(a.complete_result, 0);
+    assert_in_sync(&a, &b);
+    close_both(&a, &b);
+}
+
 static void a_crash_leaves_the_extents_that_were_in_use(void **state)
 {
     struct node a, b;
@@ -473,6 +509,7 @@ int main(void)
         cmocka_unit_test(one_block_follows_the_other),
         cmocka_unit_test(the_log_is_flushed_before_it_runs_out),
         cmocka_unit_test(the_newest_block_is_sealed),
+        cmocka_unit_test(what_the_newest_block_tells_is_told_again_after_a_crash),
         cmocka_unit_test(a_crash_leaves_the_extents_that_were_in_use),
         cmocka_unit_test(damage_counts_as_out_of_sync_and_is_told),
         cmocka_unit_test(what_a_verify_found_outlives_a_crash),
