@@ -30,6 +30,7 @@ struct verify {
     bool running;
     bool done;
     bool busy;
+    uint64_t size_bytes;          /* of the volume, as far as it is walked */
     struct walk walks[WALKS_MAX]; /* by falling piece size; the last is gone on with */
     unsigned walk_count;
     uint64_t differing_bytes;
@@ -115,18 +116,6 @@ static bool begin_window(struct verify *v, struct actions *out)
     return true;
 }
 
-static void advance(struct verify *v, struct actions *out)
-{
-    if (!v->running)
-        return;
-    v->deadline_ns = UINT64_MAX;
-    while (begin_window(v, out)) {}
-    if (v->walk_count == 0 && in_use(v) == 0) {
-        v->running = false;
-        v->done = true;
-    }
-}
-
 /* The smallest pieces stay last. */
 static void add_walk(struct verify *v, struct walk walk)
 {
@@ -135,6 +124,32 @@ static void add_walk(struct verify *v, struct walk walk)
     for (; at > 0 && v->walks[at - 1].piece_bytes < walk.piece_bytes; at--)
         v->walks[at] = v->walks[at - 1];
     v->walks[at] = walk;
+}
+
+/* The volume has grown meanwhile: who hears that the legs are equal takes it for all of them. Only the walk of the
+ * largest pieces comes to the end, and it is the first, if any of it is left. */
+static void walk_on(struct verify *v)
+{
+    uint64_t size = bitmap_size_bytes(v->config.bitmap);
+    if (size == v->size_bytes)
+        return;
+    if (v->walk_count == 0 || v->walks[0].piece_bytes < VERIFY_PIECE_BYTES)
+        add_walk(v, (struct walk) { { v->size_bytes, 0 }, VERIFY_PIECE_BYTES });
+    v->walks[0].range.length_bytes += size - v->size_bytes;
+    v->size_bytes = size;
+}
+
+static void advance(struct verify *v, struct actions *out)
+{
+    if (!v->running)
+        return;
+    v->deadline_ns = UINT64_MAX;
+    walk_on(v);
+    while (begin_window(v, out)) {}
+    if (v->walk_count == 0 && in_use(v) == 0) {
+        v->running = false;
+        v->done = true;
+    }
 }
 
 static void window_over(struct sync_window *w, struct actions *out)
@@ -269,9 +284,8 @@ void verify_begin(struct verify *v, const struct digest_key *key, uint64_t now_n
     v->running = true;
     v->done = false;
     v->differing_bytes = v->unreadable_bytes = v->mended_bytes = 0;
-    uint64_t size = bitmap_size_bytes(v->config.bitmap);
-    v->walks[0] = (struct walk) { { 0, size }, VERIFY_PIECE_BYTES };
-    v->walk_count = size > 0;
+    v->size_bytes = 0;
+    v->walk_count = 0;
     advance(v, out);
 }
 
@@ -318,7 +332,7 @@ bool verify_is_idle(const struct verify *v)
 
 void verify_view(const struct verify *v, struct verify_view *view)
 {
-    uint64_t size = bitmap_size_bytes(v->config.bitmap), left = 0;
+    uint64_t left = 0;
     for (unsigned i = 0; i < v->walk_count && v->running; i++)
         left += v->walks[i].range.length_bytes;
     for (unsigned i = 0; i < SYNC_WINDOWS_MAX && v->running; i++) {
@@ -328,8 +342,8 @@ void verify_view(const struct verify *v, struct verify_view *view)
     *view = (struct verify_view) {
         .running = v->running,
         .done = v->done,
-        .total_bytes = size,
-        .done_bytes = v->running || v->done ? size - left : 0,
+        .total_bytes = v->size_bytes,
+        .done_bytes = v->running || v->done ? v->size_bytes - left : 0,
         .differing_bytes = v->differing_bytes,
         .unreadable_bytes = v->unreadable_bytes,
         .mended_bytes = v->mended_bytes,

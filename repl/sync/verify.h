@@ -31,7 +31,8 @@ struct verify;
 struct verify *verify_open(const struct resync_config *config, verify_found_fn *found, void *ctx);
 void verify_close(struct verify *v);
 
-/* With a session up, and both legs in sync. The key is the same on both nodes. */
+/* With a session up, and both legs in sync. The key is the same on both nodes. All of the volume is compared, also what
+ * it grows by before the end. */
 void verify_begin(struct verify *v, const struct digest_key *key, uint64_t now_ns, struct actions *out);
 
 /* FRAME_VERIFY_REPLY; takes over the payload's reference. NULL, or what is wrong with it: a constant text. */
@@ -61,8 +62,8 @@ bool verify_is_idle(const struct verify *v);
 
 struct verify_view {
     bool running;
-    bool done; /* all of it was compared; until the next beginning */
-    uint64_t total_bytes;
+    bool done;            /* all of it was compared; until the next beginning */
+    uint64_t total_bytes; /* the volume's size, as of the end */
     uint64_t done_bytes;
     uint64_t differing_bytes;
     uint64_t unreadable_bytes; /* and not mended */

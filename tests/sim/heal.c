@@ -189,9 +189,9 @@ static bool compares(struct sim *s)
         return false;
     if (s->plan.compare.busy)
         return true;
-    s->plan.compare.differing = sim_legs_differing(s);
-    if (s->plan.compare.repaired && s->plan.compare.differing)
-        sim_fail(s, "repair", "the legs are in sync again, and differ in %u blocks", s->plan.compare.differing);
+    uint32_t differing = sim_legs_differing(s, s->plan.compare.blocks);
+    if (differing)
+        sim_fail(s, "repair", "the legs are in sync again, and differ in %u blocks that were compared", differing);
     s->plan.compare.busy = true;
     sim_node_order(s, (unsigned)node, ORDER_VERIFY_REPAIR);
     return true;
@@ -205,15 +205,17 @@ void plan_compared(struct sim *s, unsigned node, int32_t result)
     s->plan.compare.busy = false;
     if (result && result != -EILSEQ)
         return;
+    /* Counted now: the volume may have grown since the order, and what it grew by is compared, too. */
     engine_verify_view(s->node[node].engine, &v);
-    if (v.differing_bytes != (uint64_t)s->plan.compare.differing * BLOCK_BYTES)
+    s->plan.compare.blocks = (uint32_t)(v.total_bytes / BLOCK_BYTES);
+    uint32_t differing = sim_legs_differing(s, s->plan.compare.blocks);
+    if (v.differing_bytes != (uint64_t)differing * BLOCK_BYTES)
         sim_fail(s, "verify", "node %u finds %llu bytes that differ, of %u blocks", node,
-                 (unsigned long long)v.differing_bytes, s->plan.compare.differing);
+                 (unsigned long long)v.differing_bytes, differing);
     if (result)
         COVER(compare_found);
     else
         COVER(compared);
-    s->plan.compare.repaired |= result != 0;
     s->plan.compare.over = result == 0;
 }
 

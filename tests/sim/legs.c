@@ -406,11 +406,11 @@ uint32_t sim_legs_differ(const struct sim *s)
     return UINT32_MAX;
 }
 
-uint32_t sim_legs_differing(const struct sim *s)
+uint32_t sim_legs_differing(const struct sim *s, uint32_t blocks)
 {
     uint8_t *a = s->disk[0].data.content, *b = s->disk[1].data.content;
     uint32_t count = 0;
-    for (uint32_t i = 0; i < s->block_count; i++)
+    for (uint32_t i = 0; i < blocks; i++)
         count += memcmp(sim_block(a, i), sim_block(b, i), BLOCK_BYTES) != 0;
     return count;
 }

@@ -151,6 +151,8 @@ MUTANTS = [
      [("    return a->lost_power || b->peer_failed;", "    return a->lost_power || a->differs || b->peer_failed;")]),
     ("repair-without-bits", "a verify counts what differs, and sets no bits", ENGINE,
      [("    if (marks) {\n        bitmap_set(e->bitmap, granule);\n", "    if (marks) {\n")]),
+    ("verify-not-grown", "a verify leaves out what the volume grows by meanwhile", "repl/sync/verify.c",
+     [("    if (size == v->size_bytes)\n", "    if (size == v->size_bytes || v->size_bytes)\n")]),
     ("other-leg-by-bits", "a replaced disk is resynced by the bits of the one before it", "repl/sync/decide.c",
      [("    if (from->full || to->full || !knows(from, to) || !knows(to, from))\n        return true;\n",
        "    if (from->full || to->full)\n        return true;\n"),

@@ -1,5 +1,6 @@
 /* Operators' orders: who gives which when, and what their end must be. */
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "tests/sim/plan.h"
@@ -83,7 +84,13 @@ void sim_plan_serves(struct sim *s, unsigned node)
  */
 static void verify_done(struct sim *s, unsigned node, int32_t result, const char *text)
 {
+    struct engine_view v;
+    struct verify_view verify;
     plan_compared(s, node, result);
+    engine_verify_view(s->node[node].engine, &verify);
+    if (result == 0 && sim_node_view(s, node, &v) && verify.total_bytes != v.size_bytes)
+        sim_fail(s, "verify", "node %u calls the legs equal: %" PRIu64 " bytes, of %" PRIu64, node, verify.total_bytes,
+                 v.size_bytes);
     if (result == 0)
         COVER(verified);
     else if (result == -EBUSY)

@@ -522,7 +522,7 @@ bool sim_leg_is_current(struct sim *s, unsigned node, enum sim_layer layer, uint
 
 /* The first block that reads otherwise on the other leg, and that neither disk has spoilt; or UINT32_MAX. */
 uint32_t sim_legs_differ(const struct sim *s);
-uint32_t sim_legs_differing(const struct sim *s); /* blocks, spoilt or not */
+uint32_t sim_legs_differing(const struct sim *s, uint32_t blocks); /* of so many, spoilt or not */
 
 /* What a view of both legs must show at any moment. */
 void sim_audit(struct sim *s);
@@ -574,9 +574,8 @@ struct sim_plan {
     /* The verify of the end, where a disk has spoilt something. */
     struct {
         bool busy;
-        bool repaired; /* one has found all there is, and ordered its repair */
         bool over;
-        uint32_t differing; /* blocks, when it began */
+        uint32_t blocks; /* that one has compared; what differed there is repaired */
     } compare;
 };
 

@@ -267,6 +267,42 @@ static void nothing_of_the_metadata_is_written_while_it_moves(void **state)
     close_both(&a, &b);
 }
 
+/* Ordered at each point of a resize: who hears of equal legs takes that for the whole volume, as it is then. What the
+ * volume grows by differs as soon as the peer has taken the size. */
+static void a_verify_compares_what_the_volume_grows_by(void **state)
+{
+    unsigned found_of_a_smaller = 0, equal_of_a_smaller = 0;
+    bool ended = false;
+    for (unsigned at = 0; !ended; at++) {
+        struct node a, b;
+        open_grown(&a, &b, true);
+        order(&a, EV_RESIZE, false);
+        for (unsigned i = 0; i < at && !ended; i++)
+            ended = !run_step(&a, &b);
+        bool smaller = view_of(&a).size_bytes == VOLUME_BYTES;
+        order(&a, EV_VERIFY, false);
+        struct verify_view verify;
+        do {
+            if (b.on_disk.size_bytes == GROWN_BYTES)
+                b.content[GROWN_BYTES - 1] = 7;
+            engine_verify_view(a.engine, &verify);
+        } while (verify.running && run_step(&a, &b));
+        assert_false(verify.running);
+        assert_int_equal(verify.total_bytes, view_of(&a).size_bytes);
+        bool grown = verify.total_bytes == GROWN_BYTES;
+        assert_int_equal(told(&a, "verify: both legs are equal"), !grown);
+        assert_int_equal(told(&a, "verify: the legs differ"), grown);
+        assert_int_equal(verify.differing_bytes, grown ? CHANGE_BYTES : 0);
+        found_of_a_smaller += smaller && grown;
+        equal_of_a_smaller += smaller && !grown;
+        b.content[GROWN_BYTES - 1] = 0;
+        run(&a, &b);
+        assert_int_equal(view_of(&a).size_bytes, GROWN_BYTES);
+        close_both(&a, &b);
+    }
+    assert_true(found_of_a_smaller > 0 && equal_of_a_smaller > 0);
+}
+
 static void refused(struct node *n, int32_t result, const char *words)
 {
     int before = n->orders_done;
@@ -442,6 +478,7 @@ int main(void)
         cmocka_unit_test(a_read_that_waits_for_the_peer_does_not_fail_as_it_is_back),
         cmocka_unit_test(a_crash_at_any_point_leaves_equal_legs),
         cmocka_unit_test(nothing_of_the_metadata_is_written_while_it_moves),
+        cmocka_unit_test(a_verify_compares_what_the_volume_grows_by),
         cmocka_unit_test(what_cannot_be_is_refused),
         cmocka_unit_test(a_peer_is_not_believed),
         cmocka_unit_test(a_flush_that_fails_in_it_fails_the_leg),
