@@ -102,7 +102,7 @@ void plan_decide(struct sim *s)
     sim_disk_stop_lying(s, keep);
     sim_legs_keep(s, keep);
     replace(s, 1 - keep);
-    s->plan.half_forced[keep] = s->plan.gone[keep] = s->plan.gone[1 - keep] = false;
+    s->plan.half_forced[keep] = s->plan.half[keep] = s->plan.gone[keep] = s->plan.gone[1 - keep] = false;
     s->plan.home = keep;
     s->acked_epoch = 0;
     plan_enter(s, STAGE_HEAL, HEAL_MAX_NS);

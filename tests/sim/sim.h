@@ -541,7 +541,7 @@ struct sim_plan {
     uint32_t step;               /* of the stage */
     bool gone[SIM_NODES];        /* a killed primary: it is back when the other one serves, or will not */
     bool mends;                  /* failed disks are replaced by the operators, who take their nodes down and up */
-    bool half[SIM_NODES];        /* the promotion under way is of a target of a resync */
+    bool half[SIM_NODES];        /* the promotion was of a target of a resync, by the engine's memory */
     bool forces[SIM_NODES];      /* the promotion under way is by force */
     bool half_forced[SIM_NODES]; /* was promoted by force as the target of a resync, and was not in sync since */
     bool obstacle[SIM_NODES];    /* ... and nothing less would do */

@@ -66,8 +66,12 @@ static void strike_power(struct sim *s, bool both)
 void sim_plan_writes_meta(struct sim *s, unsigned node, const struct superblock *sb)
 {
     bool is_secondary = !s->node[node].serving && sb->role == ROLE_SECONDARY && sb->attached;
-    /* From here on it may be so on disk, whatever becomes of the order. */
-    if (sb->role == ROLE_PRIMARY && sim_legs_is_target(s, node) && s->plan.half[node] && s->plan.forces[node])
+    /* Made whole since the order, as by a handshake that came before its promotion. */
+    if (sb->leg == LEG_UP_TO_DATE && sb->peer_in_sync)
+        s->plan.half[node] = false;
+    /* From here on it may be so on disk, whatever becomes of the order. That the leg was half made may never have been
+     * there: the record of that, if it was not begun yet, gives way to the promotion's. */
+    if (sb->role == ROLE_PRIMARY && s->plan.half[node] && s->plan.forces[node])
         s->plan.half_forced[node] = true;
     if (s->plan.stage != STAGE_LOAD)
         return;
