@@ -54,14 +54,18 @@ def _command(target, size_bytes, mode, block_bytes, depth):
             "--percentile_list=" + ":".join(str(p) for p in PERCENTILES), "--output-format=json+"]
 
 
-def _run(command, limit_s):
+def _fio(command, limit_s):
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, preexec_fn=end_with_parent)
     except subprocess.TimeoutExpired:
         raise Failure(f"fio did not end within {limit_s:.0f} s: the server hangs") from None
     if done.returncode != 0:
         raise Failure(f"fio failed: {(done.stderr or done.stdout).strip()[-500:]}")
-    return parse(done.stdout)
+    return done.stdout
+
+
+def _run(command, limit_s):
+    return parse(_fio(command, limit_s))
 
 
 def jobs(output):
@@ -90,7 +94,10 @@ def median_ns(bins):
 
 def parse(output):
     """The figures of the first job."""
-    job = jobs(output)[0]
+    return figures_of(jobs(output)[0])
+
+
+def figures_of(job):
     if job["error"] != 0:
         raise Failure(f"fio: writes failed with errno {job['error']}")
     write = job["write"]
@@ -119,6 +126,18 @@ def run_case(target, size_bytes, case, timing):
     command = _command(target, size_bytes, "randwrite", case.block_bytes, case.depth)
     command += ["--time_based=1", f"--ramp_time={timing.ramp_s * 1000:.0f}ms", f"--runtime={timing.run_s * 1000:.0f}ms"]
     return _run(command, timing.ramp_s + timing.run_s + 60)
+
+
+def alternate(targets, size_bytes, case, timing):
+    """Short runs one after the other, of one fio: a target for each. Returns the figures of each, in order."""
+    command = _command(targets[0], size_bytes, "randwrite", case.block_bytes, case.depth)
+    common = [o for o in command[1:] if o not in targets[0].options and o != "--name=load"]
+    command = [command[0], *common, "--thread", "--time_based=1", f"--ramp_time={timing.ramp_s * 1000:.0f}ms",
+               f"--runtime={timing.run_s * 1000:.0f}ms"]
+    for number, target in enumerate(targets):
+        command += [f"--name=run{number}", "--stonewall", *target.options]
+    done = _fio(command, len(targets) * (timing.ramp_s + timing.run_s + 1) + 60)
+    return [figures_of(job) for job in jobs(done)]
 
 
 def write_bytes(target, size_bytes, total_bytes, case, limit_s):
