@@ -50,6 +50,14 @@ void sim_legs_replaced(struct sim *s, unsigned node)
     fall_behind(s, node, 0);
 }
 
+/* It holds all that was acknowledged, whether or not both nodes were seen in sync since it did not. */
+static void is_whole(struct sim_legs *l, unsigned node)
+{
+    if (l->blank[node]) /* it was taken in, and its source heard nothing of that any more */
+        l->flushed[node] = l->flushed[1 - node];
+    l->behind[node] = l->blank[node] = false;
+}
+
 /* What is acknowledged while the record has the other leg out of the in-sync set, a crash at this moment must not hide:
  * on a leg that could be promoted without force, the histories have to tell that it is the older one. So the source's
  * record of a resync's end comes before the target's. */
@@ -175,7 +183,7 @@ void sim_legs_acked_through(struct sim *s, unsigned node)
     if (l->behind[other] && !sim_leg_is_current(s, other, SIM_CONTENT, s->model.clock))
         sim_fail(s, "diskless-leg", "node %u goes on through the leg of node %u: %s", node, other, s->model.facts);
     COVER(acked_diskless);
-    l->behind[other] = false;
+    is_whole(l, other);
     if (!l->behind[node])
         fall_behind(s, node, s->model.clock);
     l->alone[node] = false;
@@ -255,9 +263,7 @@ void sim_legs_serves(struct sim *s, unsigned node)
     bool forced = s->plan.forces[node] && s->plan.obstacle[node];
     bool has_all = sim_leg_is_current(s, node, SIM_CONTENT, s->model.clock);
     if (has_all && !forced && (!l->alone[1 - node] || has_been_part(s, node))) {
-        if (l->blank[node]) /* it was taken in, and its source heard nothing of that any more */
-            l->flushed[node] = l->flushed[1 - node];
-        l->behind[node] = l->blank[node] = false;
+        is_whole(l, node);
         return;
     }
     struct engine_view v, other;
