@@ -209,6 +209,7 @@ struct engine {
     char refused[SYNC_TEXT_BYTES]; /* the last refusal, so that each is told once */
     bool refused_a_primary;        /* the last hello was a primary's, and no session came of it */
     bool is_behind;                /* the last hello was that of a leg which has gone on without this one */
+    bool person_decides;           /* ... or told, with this node's, that either leg may lack what the other has */
 
     bool ending_flushed;    /* the peer was asked to flush before this node lets go */
     uint64_t flush_at_ns;   /* leading: when the next own flush of both legs is due */

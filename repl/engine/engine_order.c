@@ -125,6 +125,16 @@ void order_promote(struct engine *e, bool force, void *cookie, struct actions *o
         keep_promotion(e, force, cookie, out);
         return;
     }
+    if (e->person_decides && !force) {
+        order_answer(cookie, -EPERM,
+                     actions_text(out,
+                                  "its leg and that of %s may each lack what the other one has (`lockstep status` says "
+                                  "how that came about). Compare both, and accept the loss on the one to keep with "
+                                  "--force",
+                                  e->config.peer),
+                     out);
+        return;
+    }
     /* Also by force: what the source sends would overwrite what is served here. */
     if (e->session == SESSION_UP && e->peer_state == PEER_SOURCE) {
         order_answer(
@@ -154,7 +164,7 @@ void order_promote(struct engine *e, bool force, void *cookie, struct actions *o
     bool ask = e->session == SESSION_UP;
     role_promote(&e->role, ask);
     e->promote_force = force;
-    e->is_behind = false; /* or its loss is accepted */
+    e->is_behind = e->person_decides = false; /* or its loss is accepted */
     e->promoted_half_made = false;
     e->asked_epoch = e->sb.epoch + 1;
     if (!ask && !decree_take(e, e->asked_epoch, out)) {

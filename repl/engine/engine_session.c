@@ -48,6 +48,15 @@ void engine_joins(struct engine *e)
     e->sb.peer_leg = LEG_NONE;
 }
 
+/* Both were promoted at one epoch, and nothing came of it: from now on that epoch is at most one node's. */
+static void forget_a_term_apart(struct engine *e)
+{
+    if (is_leading(e) || e->sb.served_epoch == 0 || e->sb.served_epoch != e->peer.served_epoch)
+        return;
+    e->sb.served_epoch = 0;
+    want_persisted(e);
+}
+
 void session_on_hello(struct engine *e, const struct hello *peer, struct actions *out)
 {
     assert(e->session == SESSION_NONE && e->config.peer);
@@ -87,6 +96,7 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
             want_persisted(e);
         }
         diskless_on_refused(e, peer);
+        e->person_decides = j.person_decides;
         refuse(e, j.text, out);
         return;
     }
@@ -97,6 +107,7 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
     e->refused[0] = 0;
     e->refused_a_primary = false;
     e->is_behind = false;
+    e->person_decides = false;
     e->session = SESSION_JUDGED;
     e->peer = *peer;
     e->peer_epoch = peer->epoch;
@@ -133,6 +144,7 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
     case SYNC_CONNECT:
         e->peer_state = PEER_IN_SYNC;
         decree_agreed(e);
+        forget_a_term_apart(e);
         break;
     case SYNC_SOURCE: sync_judged_source(e, j.full, out); break;
     case SYNC_TARGET: sync_judged_target(e, j.full, out); break;

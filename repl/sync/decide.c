@@ -418,6 +418,7 @@ static void explain_found_to_differ(const struct hello *own, const struct hello 
 {
     const struct hello *lacks = each_has_what_the_other_lacks(own, peer) ? own : peer;
     const struct hello *differs = lacks == own ? peer : own;
+    j->person_decides = true;
     say(j,
         "%s went down without warning, or a flush failed there, and may lack the last acknowledged writes; %s has "
         "them, but a verify found that it differs in some blocks. Neither is overwritten until a person decides: "
@@ -437,6 +438,7 @@ static bool promoted_apart(const struct hello *own, const struct hello *peer)
 
 static void explain_promoted_apart(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
 {
+    j->person_decides = true;
     say(j,
         "%s and %s were both promoted at epoch %llu, apart from each other, and each may lack acknowledged writes: it "
         "went down without warning, or a flush failed. Neither is overwritten until a person decides: compare both, "

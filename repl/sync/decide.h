@@ -22,10 +22,11 @@ enum sync_verdict {
 
 struct sync_judgement {
     enum sync_verdict verdict;
-    const char *rule;           /* its name, for the log and the tests */
-    bool full;                  /* SYNC_SOURCE, SYNC_TARGET: the bitmaps cannot be relied on: everything is compared */
-    bool own_deposed;           /* refused, and we are a primary that another epoch has overtaken */
-    bool two_primaries;         /* refused, and both are primary at one epoch */
+    const char *rule;    /* its name, for the log and the tests */
+    bool full;           /* SYNC_SOURCE, SYNC_TARGET: the bitmaps cannot be relied on: everything is compared */
+    bool own_deposed;    /* refused, and we are a primary that another epoch has overtaken */
+    bool two_primaries;  /* refused, and both are primary at one epoch */
+    bool person_decides; /* refused, and neither leg is to be promoted without force, whatever it says of itself */
     char text[SYNC_TEXT_BYTES]; /* SYNC_REFUSE: why, and what to do, from our side; else "" */
     uint64_t size_bytes;        /* else: of the volume from now on */
     struct id volume_id;

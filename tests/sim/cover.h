@@ -148,6 +148,7 @@
     X(compared, 1, "... that found nothing any more, or nothing left")                                                 \
     X(found_power, 1, "fault: the primary's machine lost power after a verify had found something")                    \
     X(found_refused, 1, "operator: chose by force between two legs, each with what the other one may lack")            \
+    X(apart_refused, 0, "... as both had been promoted at one epoch")                                                  \
     X(found_kept, 0, "... and kept the leg that was found to differ")                                                  \
     X(decided, 1, "operator: ended a split brain: kept one leg, and made the other one anew")                          \
     X(leg_failed, 1, "failed legs that nobody was to mend, and that were told")                                        \

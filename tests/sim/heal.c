@@ -107,10 +107,12 @@ static void write_unreadable(struct sim *s, unsigned node)
 
 static bool says(const struct engine_view *v, const char *words) { return v->why_not && strstr(v->why_not, words); }
 
+#define APART "apart from each other"
+
 /* Neither leg is overwritten until a person has said which one is kept. */
 static bool says_choose(const struct engine_view *v)
 {
-    return says(v, "a verify found that it differs") || says(v, "apart from each other");
+    return says(v, "a verify found that it differs") || says(v, APART);
 }
 
 /* Each leg has what the other one may lack. Either is right, but not both. */
@@ -153,6 +155,12 @@ static void operate(struct sim *s)
         return;
     }
     if (says_choose(&v[0]) || says_choose(&v[1])) {
+        bool apart = says(&v[0], APART) || says(&v[1], APART);
+        if (apart && (s->legs.term[0] == 0 || s->legs.term[0] != s->legs.term[1]))
+            sim_fail(s, "apart", "the nodes were not promoted apart: A was primary at epoch %llu, B at %llu",
+                     (unsigned long long)s->legs.term[0], (unsigned long long)s->legs.term[1]);
+        if (apart)
+            COVER(apart_refused);
         choose_one(s);
         return;
     }

@@ -447,7 +447,14 @@ bool sim_legs_in_sync(const struct sim *s)
 void sim_legs_look(struct sim *s)
 {
     struct sim_legs *l = &s->legs;
-    if (!(l->behind[0] || l->behind[1] || l->alone[0] || l->alone[1]) || !sim_legs_in_sync(s))
+    if (!sim_legs_in_sync(s))
+        return;
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        struct engine_view v;
+        if (l->term[i] && sim_node_view(s, i, &v) && v.role != ROLE_PRIMARY)
+            l->term[i] = 0;
+    }
+    if (!(l->behind[0] || l->behind[1] || l->alone[0] || l->alone[1]))
         return;
     if (l->split)
         sim_fail(s, "split-brain", "both nodes have acknowledged what the other lacks, and now they are in sync");

@@ -469,8 +469,9 @@ struct sim_legs {
     bool alone[SIM_NODES];       /* this node has acknowledged what the other leg lacks, since they were in sync */
     bool blank[SIM_NODES];       /* behind, as its disk was replaced: it has nothing until it is in sync */
     uint64_t cut[SIM_NODES];     /* when it last lost power */
-    uint64_t parted;             /* `split` since then */
-    bool split;                  /* both have: nothing can be said of the volume's content any more */
+    uint64_t term[SIM_NODES]; /* epoch at which it was, or could have been, primary, and not in sync after it; or 0 */
+    uint64_t parted;          /* `split` since then */
+    bool split;               /* both have: nothing can be said of the volume's content any more */
 };
 
 void sim_legs_reset(struct sim *s);

@@ -66,6 +66,8 @@ static void strike_power(struct sim *s, bool both)
 void sim_plan_writes_meta(struct sim *s, unsigned node, const struct superblock *sb)
 {
     bool is_secondary = !s->node[node].serving && sb->role == ROLE_SECONDARY && sb->attached;
+    if (sb->role == ROLE_PRIMARY)
+        s->legs.term[node] = sb->epoch;
     /* Made whole since the order, as by a handshake that came before its promotion. */
     if (sb->leg == LEG_UP_TO_DATE && sb->peer_in_sync)
         s->plan.half[node] = false;

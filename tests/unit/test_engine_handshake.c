@@ -57,6 +57,71 @@ static void who_has_heard_that_it_is_behind_is_not_promoted(void **state)
     }
 }
 
+static void promote_apart(struct node *x, struct node *y)
+{
+    node_open_with(x, 0, &strict);
+    node_open_with(y, 1, &strict);
+    connect_nodes(x, y);
+    run(x, y);
+    disconnect_nodes(x, y);
+    promote(x, x);
+    promote(y, y);
+    assert_int_equal(x->on_disk.served_epoch, y->on_disk.served_epoch);
+}
+
+/* Both were promoted at one epoch, and one gave way before anything came of it. What ends both nodes long after that
+ * needs nobody to decide. */
+static void a_term_apart_is_forgotten_in_sync(void **state)
+{
+    for (unsigned who = 0; who < 2; who++) {
+        struct node n[2];
+        promote_apart(&n[0], &n[1]);
+        struct node *x = &n[who], *y = &n[1 - who];
+        order(y, EV_DEMOTE, false);
+        run(y, y);
+        assert_int_equal(y->order_result, 0);
+        connect_nodes(&n[0], &n[1]);
+        run(&n[0], &n[1]);
+        assert_true(x->on_disk.served_epoch > 0);
+        assert_int_equal(y->on_disk.served_epoch, 0);
+        write_block(x, 0, 7);
+        run(&n[0], &n[1]);
+        assert_int_equal(x->completed, 1);
+        assert_in_sync(&n[0], &n[1]);
+        for (unsigned i = 0; i < 2; i++) {
+            node_lose_power(&n[i]);
+            node_restart(&n[i], true);
+        }
+        connect_nodes(&n[0], &n[1]);
+        run(&n[0], &n[1]);
+        assert_true(told(y, "resync: the leg of"));
+        assert_in_sync(&n[0], &n[1]);
+        close_both(&n[0], &n[1]);
+    }
+}
+
+/* One has lost its power, and knows of a flush of the other one's that failed, of which that has no record. */
+static void a_leg_that_a_person_is_to_judge_needs_force(void **state)
+{
+    for (int forced = 0; forced < 2; forced++) {
+        struct node x, y;
+        promote_apart(&x, &y);
+        node_lose_power(&y);
+        y.on_disk.peer_leg = LEG_FAILED;
+        node_restart(&x, true);
+        node_restart(&y, true);
+        hellos(&x, &y);
+        assert_true(told(&x, "were both promoted at epoch") && told(&y, "were both promoted at epoch"));
+        disconnect_nodes(&x, &y);
+        assert_false(x.on_disk.lost_power);
+        order(&x, EV_PROMOTE, forced);
+        metas_done(&x);
+        assert_int_equal(x.order_result, forced ? 0 : -EPERM);
+        assert_int_equal(x.serving, forced);
+        close_both(&x, &y);
+    }
+}
+
 static void a_new_leg_that_was_promoted_once_is_new_all_the_same(void **state)
 {
     struct node a, b;
@@ -198,6 +263,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_has_heard_that_it_is_behind_is_not_promoted),
+        cmocka_unit_test(a_term_apart_is_forgotten_in_sync),
+        cmocka_unit_test(a_leg_that_a_person_is_to_judge_needs_force),
         cmocka_unit_test(a_new_leg_that_was_promoted_once_is_new_all_the_same),
         cmocka_unit_test(the_pair_is_known_by_both_or_by_none),
         cmocka_unit_test(a_resync_of_nothing_flushes_the_target),

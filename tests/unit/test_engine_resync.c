@@ -194,6 +194,7 @@ static void who_served_last_is_the_source(void **state)
         run(&n[0], &n[1]);
         assert_in_sync(&n[0], &n[1]);
         assert_int_equal(b->content[0], 7);
+        assert_int_equal(b->on_disk.served_epoch, 0); /* what it served is overwritten */
         close_both(&n[0], &n[1]);
     }
 }
