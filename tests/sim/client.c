@@ -220,8 +220,12 @@ static void check_acked(struct sim *s, const struct sim_op *op)
         epoch = view.epoch;
     /* Both legs have it (above), or the only one, and the other node had it before it began to serve: it was complete
      * but for this node's disk, or this node's word. Nobody can know here that the other one was promoted since. */
-    bool is_old = s->model.writes[op->write].begin < s->served_at[1 - op->node];
-    if (is_old && epoch < s->acked_epoch && s->acked_node != (int)op->node) {
+    unsigned other = 1 - op->node;
+    bool is_old = s->model.writes[op->write].begin < s->served_at[other];
+    /* A half-made leg that was promoted by force may not have heard of this node's last epoch. */
+    bool forced_apart =
+        s->plan.forces[other] && s->plan.half_forced[other] && s->served_at[other] > s->served_at[op->node];
+    if (is_old && (forced_apart || (epoch < s->acked_epoch && s->acked_node == (int)other))) {
         COVER(acked_late);
         return;
     }

@@ -46,7 +46,7 @@ void sim_legs_replaced(struct sim *s, unsigned node)
     struct sim_legs *l = &s->legs;
     l->blank[node] = true;
     l->alone[node] = false;
-    l->flushed[node] = 0;
+    l->flushed[node] = l->taken_in[node] = 0;
     fall_behind(s, node, 0);
 }
 
@@ -54,7 +54,7 @@ void sim_legs_replaced(struct sim *s, unsigned node)
 static void is_whole(struct sim_legs *l, unsigned node)
 {
     if (l->blank[node]) /* it was taken in, and its source heard nothing of that any more */
-        l->flushed[node] = l->flushed[1 - node];
+        l->flushed[node] = l->taken_in[node];
     l->behind[node] = l->blank[node] = false;
 }
 
@@ -136,6 +136,8 @@ static void demand_all_is_stable(struct sim *s, unsigned node, const char *what)
                  'B' - (int)node, what, 'A' + node, s->model.facts);
     sim_legs_flushed(s, node, now);
 }
+
+void sim_legs_taken_in(struct sim *s, unsigned node) { s->legs.taken_in[node] = s->legs.flushed[1 - node]; }
 
 void sim_legs_leaves_behind(struct sim *s, unsigned node)
 {

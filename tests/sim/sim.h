@@ -461,14 +461,15 @@ void sim_clients_session_lost(struct sim *s);
 /* ---- legs.c: what each leg must hold ---- */
 
 struct sim_legs {
-    uint32_t span;               /* keeps the model from forgetting what a leg may still hold */
-    uint64_t flushed[SIM_NODES]; /* what was acknowledged before is stable on this leg */
-    bool behind[SIM_NODES];      /* the leg lost power, or the other went on alone; and it is not in sync again yet */
-    uint64_t since[SIM_NODES];   /* ... which was then */
-    uint64_t bound[SIM_NODES];   /* ... but has what was acknowledged before, and what was acknowledged as stable */
-    bool alone[SIM_NODES];       /* this node has acknowledged what the other leg lacks, since they were in sync */
-    bool blank[SIM_NODES];       /* behind, as its disk was replaced: it has nothing until it is in sync */
-    uint64_t cut[SIM_NODES];     /* when it last lost power */
+    uint32_t span;                /* keeps the model from forgetting what a leg may still hold */
+    uint64_t flushed[SIM_NODES];  /* what was acknowledged before is stable on this leg */
+    bool behind[SIM_NODES];       /* the leg lost power, or the other went on alone; and it is not in sync again yet */
+    uint64_t since[SIM_NODES];    /* ... which was then */
+    uint64_t bound[SIM_NODES];    /* ... but has what was acknowledged before, and what was acknowledged as stable */
+    bool alone[SIM_NODES];        /* this node has acknowledged what the other leg lacks, since they were in sync */
+    bool blank[SIM_NODES];        /* behind, as its disk was replaced: it has nothing until it is in sync */
+    uint64_t taken_in[SIM_NODES]; /* `flushed` of the other one, when this one's record said last that it is in sync */
+    uint64_t cut[SIM_NODES];      /* when it last lost power */
     uint64_t term[SIM_NODES]; /* epoch at which it was, or could have been, primary, and not in sync after it; or 0 */
     uint64_t parted;          /* `split` since then */
     bool split;               /* both have: nothing can be said of the volume's content any more */
@@ -482,6 +483,9 @@ void sim_legs_replaced(struct sim *s, unsigned node);
 /* `node` acknowledges a change, or a flush. `lacking`: the other leg has it not, and this is the check that fails
  * unless it is on record that the other one is not in the in-sync set. */
 void sim_legs_acked(struct sim *s, unsigned node, const char *lacking);
+
+/* `node` puts on record that its leg is up to date, and the other one, too. */
+void sim_legs_taken_in(struct sim *s, unsigned node);
 
 /* `node` puts on record that the other one has left the in-sync set: what was acknowledged has to be stable here. */
 void sim_legs_leaves_behind(struct sim *s, unsigned node);

@@ -69,8 +69,10 @@ void sim_plan_writes_meta(struct sim *s, unsigned node, const struct superblock 
     if (sb->role == ROLE_PRIMARY)
         s->legs.term[node] = sb->epoch;
     /* Made whole since the order, as by a handshake that came before its promotion. */
-    if (sb->leg == LEG_UP_TO_DATE && sb->peer_in_sync)
+    if (sb->leg == LEG_UP_TO_DATE && sb->peer_in_sync) {
         s->plan.half[node] = false;
+        sim_legs_taken_in(s, node);
+    }
     /* From here on it may be so on disk, whatever becomes of the order. That the leg was half made may never have been
      * there: the record of that, if it was not begun yet, gives way to the promotion's. */
     if (sb->role == ROLE_PRIMARY && s->plan.half[node] && s->plan.forces[node])
