@@ -368,11 +368,21 @@ static bool needs_nothing(const struct hello *h)
     return !h->full && h->dirty_bytes == 0 && !h->lost_power && !h->differs && !h->peer_failed;
 }
 
+/* By their histories, which may be all that is equal. */
+static bool are_equal(const struct hello *own, const struct hello *peer)
+{
+    return own->history.count > 0 && relation(own, peer) == HISTORY_EQUAL && !is_half(own) && !is_half(peer);
+}
+
+static bool nobody_leads(const struct hello *own, const struct hello *peer)
+{
+    return !is_primary(own) && !is_primary(peer);
+}
+
 static bool in_sync(const struct hello *own, const struct hello *peer)
 {
     /* Two that never recorded being a pair may each hold what was begun before. */
-    return own->history.count > 0 && relation(own, peer) == HISTORY_EQUAL && !is_half(own) && !is_half(peer) &&
-           knows(own, peer) && knows(peer, own) && needs_nothing(own) && needs_nothing(peer);
+    return are_equal(own, peer) && knows(own, peer) && knows(peer, own) && needs_nothing(own) && needs_nothing(peer);
 }
 
 /* Equal histories prove nothing where a leg was replaced in between, and the new one's resync was not ended: it may
@@ -383,11 +393,9 @@ static bool was_replaced(const struct hello *own, const struct hello *peer)
 {
     bool strangers = !knows(own, peer) && !knows(peer, own);
     /* A primary is the source in any case: what was acknowledged is on its leg. */
-    bool nobody_leads = !is_primary(own) && !is_primary(peer) &&
-                        ((has_moved_on(own, peer) && may_lack_anything(own, peer)) ||
-                         (has_moved_on(peer, own) && may_lack_anything(peer, own)));
-    return own->history.count > 0 && relation(own, peer) == HISTORY_EQUAL && !is_half(own) && !is_half(peer) &&
-           (strangers || nobody_leads);
+    bool either_may_lack = nobody_leads(own, peer) && ((has_moved_on(own, peer) && may_lack_anything(own, peer)) ||
+                                                       (has_moved_on(peer, own) && may_lack_anything(peer, own)));
+    return are_equal(own, peer) && (strangers || either_may_lack);
 }
 
 static void explain_replaced(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
@@ -409,8 +417,7 @@ static bool each_has_what_the_other_lacks(const struct hello *a, const struct he
 static bool found_to_differ(const struct hello *own, const struct hello *peer)
 {
     /* A primary is the source in any case: what was acknowledged is on its leg. */
-    return own->history.count > 0 && relation(own, peer) == HISTORY_EQUAL && !is_half(own) && !is_half(peer) &&
-           !is_primary(own) && !is_primary(peer) &&
+    return are_equal(own, peer) && nobody_leads(own, peer) &&
            (each_has_what_the_other_lacks(own, peer) || each_has_what_the_other_lacks(peer, own));
 }
 
@@ -431,9 +438,9 @@ static void explain_found_to_differ(const struct hello *own, const struct hello 
  * acknowledged before, each may lack a part of by now, and nothing tells which of them lacks less. */
 static bool promoted_apart(const struct hello *own, const struct hello *peer)
 {
-    return own->history.count > 0 && relation(own, peer) == HISTORY_EQUAL && !is_half(own) && !is_half(peer) &&
-           !is_primary(own) && !is_primary(peer) && own->served_epoch > 0 && own->served_epoch == peer->served_epoch &&
-           may_lack_what_was_flushed(own, peer) && may_lack_what_was_flushed(peer, own);
+    return are_equal(own, peer) && nobody_leads(own, peer) && own->served_epoch > 0 &&
+           own->served_epoch == peer->served_epoch && may_lack_what_was_flushed(own, peer) &&
+           may_lack_what_was_flushed(peer, own);
 }
 
 static void explain_promoted_apart(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
