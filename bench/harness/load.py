@@ -46,9 +46,20 @@ def file_target(path, direct):
     return Target("io_uring", (f"--filename={path}", f"--direct={int(direct)}", "--allow_file_create=0"))
 
 
+def _job(name, target):
+    return [f"--name={name}", f"--ioengine={target.engine}", *target.options]
+
+
 def _command(target, size_bytes, mode, block_bytes, depth):
-    return [find_program("fio", "fio"), "--name=load", f"--ioengine={target.engine}", *target.options,
-            f"--rw={mode}", f"--bs={block_bytes}", f"--iodepth={depth}", f"--size={size_bytes}",
+    return [find_program("fio", "fio"), *_job("load", target), *_options(size_bytes, mode, block_bytes, depth)]
+
+
+def _for_time(timing):
+    return ["--time_based=1", f"--ramp_time={timing.ramp_s * 1000:.0f}ms", f"--runtime={timing.run_s * 1000:.0f}ms"]
+
+
+def _options(size_bytes, mode, block_bytes, depth):
+    return [f"--rw={mode}", f"--bs={block_bytes}", f"--iodepth={depth}", f"--size={size_bytes}",
             "--norandommap=1",  # fio's own work, on the same two cores, stays small
             "--randrepeat=0", "--lat_percentiles=1", "--clat_percentiles=0",
             "--percentile_list=" + ":".join(str(p) for p in PERCENTILES), "--output-format=json+"]
@@ -124,18 +135,15 @@ def fill(target, size_bytes, limit_s=300, flush=False):
 
 def run_case(target, size_bytes, case, timing):
     command = _command(target, size_bytes, "randwrite", case.block_bytes, case.depth)
-    command += ["--time_based=1", f"--ramp_time={timing.ramp_s * 1000:.0f}ms", f"--runtime={timing.run_s * 1000:.0f}ms"]
-    return _run(command, timing.ramp_s + timing.run_s + 60)
+    return _run(command + _for_time(timing), timing.ramp_s + timing.run_s + 60)
 
 
 def alternate(targets, size_bytes, case, timing):
     """Short runs one after the other, of one fio: a target for each. Returns the figures of each, in order."""
-    command = _command(targets[0], size_bytes, "randwrite", case.block_bytes, case.depth)
-    common = [o for o in command[1:] if o not in targets[0].options and o != "--name=load"]
-    command = [command[0], *common, "--thread", "--time_based=1", f"--ramp_time={timing.ramp_s * 1000:.0f}ms",
-               f"--runtime={timing.run_s * 1000:.0f}ms"]
+    command = [find_program("fio", "fio"), *_options(size_bytes, "randwrite", case.block_bytes, case.depth),
+               "--thread", *_for_time(timing)]
     for number, target in enumerate(targets):
-        command += [f"--name=run{number}", "--stonewall", *target.options]
+        command += [*_job(f"run{number}", target), "--stonewall"]
     done = _fio(command, len(targets) * (timing.ramp_s + timing.run_s + 1) + 60)
     return [figures_of(job) for job in jobs(done)]
 
