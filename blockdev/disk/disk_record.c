@@ -58,7 +58,7 @@ static void record_done(struct disk_io *io)
         .result = io->result,
         .number = ++f->number,
         .request = *disk_filter_note(io),
-        .time_ns = clock_ns(),
+        .time_ns = clock_awake_ns(),
         .offset_bytes = io->kind == OP_FLUSH ? 0 : io->offset_bytes,
         .length_bytes = io->length_bytes,
     };
@@ -87,7 +87,7 @@ static void record_submit(struct disk *d, struct disk_io *io)
         .flags = io->flags,
         .number = ++f->number,
         .request = f->number,
-        .time_ns = clock_ns(),
+        .time_ns = clock_awake_ns(),
         .offset_bytes = io->kind == OP_FLUSH ? 0 : io->offset_bytes,
         .length_bytes = io->length_bytes,
         .payload_bytes = io->kind == OP_WRITE ? (uint32_t)io->length_bytes : 0,
@@ -107,7 +107,7 @@ static void record_map(struct disk *d, struct disk_map *map) { disk_map(d->below
 static void record_close(struct disk *d)
 {
     struct disk_record *f = container_of(d, struct disk_record, disk);
-    struct record_event event = { .event = RECORD_CLOSE, .number = ++f->number, .time_ns = clock_ns() };
+    struct record_event event = { .event = RECORD_CLOSE, .number = ++f->number, .time_ns = clock_awake_ns() };
     if (!f->failed)
         append(f, &event, NULL); /* nobody is left to be told */
     close(f->fd);
@@ -162,7 +162,7 @@ static int open_log(struct disk_record *f, const char *path, struct err *err)
             return err_set(err, -EIO, "cannot be written");
         f->end_bytes = sizeof(file);
     }
-    struct record_event event = { .event = RECORD_OPEN, .number = ++f->number, .time_ns = clock_ns() };
+    struct record_event event = { .event = RECORD_OPEN, .number = ++f->number, .time_ns = clock_awake_ns() };
     int r = append(f, &event, NULL);
     return r ? err_set(err, r, "cannot be written: %s", strerror(-r)) : 0;
 }

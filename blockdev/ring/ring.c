@@ -244,6 +244,12 @@ void ring_stop(struct ring *r) { r->stop = true; }
 
 uint64_t ring_now_ns(const struct ring *r) { return r->running ? r->now_ns : clock_ns(); }
 
+uint64_t ring_look_at_clock(struct ring *r)
+{
+    r->now_ns = clock_ns();
+    return r->now_ns;
+}
+
 const char *ring_mode(const struct ring *r) { return r->mode; }
 
 void ring_close(struct ring *r)

@@ -75,8 +75,11 @@ const char *ring_mode(const struct ring *r);
 void ring_run(struct ring *r, void (*idle)(void *ctx), void *ctx);
 void ring_stop(struct ring *r);
 
-/* Monotonic time in ns, within ring_run() as read once for this turn; good enough for time-outs, not for measuring. */
+/* clock_ns(), within ring_run() as read once for this turn; good enough for time-outs, not for measuring. */
 uint64_t ring_now_ns(const struct ring *r);
+
+/* Reads the clock anew, for what must not be told a time from before it was taken in. */
+uint64_t ring_look_at_clock(struct ring *r);
 
 /* Registered files: the slot is used instead of the descriptor. Returns the slot, or a negative errno: -ENFILE when
  * full. The descriptor stays the caller's; unregister before closing it.

@@ -43,10 +43,11 @@ bool ring_timers_arm(struct ring *r)
     r->alarm_at.tv_sec = (int64_t)(due_ns / NS_PER_S);
     r->alarm_at.tv_nsec = (int64_t)(due_ns % NS_PER_S);
     if (r->alarm_due_ns == UINT64_MAX) {
-        io_uring_prep_timeout(sqe, &r->alarm_at, 0, IORING_TIMEOUT_ABS);
+        io_uring_prep_timeout(sqe, &r->alarm_at, 0, IORING_TIMEOUT_ABS | IORING_TIMEOUT_BOOTTIME);
         io_uring_sqe_set_data64(sqe, RING_DATA_ALARM);
     } else {
-        /* Comes too late if the alarm has gone off meanwhile: its completion then makes the next turn arm it anew. */
+        /* It stays on its clock. Comes too late if the alarm has gone off meanwhile: its completion then makes the next
+         * turn arm it anew. */
         io_uring_prep_timeout_update(sqe, &r->alarm_at, RING_DATA_ALARM, IORING_TIMEOUT_ABS);
         io_uring_sqe_set_data64(sqe, RING_DATA_IGNORED);
     }
