@@ -118,9 +118,15 @@ static void on_event(void *ctx, const struct event *ev)
     case EV_VERIFY:
     case EV_RESIZE:
     case EV_GROW_DONE:
+    case EV_RESOLVE:
+    case EV_KEEP_DONE:
     case EV_PROMOTE:
     case EV_DEMOTE:
-    case EV_DETACH: break;
+    case EV_DETACH:
+    case EV_HEARD:
+    case EV_REGISTER:
+    case EV_SWITCHOVER:
+    case EV_ADOPT: break;
     }
 }
 

@@ -59,9 +59,9 @@ static uint8_t flags_of(enum frame_kind kind)
     case FRAME_VERIFY_REPLY:
     case FRAME_RESIZE:
     case FRAME_RESIZE_REPLY: return 0;
+    case FRAME_VERIFY_FOUND: return FRAME_FLAG_TAKEN;
     case FRAME_ACK:
-    case FRAME_VERIFY_FOUND:
-    case FRAME_DECREE: return FRAME_FLAG_TAKEN;
+    case FRAME_DECREE: return FRAME_FLAG_TAKEN | FRAME_FLAG_HAND;
     case FRAME_SYNC_BITS: return FRAME_FLAG_ALL;
     case FRAME_SYNC_DATA: return FRAME_FLAG_BUSY;
     }
@@ -151,6 +151,8 @@ int frame_decode(const struct frame_wire *wire, struct frame *frame, const char 
             break;
         if ((frame->flags & FRAME_FLAG_TAKEN) && frame->offset_bytes == 0)
             return wrong(why, "decree that was taken and has no tag (offset_bytes)");
+        if ((frame->flags & FRAME_FLAG_TAKEN) && (frame->flags & FRAME_FLAG_HAND))
+            return wrong(why, "decree that was taken, and is handed over (flags)");
         return 0;
     case FRAME_SYNC_BITS:
         if (frame->offset_bytes % BLOCK_BYTES || frame->payload_bytes > SYNC_BITS_BYTES_MAX)

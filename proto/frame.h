@@ -25,7 +25,8 @@ enum frame_kind {
     FRAME_READY,     /* this side accepts the session */
     FRAME_REFUSE,    /* the connection ends. Payload: the reason as text. `status`: FRAME_REFUSE_ */
     FRAME_HEARTBEAT, /* keeps the path alive; its number shows a lost tail. `lsn`: the sender's clock; `offset_bytes`:
-                        the peer's, from its last heartbeat, moved on by as long as that was kept (0: none yet) */
+                        the peer's, from its last heartbeat (0: none yet); `tag`: for how many microseconds that was
+                        kept */
     FRAME_WRITE,     /* payload at offset; acknowledged when the peer's disk has completed it */
     FRAME_DISCARD,
     FRAME_WRITE_ZEROES,
@@ -34,7 +35,9 @@ enum frame_kind {
     FRAME_DECREE, /* the sender wants to be primary at `epoch`; acknowledged when the peer has persisted that epoch.
                      With FRAME_FLAG_TAKEN: the sender has taken it, its first change has `lsn`, and `offset_bytes` is
                      the random tag of its entry in the history; acknowledged when the peer has persisted that entry,
-                     too */
+                     too. With FRAME_FLAG_HAND, of a switchover: the primary of `epoch` has stopped, and the peer is to
+                     take its place; or, from a secondary: the primary is to do so. Acknowledged with that flag, and why
+                     not, if nothing comes of it */
 
     FRAME_SYNC_BITS, /* source to target: which granules of [offset, offset + length) may differ. Payload: one bit each,
                         from the low end of each byte; or none, with FRAME_FLAG_ALL. `length` 0: these were all */
@@ -71,6 +74,7 @@ enum frame_kind {
 #define FRAME_FLAG_TAKEN (1u << 2) /* FRAME_DECREE, and the FRAME_ACK that answers it; FRAME_VERIFY_FOUND */
 #define FRAME_FLAG_ALL (1u << 3)   /* FRAME_SYNC_BITS: every bit of the range is set */
 #define FRAME_FLAG_BUSY (1u << 4)  /* FRAME_SYNC_DATA: application writes flow; ask for one window at a time */
+#define FRAME_FLAG_HAND (1u << 5)  /* FRAME_DECREE, and the FRAME_ACK that refuses it: only to who knows it */
 
 struct digest_wire {
     le64 low;

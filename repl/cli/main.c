@@ -10,6 +10,7 @@
 
 #include "repl/base/units.h"
 #include "repl/cli/client.h"
+#include "repl/cli/kept.h"
 #include "repl/cli/metadata.h"
 #include "repl/cli/show.h"
 #include "repl/cli/witness_show.h"
@@ -39,6 +40,11 @@ enum option_bit {
     OPTION_METADATA = 1 << 20,
     OPTION_VERBOSE = 1 << 21,
     OPTION_REPAIR = 1 << 22,
+    OPTION_DISCARD = 1 << 23,
+    OPTION_KEEP = 1 << 24,
+    OPTION_LIST = 1 << 25,
+    OPTION_EXPORT = 1 << 26,
+    OPTION_TO = 1 << 27,
 };
 #define OPTIONS_EVERYWHERE (OPTION_JSON | OPTION_CONTROL | OPTION_HELP)
 
@@ -51,6 +57,11 @@ struct arguments {
     const char *node;     /* NULL: this machine's */
     const char *backing;  /* NULL: not named */
     const char *metadata; /* likewise */
+    const char *discard;  /* of `resolve`, likewise, as what follows */
+    const char *keep;
+    const char *list;
+    const char *export;
+    const char *to;
     uint64_t timeout_ns;
     unsigned given; /* of enum option_bit */
 };
@@ -71,6 +82,7 @@ static int run_status(const struct arguments *args);
 static int run_events(const struct arguments *args);
 static int run_metadata(const struct arguments *args);
 static int run_witness(const struct arguments *args);
+static int run_resolve(const struct arguments *args);
 
 static const struct command_info commands[] = {
     { "create", "VOLUME [--adopt] [--force]", "writes fresh metadata on this node's backing",
@@ -109,6 +121,10 @@ static const struct command_info commands[] = {
       "\n"
       "  --force  writes that wait for the peer fail\n",
       OPTION_FORCE | OPTION_TIMEOUT, true, ORDER_TIMEOUT_NS, run_order },
+    { "switchover", "VOLUME", "has the other node take over",
+      "On either node, with a witness: the primary lets what is under way end, and its peer serves, with nothing lost\n"
+      "and nothing to be resynced. Refused, with the reason, unless both legs are in sync and the witness answers.\n",
+      OPTION_TIMEOUT, true, ORDER_TIMEOUT_NS, run_order },
     { "verify", "VOLUME [--repair]", "compares the legs",
       "Compares both legs, block by block, while the volume is used, and waits for the end. Run on the primary;\n"
       "on either node when there is none. Exits with 1 when something differs: the first 16 places are listed, and\n"
@@ -123,6 +139,19 @@ static const struct command_info commands[] = {
       "the\n"
       "old size until they connect anew.\n",
       OPTION_TIMEOUT, true, UINT64_MAX, run_order },
+    { "resolve", "VOLUME --discard local", "ends a split brain",
+      "Gives up what this node's leg has changed since both legs were the same, and gets the rest from the peer.\n"
+      "Before, the blocks that are given up are kept in a file. Run on the node whose changes are not wanted;\n"
+      "`lockstep status` shows what each side has.\n"
+      "\n"
+      "  --discard local  this node's changes; nothing else can be said\n"
+      "  --keep FILE      where they are kept (default: a new one where the daemon has its state)\n"
+      "  --list FILE      shows what such a file holds; needs no daemon, like what follows\n"
+      "  --export FILE --to IMAGE  writes what it holds, in its places, into a new, sparse image of the volume\n"
+      "  --force          also what the disk cannot read, and so is not kept;\n"
+      "                   with --export: into a file that is there, such as a copy of the volume\n",
+      OPTION_DISCARD | OPTION_KEEP | OPTION_LIST | OPTION_EXPORT | OPTION_TO | OPTION_FORCE | OPTION_TIMEOUT, false,
+      UINT64_MAX, run_resolve },
     { "metadata", "dump [VOLUME] [OPTION...]", "shows what a leg remembers on disk",
       "Reads the leg's metadata from its backing, without a daemon, and changes nothing. Which copies of the\n"
       "superblock are good; what it says; the history of decrees; what the activity log and the bitmap hold.\n"
@@ -135,15 +164,17 @@ static const struct command_info commands[] = {
       OPTION_CONFIG | OPTION_NODE | OPTION_BACKING | OPTION_METADATA | OPTION_VERBOSE, false, UINT64_MAX,
       run_metadata },
     { "witness", "WORD [VOLUME]", "what the witness has decided",
-      "On the machine whose lockstepd is the witness. WORD is one of\n"
+      "On the machine whose lockstepd is the witness, but for adopt. WORD is one of\n"
       "\n"
       "  status [VOLUME]  the decree of each volume: who serves, whose legs are in sync, since when, and why\n"
       "  history VOLUME   all its decrees, the newest first\n"
       "  confirm VOLUME   the witness has started anew, and one of the volume's nodes is gone: decide without its "
       "word.\n"
       "                   If that node knows of a later decree, and comes back, its later writes are lost\n"
-      "  forget VOLUME    there is no such volume any more; its name may be used for another one\n",
-      OPTION_TIMEOUT, false, STATUS_TIMEOUT_NS, run_witness },
+      "  forget VOLUME    there is no such volume any more; its name may be used for another one\n"
+      "  adopt VOLUME     on the volume's primary, whose witness was restored from a backup or is a new one: the\n"
+      "                   witness takes over what this node and its peer know\n",
+      OPTION_TIMEOUT, false, ORDER_TIMEOUT_NS, run_witness },
 };
 
 static const char common_help[] = "\n"
@@ -192,6 +223,7 @@ static const struct witness_word {
     { "history", LOCKSTEP__CONTROL__WITNESS_ORDER__KIND__HISTORY },
     { "confirm", LOCKSTEP__CONTROL__WITNESS_ORDER__KIND__CONFIRM },
     { "forget", LOCKSTEP__CONTROL__WITNESS_ORDER__KIND__FORGET },
+    { "adopt", _LOCKSTEP__CONTROL__WITNESS_ORDER__KIND_IS_INT_SIZE }, /* not of the witness: an order to a volume */
 };
 
 static const struct witness_word *find_witness_word(const char *name)
@@ -235,7 +267,7 @@ static void take_positionals(struct arguments *args, int count, char **words)
         count--;
     } else if (args->command->run == run_witness) {
         if (count < 2 || find_witness_word(words[1]) == NULL)
-            used_wrongly("witness: expected status, history, confirm or forget");
+            used_wrongly("witness: expected status, history, confirm, forget or adopt");
         args->word = words[1];
         needs_volume = strcmp(args->word, "status") != 0;
         words++;
@@ -259,6 +291,11 @@ static void parse_arguments(int argc, char **argv, struct arguments *args)
         { "force", no_argument, NULL, OPTION_FORCE },
         { "adopt", no_argument, NULL, OPTION_ADOPT },
         { "repair", no_argument, NULL, OPTION_REPAIR },
+        { "discard", required_argument, NULL, OPTION_DISCARD },
+        { "keep", required_argument, NULL, OPTION_KEEP },
+        { "list", required_argument, NULL, OPTION_LIST },
+        { "export", required_argument, NULL, OPTION_EXPORT },
+        { "to", required_argument, NULL, OPTION_TO },
         { "watch", no_argument, NULL, OPTION_WATCH },
         { "no-follow", no_argument, NULL, OPTION_NO_FOLLOW },
         { "timeout", required_argument, NULL, OPTION_TIMEOUT },
@@ -277,7 +314,9 @@ static void parse_arguments(int argc, char **argv, struct arguments *args)
         const char **to;
     } texts[] = {
         { OPTION_CONTROL, &args->control }, { OPTION_CONFIG, &args->config },     { OPTION_NODE, &args->node },
-        { OPTION_BACKING, &args->backing }, { OPTION_METADATA, &args->metadata },
+        { OPTION_BACKING, &args->backing }, { OPTION_METADATA, &args->metadata }, { OPTION_DISCARD, &args->discard },
+        { OPTION_KEEP, &args->keep },       { OPTION_LIST, &args->list },         { OPTION_EXPORT, &args->export },
+        { OPTION_TO, &args->to },
     };
     for (int code; (code = getopt_long(argc, argv, "hV", options, NULL)) != -1;) {
         if (code == 'V' || code == OPTION_VERSION) {
@@ -325,9 +364,14 @@ struct question {
         Lockstep__Control__Demote demote;
         Lockstep__Control__Verify verify;
         Lockstep__Control__Resize resize;
+        Lockstep__Control__Resolve resolve;
+        Lockstep__Control__Switchover switchover;
+        Lockstep__Control__Adopt adopt;
         Lockstep__Control__WitnessOrder witness;
     };
 };
+
+static bool is_adopt(const struct arguments *args) { return args->word && strcmp(args->word, "adopt") == 0; }
 
 static void compose(const struct arguments *args, struct question *q)
 {
@@ -378,12 +422,29 @@ static void compose(const struct arguments *args, struct question *q)
         q->resize.volume = volume;
         r->resize = &q->resize;
         r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_RESIZE;
+    } else if (strcmp(name, "resolve") == 0) {
+        lockstep__control__resolve__init(&q->resolve);
+        q->resolve.volume = volume;
+        q->resolve.keep = args->keep ? (char *)args->keep : none;
+        q->resolve.force = force;
+        r->resolve = &q->resolve;
+        r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_RESOLVE;
     } else if (strcmp(name, "verify") == 0) {
         lockstep__control__verify__init(&q->verify);
         q->verify.volume = volume;
         q->verify.repair = args->given & OPTION_REPAIR;
         r->verify = &q->verify;
         r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_VERIFY;
+    } else if (strcmp(name, "switchover") == 0) {
+        lockstep__control__switchover__init(&q->switchover);
+        q->switchover.volume = volume;
+        r->switchover = &q->switchover;
+        r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_SWITCHOVER;
+    } else if (is_adopt(args)) {
+        lockstep__control__adopt__init(&q->adopt);
+        q->adopt.volume = volume;
+        r->adopt = &q->adopt;
+        r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_ADOPT;
     } else if (strcmp(name, "witness") == 0) {
         lockstep__control__witness_order__init(&q->witness);
         q->witness.volume = volume;
@@ -577,6 +638,8 @@ static bool take_witness(void *ctx, Lockstep__Control__Response *r)
 
 static int run_witness(const struct arguments *args)
 {
+    if (is_adopt(args))
+        return run_order(args);
     struct show show = show_to_stdout(args);
     struct witness_answers answers = { .count = 0 };
     struct err text;
@@ -597,6 +660,49 @@ static int run_witness(const struct arguments *args)
         lockstep__control__response__free_unpacked(answers.witness, NULL);
     free(answers.list);
     return (int)code;
+}
+
+/* ---- resolve ---- */
+
+static int run_kept(const struct arguments *args)
+{
+    struct show show = show_to_stdout(args);
+    struct err err = { 0 };
+    int r = args->list ? kept_list(&show, args->list, &err)
+                       : kept_export(&show, args->export, args->to, args->given & OPTION_FORCE, &err);
+    if (r)
+        show_result(&show, r == -EEXIST ? CONTROL_REFUSED : CONTROL_FAILED, err.text);
+    return !r ? CONTROL_DONE : r == -EEXIST ? CONTROL_REFUSED : CONTROL_FAILED;
+}
+
+/* The daemon works in another directory. */
+static const char *from_the_root(const char *name)
+{
+    static char path[CONFIG_PATH_BYTES];
+    char here[CONFIG_PATH_BYTES];
+    if (name[0] == '/')
+        return name;
+    if (!getcwd(here, sizeof(here)) || snprintf(path, sizeof(path), "%s/%s", here, name) >= (int)sizeof(path))
+        used_wrongly("--keep: %s: the whole name is too long", name);
+    return path;
+}
+
+static int run_resolve(const struct arguments *args)
+{
+    if (args->list || args->export) {
+        bool alien = args->volume || args->discard || args->keep || (args->list && args->export);
+        if (alien || !args->export != !args->to)
+            used_wrongly("resolve: expected --list FILE, or --export FILE --to IMAGE, and nothing else with it");
+        return run_kept(args);
+    }
+    if (!args->volume || args->to)
+        used_wrongly("resolve: expected the name of a volume and --discard local, or --list, or --export");
+    if (!args->discard || strcmp(args->discard, "local") != 0)
+        used_wrongly("resolve: expected --discard local, on the node whose changes are to be given up");
+    struct arguments whole = *args;
+    if (args->keep)
+        whole.keep = from_the_root(args->keep);
+    return run_order(&whole);
 }
 
 /* ---- metadata ---- */

@@ -91,6 +91,8 @@ static struct json_object *superblock_json(const struct superblock *sb)
     put_u64(o, "moved_from_bytes", sb->moved_from_bytes);
     put_u64(o, "verified_at_s", sb->verified_at_s);
     put_u64(o, "verified_found_bytes", sb->verified_found_bytes);
+    put_bool(o, "registered", sb->registered);
+    put_u64(o, "asked_epoch", sb->asked_epoch);
     put(o, "base", history_entry_is_none(sb->base) ? NULL : entry_json(sb->base));
     for (uint32_t i = 0; i < sb->history.count; i++)
         json_object_array_add(history, entry_json(sb->history.entries[i]));
@@ -184,6 +186,7 @@ static void show_marks(FILE *out, const struct superblock *sb)
         { sb->was_primary, "was-primary" },
         { sb->full, "all counts as out of sync" },
         { sb->reads_lie, "a flush failed: reads may lie" },
+        { sb->registered, "registered" },
     };
     const char *before = "";
     fprintf(out, "  %-12s ", "marks");
@@ -225,6 +228,8 @@ static void show_superblock(FILE *out, const struct superblock *sb)
     if (sb->verified_at_s)
         fprintf(out, "  %-12s at %llu s since 1970, %llu bytes found\n", "verified",
                 (unsigned long long)sb->verified_at_s, (unsigned long long)sb->verified_found_bytes);
+    if (sb->asked_epoch)
+        fprintf(out, "  %-12s to take over from epoch %llu\n", "has asked", (unsigned long long)sb->asked_epoch);
     show_id(out, "volume id", sb->volume_id);
     show_id(out, "leg id", sb->leg_id);
     show_id(out, "peer leg id", sb->peer_leg_id);

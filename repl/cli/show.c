@@ -123,6 +123,12 @@ static struct json_object *diskless_json(const Lockstep__Control__Diskless *d)
     return o;
 }
 
+static struct json_object *time_or_null(uint64_t us)
+{
+    char text[40];
+    return us ? json_object_new_string(form_time(us, text)) : NULL;
+}
+
 /* Of a volume that is not up nothing has been read and nobody was asked: a zero would be a claim. */
 static struct json_object *number_if(bool known, uint64_t value)
 {
@@ -161,10 +167,26 @@ static struct json_object *leg_json(const Lockstep__Control__VolumeStatus *v)
     return text_or_null(v->leg);
 }
 
-static struct json_object *time_or_null(uint64_t us)
+static struct json_object *apart_side_json(const Lockstep__Control__ApartSide *a)
 {
-    char text[40];
-    return us ? json_object_new_string(form_time(us, text)) : NULL;
+    struct json_object *o = json_object_new_object();
+    put(o, "epoch", number_if(a->epoch, a->epoch));
+    put(o, "first_lsn", number_if(a->epoch, a->first_lsn));
+    put(o, "lsn", json_object_new_uint64(a->lsn));
+    put(o, "since", time_or_null(a->since_us));
+    put(o, "changed_bytes", number_if(a->changed_known, a->changed_bytes));
+    return o;
+}
+
+static struct json_object *apart_json(const Lockstep__Control__Apart *a)
+{
+    struct json_object *o = json_object_new_object();
+    put(o, "rule", json_object_new_string(a->rule));
+    put(o, "common_epoch", number_if(a->common_epoch, a->common_epoch));
+    put(o, "differ_bytes_max", json_object_new_uint64(a->differ_bytes_max));
+    put(o, "local", a->own ? apart_side_json(a->own) : NULL);
+    put(o, "peer", a->peer ? apart_side_json(a->peer) : NULL);
+    return o;
 }
 
 static struct json_object *verified_json(const Lockstep__Control__Verified *v)
@@ -175,6 +197,23 @@ static struct json_object *verified_json(const Lockstep__Control__Verified *v)
     put(o, "next", time_or_null(v->next_us));
     put(o, "done_bytes", number_if(v->total_bytes, v->done_bytes));
     put(o, "total_bytes", number_if(v->total_bytes, v->total_bytes));
+    return o;
+}
+
+static struct json_object *witness_json(const Lockstep__Control__Witness *w)
+{
+    struct json_object *in_sync = w->epoch ? json_object_new_array() : NULL;
+    for (size_t i = 0; w->epoch && i < w->n_in_sync; i++)
+        json_object_array_add(in_sync, json_object_new_string(w->in_sync[i]));
+    struct json_object *o = json_object_new_object();
+    put(o, "state", json_object_new_string(w->state));
+    put(o, "reason", text_or_null(w->reason));
+    put(o, "epoch", number_if(w->epoch, w->epoch));
+    put(o, "primary", text_or_null(w->primary));
+    put(o, "cause", text_or_null(w->cause));
+    put(o, "in_sync", in_sync);
+    put(o, "asks_for", text_or_null(w->asks_for));
+    put(o, "asks_since", time_or_null(w->asks_since_us));
     return o;
 }
 
@@ -199,10 +238,13 @@ static struct json_object *volume_json(const Lockstep__Control__VolumeStatus *v)
     put(o, "oldest_waiting_us", number_if(up, v->oldest_waiting_us));
     put(o, "alone", v->alone ? alone_json(v->alone) : NULL);
     put(o, "diskless", v->diskless ? diskless_json(v->diskless) : NULL);
+    put(o, "split_brain", v->apart ? apart_json(v->apart) : NULL);
     put(o, "peer", v->peer ? peer_json(v->peer, up) : NULL);
     put(o, "verify", v->verified ? verified_json(v->verified) : NULL);
     put(o, "resize", v->growth ? growth_json(v->growth) : NULL);
-    put(o, "witness", NULL);
+    put(o, "failover", text_or_null(v->failover));
+    put(o, "when_alone", text_or_null(v->when_alone));
+    put(o, "witness", v->witness ? witness_json(v->witness) : NULL);
     put(o, "offsite", NULL);
     return o;
 }
@@ -283,6 +325,38 @@ static void say_share(const struct show *s, uint64_t done_bytes, uint64_t total_
             form_size(done_bytes, done), form_size(total_bytes, total));
 }
 
+static void say_apart_side(const struct show *s, const char *node, const Lockstep__Control__ApartSide *a)
+{
+    char text[40];
+    fprintf(s->out, "          %s: ", node);
+    if (a->epoch)
+        fprintf(s->out, "on its own from epoch %llu, LSN %llu", (unsigned long long)a->epoch,
+                (unsigned long long)a->first_lsn);
+    else
+        fprintf(s->out, "no epoch of its own");
+    if (a->since_us)
+        fprintf(s->out, " (%s)", form_time(a->since_us, text));
+    fprintf(s->out, " to LSN %llu; ", (unsigned long long)a->lsn);
+    if (a->changed_known)
+        fprintf(s->out, "at most %s changed\n", form_size(a->changed_bytes, text));
+    else
+        fprintf(s->out, "what it has changed is not known: up to all of it\n");
+}
+
+static void say_apart(const struct show *s, const char *node, const Lockstep__Control__VolumeStatus *v)
+{
+    char text[32];
+    const Lockstep__Control__Apart *a = v->apart;
+    fprintf(s->out, "  apart   ");
+    say(s, TONE_PERSON, "%s", a->rule);
+    fprintf(s->out, ": the same up to epoch %llu; at most %s differ\n", (unsigned long long)a->common_epoch,
+            form_size(a->differ_bytes_max, text));
+    if (a->own)
+        say_apart_side(s, node, a->own);
+    if (a->peer && v->peer)
+        say_apart_side(s, v->peer->name, a->peer);
+}
+
 static void say_growth(const struct show *s, const Lockstep__Control__VolumeStatus *v)
 {
     fprintf(s->out, "  resize  ");
@@ -330,6 +404,49 @@ static void say_verified(const struct show *s, const Lockstep__Control__Verified
     fputc('\n', s->out);
 }
 
+/* What nobody carries out swaps for needs a person; a register that is out of reach may come back by itself. */
+static void say_witness(const struct show *s, const Lockstep__Control__Witness *w)
+{
+    bool person = is(w->state, "older") || is(w->state, "refused");
+    bool odd = is(w->state, "unreachable") || is(w->state, "unconfirmed");
+    fprintf(s->out, "  witness ");
+    say(s, person ? TONE_PERSON : odd ? TONE_ODD : TONE_PLAIN, "%s", w->state);
+    if (*w->reason)
+        fprintf(s->out, " (%s)", w->reason);
+    if (w->epoch) {
+        fprintf(s->out, "%s epoch %llu (%s), primary %s, in sync", person || odd ? ", last heard:" : ",",
+                (unsigned long long)w->epoch, w->cause, *w->primary ? w->primary : "nobody");
+        for (size_t i = 0; i < w->n_in_sync; i++)
+            fprintf(s->out, "%s %s", i ? "," : "", w->in_sync[i]);
+    }
+    fputc('\n', s->out);
+    if (*w->asks_for) {
+        char since[40];
+        say(s, TONE_ODD, "          asked for \"%s\" at %s, without an answer yet\n", w->asks_for,
+            form_time(w->asks_since_us, since));
+    }
+    if (person || odd)
+        fprintf(s->out,
+                "          until it answers: no takeover, no switchover, no return of a leg to the in-sync set,\n"
+                "          and a primary that restarts stays secondary\n");
+}
+
+/* What `when-alone` promises while the peer is lost. */
+static const char *promise_alone(const Lockstep__Control__VolumeStatus *v)
+{
+    if (is(v->when_alone, "suspend"))
+        return "writes wait for the peer: each acknowledged one is on two legs";
+    if (is(v->when_alone, "continue"))
+        return "writes go on without the peer: promoting the other node then gives them up";
+    return v->witness ? "writes go on once the witness agrees: none that was acknowledged is lost with one node"
+                      : "writes wait for the peer: each acknowledged one is on two legs";
+}
+
+static void say_policy(const struct show *s, const Lockstep__Control__VolumeStatus *v)
+{
+    fprintf(s->out, "  policy  failover %s; alone %s: %s\n", v->failover, v->when_alone, promise_alone(v));
+}
+
 static void say_volume(const struct show *s, const char *node, const Lockstep__Control__VolumeStatus *v)
 {
     char text[32];
@@ -357,8 +474,14 @@ static void say_volume(const struct show *s, const char *node, const Lockstep__C
         fprintf(s->out, "          inconsistent, and has never been consistent\n");
     if (v->peer)
         say_peer(s, v->peer);
+    if (v->witness)
+        say_witness(s, v->witness);
     if (v->peer && v->peer->resync)
         say_resync(s, node, v->peer);
+    if (*v->when_alone)
+        say_policy(s, v);
+    if (v->apart)
+        say_apart(s, node, v);
     if (v->alone) {
         char since[40];
         say(s, TONE_ODD, "  alone   since epoch %llu, %s: %s lacks what was written since\n",

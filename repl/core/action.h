@@ -4,6 +4,7 @@
 #include <stdarg.h>
 
 #include "repl/core/event.h"
+#include "repl/core/keep.h"
 #include "repl/core/superblock.h"
 
 enum action_kind {
@@ -20,7 +21,9 @@ enum action_kind {
     ACT_SERVE, /* .serve: open or close the front. After closing no EV_REQUEST may follow. Open already: the size has
                   grown */
     ACT_GROW,  /* .grow: answered by EV_GROW_DONE. One at a time */
+    ACT_KEEP,  /* .keep: answered by EV_KEEP_DONE. One at a time */
     ACT_ORDER_DONE, /* .order: an operator's order has ended */
+    ACT_REGISTER,   /* .ask: answered by EV_REGISTER. One at a time; only with engine_config.failover.has_register */
     ACT_NOTE,       /* .note: a state change or fault that people want to know of */
 };
 
@@ -72,13 +75,24 @@ struct action {
             enum grow_step step;
         } grow;
         struct {
+            enum keep_step step;
+            void *cookie;                    /* KEEP_BEGIN: of the order, which says where to */
+            const struct keep_info *info;    /* KEEP_BEGIN: unchanged until EV_KEEP_DONE, like what follows */
+            const struct keep_piece *pieces; /* KEEP_DATA: in order */
+            uint32_t count;
+            const struct buf *buf;
+        } keep;
+        struct {
             void *cookie;
             int32_t result;   /* 0: done; -EBUSY, -EPERM, ...: refused */
             const char *text; /* points into the actions' text; NULL: it is done, and there is nothing to add */
         } order;
         struct {
+            const struct register_request *request; /* unchanged until EV_REGISTER */
+        } ask;
+        struct {
             enum note_level level;
-            const char *topic; /* a constant word: "role", "link", "leg", "serve", "disk", "payload" */
+            const char *topic; /* a constant word: "role", "link", "leg", "serve", "disk", "payload", "witness" */
             const char *text;
         } note;
         struct {

@@ -64,7 +64,8 @@ enum register_outcome {
     REGISTER_DONE,        /* SWAP: the proposal stands. Also if an earlier try of it was what put it there */
     REGISTER_LOST,        /* SWAP: another decree stands, .decree; this proposal was not and will not be carried out */
     REGISTER_UNREACHABLE, /* no answer: a SWAP may have been carried out, or be at any later time */
-    REGISTER_UNCONFIRMED, /* SWAP: not carried out; the register has started anew and waits for both nodes' word */
+    REGISTER_UNCONFIRMED, /* the register has started anew and waits for both nodes' word; a SWAP was not carried out.
+                             .decree stands */
     REGISTER_OLDER,   /* .decree has a lower epoch than `known_epoch`, or is none: a register that was rolled back */
     REGISTER_REFUSED, /* not carried out: other volume, malformed, disk full, database damaged; .reason says it */
 };
@@ -74,6 +75,17 @@ struct register_answer {
     struct decree decree;
     char reason[REGISTER_REASON_BYTES]; /* a sentence that says what to do; empty unless UNREACHABLE, UNCONFIRMED,
                                            OLDER, REFUSED */
+};
+
+/* How it stands between this node and the register. */
+enum register_state {
+    REGISTER_STATE_NONE,        /* there is none in the configuration */
+    REGISTER_STATE_ASKING,      /* it was asked, and has not answered since this node has the volume up */
+    REGISTER_STATE_REACHABLE,   /* it has answered what was asked last */
+    REGISTER_STATE_UNREACHABLE, /* it has not */
+    REGISTER_STATE_UNCONFIRMED, /* it has started anew, and waits for both nodes' word */
+    REGISTER_STATE_OLDER,       /* it knows less than this node: an operator is needed */
+    REGISTER_STATE_REFUSED,     /* it does not do what it is asked; the reason says why */
 };
 
 static inline const char *decree_cause_name(enum decree_cause c)
@@ -91,6 +103,20 @@ static inline const char *decree_cause_name(enum decree_cause c)
     case DECREE_PROMOTE: return "promote";
     case DECREE_FORCE: return "force";
     case DECREE_ADOPT: return "adopt";
+    }
+    return "?";
+}
+
+static inline const char *register_state_name(enum register_state s)
+{
+    switch (s) {
+    case REGISTER_STATE_NONE: return "none";
+    case REGISTER_STATE_ASKING: return "asking";
+    case REGISTER_STATE_REACHABLE: return "reachable";
+    case REGISTER_STATE_UNREACHABLE: return "unreachable";
+    case REGISTER_STATE_UNCONFIRMED: return "unconfirmed";
+    case REGISTER_STATE_OLDER: return "older";
+    case REGISTER_STATE_REFUSED: return "refused";
     }
     return "?";
 }

@@ -6,6 +6,7 @@
 
 #include "proto/frame.h"
 #include "repl/base/buf.h"
+#include "repl/core/decree.h"
 #include "repl/core/grow.h"
 #include "repl/core/hello.h"
 #include "repl/core/meta_area.h"
@@ -30,8 +31,9 @@ enum event_kind {
     EV_TICK,           /* engine_deadline_ns() has come */
     EV_HELLO,          /* .hello: the peer's, on a new session; answered by ACT_SESSION_READY or ACT_SESSION_REFUSE */
     EV_PEER_READY,     /* the peer is ready, and this side has not said so yet */
-    EV_SESSION_UP,     /* both sides are ready: frames may be sent from now on */
+    EV_SESSION_UP,     /* both sides are ready: frames may be sent from now on. .heard: of this node's hello */
     EV_SESSION_DOWN, /* .down: nothing sent before counts any more, and nothing of that session will arrive any more */
+    EV_HEARD,        /* .heard: the peer of this session has received what this node sent at that time */
     EV_FRAME,        /* .frame: a change, flush, ack or decree from the peer, its payload verified */
     EV_PROMOTE,      /* .order */
     EV_DEMOTE,       /* .order */
@@ -39,12 +41,18 @@ enum event_kind {
                         another errno */
     EV_RESIZE,       /* .order: the volume grows as far as both legs have room */
     EV_GROW_DONE,    /* .grow: the ACT_GROW has ended */
+    EV_RESOLVE,      /* .order: what this leg has that the peer's has not is kept aside, then given up */
+    EV_KEEP_DONE,    /* .keep: the ACT_KEEP has ended */
     EV_DETACH,       /* .order: drain, mark the leg clean, be done */
+    EV_REGISTER,     /* .answer: to the ACT_REGISTER */
+    EV_SWITCHOVER,   /* .order: the node that does not serve takes over, with nothing lost and nothing resynced */
+    EV_ADOPT,        /* .order: this primary's decree is put over a register that is older, or has none */
 };
 
 struct event {
     enum event_kind kind;
-    uint64_t now_ns; /* monotonic; whatever the shell calls now */
+    uint64_t now_ns; /* monotonic, and going on while the machine sleeps. Read after what the event tells was taken in:
+                        of an EV_REQUEST, after the request came from its client (docs/FAILOVER.md, "Reads") */
     union {
         struct request request;
         struct {
@@ -62,7 +70,12 @@ struct event {
         const struct hello *hello; /* valid during the step */
         struct {
             const char *reason; /* valid during the step */
+            uint64_t heard_ns;  /* when the peer was last heard in it, or later; 0: now */
         } down;
+        struct {
+            uint64_t sent_ns; /* by this node's clock, as of `now_ns` */
+        } heard;
+        const struct register_answer *answer; /* valid during the step */
         struct {
             struct frame frame;
             struct buf *payload; /* FRAME_WRITE: one reference, given to the engine */
@@ -79,5 +92,9 @@ struct event {
             bool flush_failed;     /* ... of a flush: the disk may have lost other things, too */
             struct grow_plan plan; /* of GROW_LOOK */
         } grow;
+        struct {
+            int32_t result;     /* 0, or a negative errno */
+            const char *reason; /* of an error, in a sentence; valid during the step */
+        } keep;
     };
 };

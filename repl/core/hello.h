@@ -37,9 +37,20 @@ struct hello {
     uint64_t served_epoch;  /* the highest at which it served on this leg, or could have; 0: never. At most `epoch` */
     bool peer_in_sync;      /* the peer is in the in-sync set by that decree */
     struct history history;
+    uint64_t alone_s; /* for how many seconds it has been going on by the last entry of `history`, a decree of its own;
+                         0: not known */
     bool diskless; /* a primary whose leg has failed, and leaves the in-sync set by the last entry of `history`: it is
                       to serve through the peer's leg, once that has recorded the entry */
     struct history_entry base; /* this leg's bitmap is complete from this decree on; none: it cannot be relied on */
+    bool registered;           /* this node acts by a register's decrees */
+    uint64_t asked_epoch;      /* it has asked to take over from it, and may get it yet; 0: it has not */
+    bool hands_over;           /* it knows FRAME_FLAG_HAND */
+    struct hello_config {
+        uint64_t dead_after_us; /* 0: it does not say how it is configured, nor in what follows */
+        uint64_t witness;       /* of its URL; 0: it has none */
+        uint32_t failover;      /* these are compared, and for people: a number means the same on both nodes */
+        uint32_t when_alone;
+    } config;
     uint8_t nonce[HELLO_NONCE_BYTES]; /* random for each hello: both together key the digests of a session */
     uint32_t served_block_bytes;      /* what the primary's clients were told, likewise; 0: it does not serve */
 };

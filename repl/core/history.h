@@ -10,7 +10,7 @@
 /* One decree. `tag` is random and never 0: two nodes that decide alone on the same epoch make different entries. */
 struct history_entry {
     uint64_t epoch;
-    uint64_t first_lsn;
+    uint64_t first_lsn; /* for people; 0: of a register's decree that takes a leg in */
     uint64_t tag;
 };
 

@@ -7,6 +7,17 @@
 
 #define NAME_BYTES_MAX 64 /* of a volume or node, with the final NUL */
 
+/* As read from a disk. Names are shown on terminals: nothing that steers one. */
+static inline bool name_is_printable(const char name[NAME_BYTES_MAX])
+{
+    if (!name[0] || !memchr(name, 0, NAME_BYTES_MAX))
+        return false;
+    for (const char *c = name; *c; c++)
+        if ((unsigned char)*c < ' ' || *c == 0x7f)
+            return false;
+    return true;
+}
+
 /* A random 128-bit identity; all zero: none. */
 struct id {
     uint8_t bytes[16];

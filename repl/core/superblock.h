@@ -53,6 +53,11 @@ struct superblock {
     uint64_t verified_at_s; /* when the last verify that was ordered here, and came to its end, began: since 1970; 0:
                                never */
     uint64_t verified_found_bytes; /* that it found to differ, or could not compare */
+
+    /* With a register (docs/FAILOVER.md). */
+    bool registered;      /* the volume has a decree in a register: one that does not know it is older */
+    uint64_t asked_epoch; /* this node has asked to take over from it, and may get it yet: it takes part in nothing at
+                             this epoch or below; 0: it has not */
 };
 
 /* May it lack anything that was acknowledged? */

@@ -73,12 +73,14 @@ struct engine *engine_open(const struct engine_config *config)
     e->peer_leg = LEG_NONE;
     e->memory_at_ns = UINT64_MAX;
     e->stall_look_ns = UINT64_MAX;
+    e->witness.patience_ns = UINT64_MAX;
     e->untouched = e->sb.pristine;
     if (!open_parts(e)) {
         engine_close(e);
         return NULL;
     }
     mirror_set_size(e->mirror, e->sb.size_bytes);
+    register_begin(e);
     return e;
 }
 
@@ -119,9 +121,32 @@ bool engine_is_in_sync(const struct engine *e)
            e->peer_state == PEER_IN_SYNC && !superblock_is_doubtful(&e->sb) && bitmap_dirty_bytes(e->bitmap) == 0;
 }
 
+/* The leg that is being resynced was made the only member by force, and its node died before it knew. True: told. */
+static bool source_does_not_count(struct engine *e)
+{
+    const struct decree *d = &e->witness.decree;
+    bool resyncs = e->session == SESSION_UP && (e->peer_state == PEER_TARGET || e->peer_state == PEER_SOURCE);
+    struct id source = e->peer_state == PEER_TARGET ? e->sb.leg_id : e->peer.leg_id;
+    bool current = register_rules(e) && !decree_is_none(d) && d->epoch >= e->sb.epoch;
+    if (!resyncs || !current || decree_has_member(d, source))
+        return false;
+    const char *from = e->peer_state == PEER_TARGET ? e->config.node : e->config.peer;
+    snprintf(e->why_not, sizeof(e->why_not),
+             "the leg of %s is being resynced from %s, which is not in the in-sync set by the witness: that of %s was "
+             "promoted by force before it was complete. When it is, `lockstep promote --force` on %s",
+             e->peer_state == PEER_TARGET ? e->config.peer : e->config.node, from,
+             e->peer_state == PEER_TARGET ? e->config.peer : e->config.node, from);
+    return true;
+}
+
 /* Why the volume is not protected, or NULL when it is. */
 const char *engine_why_not(struct engine *e)
 {
+    if (handover_is_stuck(e)) { /* what was acknowledged is on both, and yet nothing is served */
+        snprintf(e->why_not, sizeof(e->why_not),
+                 "%s has stopped for a switchover, and waits for the witness to tell who serves", e->config.node);
+        return e->why_not;
+    }
     if (engine_is_in_sync(e))
         return NULL;
     if (!e->config.peer)
@@ -138,6 +163,8 @@ const char *engine_why_not(struct engine *e)
                  (unsigned long long)resync.unreadable_offset_bytes);
         return e->why_not;
     }
+    if (source_does_not_count(e))
+        return e->why_not;
     if (own_leg(e) == LEG_SYNCING) {
         snprintf(e->why_not, sizeof(e->why_not),
                  e->session == SESSION_UP ? "the leg of %s is being resynced from %s"
@@ -176,10 +203,23 @@ const char *engine_why_not(struct engine *e)
         return e->refused;
     if (e->peer_leg == LEG_FAILED)
         snprintf(e->why_not, sizeof(e->why_not), "the leg of %s has failed", e->config.peer);
-    else
+    else if (is_leading(e) && e->config.failover.has_register && !e->sb.registered && !e->alone)
         snprintf(e->why_not, sizeof(e->why_not),
-                 e->alone ? "no connection to %s; %s goes on alone since epoch %llu" : "no connection to %s",
+                 "no connection to %s, and the volume has no decree yet: the first one is made when both legs are in "
+                 "sync, and without it %s does not go on alone. If %s is gone for good, take `witness` out of the "
+                 "configuration until another one is in its place",
+                 e->config.peer, e->config.node, e->config.peer);
+    else if (e->alone)
+        snprintf(e->why_not, sizeof(e->why_not), "no connection to %s; %s goes on alone since epoch %llu",
                  e->config.peer, e->config.node, (unsigned long long)alone_epoch(e));
+    else if (is_leading(e)) /* what it shows as served is not, as long as that lasts */
+        snprintf(e->why_not, sizeof(e->why_not),
+                 e->witness.reads_held ? "no connection to %s: reads and writes wait here%s"
+                                       : "no connection to %s: writes wait here%s",
+                 e->config.peer,
+                 register_rules(e) && e->witness.state != REGISTER_STATE_REACHABLE ? ", and it may serve by now" : "");
+    else
+        snprintf(e->why_not, sizeof(e->why_not), "no connection to %s", e->config.peer);
     return e->why_not;
 }
 
@@ -260,6 +300,8 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
         mirror_abandon_waiting(e->mirror, -EIO, out);
     send_changes_when_possible(e, out); /* a draining primary ends over its session... */
     grow_advance(e, out);
+    resolve_advance(e, out);
+    register_advance(e, out); /* an answer begins something... */
     promotions_advance(e, out);
     orders_carry_out(e, now_ns, out);
     order_serve_size(e, out);
@@ -273,8 +315,12 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
     flush_when_wanted(e, now_ns, out);
     diskless_advance(e, out);
     stall_look(e, out);
+    patience_look(e, out);
+    register_advance(e, out); /* ... and what has begun may be a question */
+    leg_stable_advance(e, out);
+    lease_look(e, out);
     superblock_write_if_wanted(e, out);
-    bool in_sync = engine_is_in_sync(e);
+    bool in_sync = engine_is_in_sync(e) && !handover_is_stuck(e);
     if (in_sync != e->was_in_sync && e->config.peer)
         actions_note(out, in_sync ? NOTE_INFO : NOTE_WARNING, "protected", in_sync ? "protected" : "not protected: %s",
                      in_sync ? "" : engine_why_not(e));
@@ -298,6 +344,7 @@ static bool is_of_write_path(const struct frame *f)
 void engine_step(struct engine *e, const struct event *ev, struct actions *out)
 {
     e->now_ns = ev->now_ns;
+    lease_look(e, out);
     switch (ev->kind) {
     case EV_REQUEST:
         assert(role_is_serving(&e->role));
@@ -320,6 +367,10 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
             grow_on_disk_done(e, ev->disk.result, out);
             break;
         }
+        if (ev->disk.op == OP_KEEP) {
+            resolve_on_disk_done(e, ev->disk.result);
+            break;
+        }
         if (ev->disk.op != OP_OWN_FLUSH) {
             mirror_disk_done(e->mirror, ev->disk.op, ev->disk.result, out);
             if (is_steady(e))
@@ -330,6 +381,7 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
         switch (e->own_flush_for) {
         case FLUSH_FOR_ENDING: e->own_flushed = true; break;
         case FLUSH_FOR_STABLE: leg_on_stable_flushed(e, ev->disk.result); break;
+        case FLUSH_IN_VAIN: break;
         }
         if (ev->disk.result) {
             actions_note(out, NOTE_ERROR, "disk", "flush failed on %s: %s", e->config.backing,
@@ -349,8 +401,8 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
     case EV_TICK: break;
     case EV_HELLO: session_on_hello(e, ev->hello, out); break;
     case EV_PEER_READY: session_on_peer_ready(e); break;
-    case EV_SESSION_UP: session_on_up(e, ev->now_ns, out); break;
-    case EV_SESSION_DOWN: session_on_down(e, ev->now_ns, out); break;
+    case EV_SESSION_UP: session_on_up(e, ev->now_ns, ev->heard.sent_ns, out); break;
+    case EV_SESSION_DOWN: session_on_down(e, ev->now_ns, ev->down.heard_ns, out); break;
     case EV_PROMOTE: order_promote(e, ev->order.force, ev->order.cookie, out); break;
     case EV_DEMOTE: order_demote(e, ev->order.force, ev->order.cookie, out); break;
     case EV_VERIFY:
@@ -359,6 +411,15 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
         break;
     case EV_RESIZE: resize_order(e, ev->order.cookie, out); break;
     case EV_GROW_DONE: grow_on_done(e, ev, out); break;
+    case EV_RESOLVE: resolve_order(e, ev->order.force, ev->order.cookie, out); break;
+    case EV_KEEP_DONE: resolve_on_keep_done(e, ev->keep.result, ev->keep.reason); break;
+    case EV_REGISTER: register_on_answer(e, ev->answer, out); break;
+    case EV_ADOPT: adopt_order(e, ev->order.cookie, out); break;
+    case EV_SWITCHOVER: handover_order(e, ev->order.cookie, out); break;
+    case EV_HEARD:
+        lease_on_heard(e, ev->heard.sent_ns);
+        lease_look(e, out);
+        return;
     case EV_DETACH: order_detach(e, ev->order.force, ev->order.cookie, out); break;
     }
     engine_advance(e, ev->now_ns, out);
@@ -404,9 +465,14 @@ void engine_make_hello(struct engine *e, struct hello *out)
         .dirty_bytes = bitmap_dirty_bytes(e->bitmap),
         .was_primary = e->sb.was_primary,
         .served_epoch = e->sb.served_epoch,
-        .peer_in_sync = e->sb.peer_in_sync,
+        .peer_in_sync = e->sb.peer_in_sync && !swaps_let_target_in(e),
+        .registered = register_rules(e),
+        .asked_epoch = register_rules(e) ? e->sb.asked_epoch : 0,
+        .hands_over = true,
         .history = e->sb.history,
         .base = e->sb.base,
+        .config = e->config.configured,
+        .alone_s = e->entry_ns ? (e->now_ns - e->entry_ns) / NS_PER_S + 1 : 0,
     };
     diskless_add_to_hello(e, out);
     snprintf(out->volume, sizeof(out->volume), "%s", e->config.volume);
@@ -429,7 +495,10 @@ uint64_t engine_deadline_ns(const struct engine *e)
     if (e->promotion_count > 0)
         at_ns = min_u64(at_ns, e->promotions_until_ns);
     at_ns = min_u64(at_ns, verify_next_ns(e));
+    at_ns = min_u64(at_ns, resolve_deadline_ns(e));
     at_ns = min_u64(at_ns, e->stall_look_ns);
+    at_ns = min_u64(at_ns, register_deadline_ns(e));
+    at_ns = min_u64(at_ns, patience_deadline_ns(e));
     return min_u64(min_u64(at_ns, e->memory_at_ns), sync_deadline_ns(e));
 }
 
@@ -476,12 +545,15 @@ void engine_view(struct engine *e, struct engine_view *out)
         .out_of_sync_bytes = bitmap_dirty_bytes(e->bitmap),
         .resync = engine_resync_view(e),
         .growth = grow_view(e),
+        .apart = resolve_apart_view(e),
+        .resolve = resolve_view(e),
         .alone_epoch = e->alone ? alone_epoch(e) : 0,
         .alone_since_ns = e->alone ? e->alone_since_ns : 0,
         .verified_at_s = e->sb.verified_at_s,
         .verified_found_bytes = e->sb.verified_found_bytes,
         .diskless_epoch = diskless_is(e) ? e->diskless_entry.epoch : 0,
         .diskless_since_ns = diskless_is(e) ? e->diskless_since_ns : 0,
+        .witness = register_view(e),
         .why_not = engine_why_not(e),
         .writes_waiting = mirror.waiting,
         .oldest_waiting_ns = mirror.oldest_waiting_ns,

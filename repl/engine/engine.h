@@ -33,12 +33,22 @@ struct engine_config {
     uint32_t unflushed_max;       /* changes that the peer may lose with its power; 0: MIRROR_UNFLUSHED_MAX */
     uint64_t alone_after_ns;      /* how long a lost peer is waited for before the primary goes on alone;
                                      ENGINE_NEVER_ALONE: for ever */
+    /* With a register (docs/FAILOVER.md): `alone_after_ns` is then `dead_after_ns`, or ENGINE_NEVER_ALONE for
+     * `when-alone: suspend`; it counts from when the peer was last heard. */
+    struct engine_failover {
+        bool has_register;      /* else nothing of the rest counts, and nothing is asked */
+        bool automatic;         /* `failover: automatic`: this node takes over by itself */
+        uint64_t dead_after_ns; /* silence after which the peer counts as lost: as the session's. At least 1 ms */
+        uint64_t fail_after_ns; /* requests that have waited for as long end with an error; 0: never */
+    } failover;
     uint64_t resync_bytes_per_s;  /* of what this leg gets as a target; 0: no limit */
     uint64_t verify_bytes_per_s;  /* that a verify ordered here compares; 0: no limit */
     uint64_t seed;                /* random: for tags of history entries */
     struct buf_pool *pool;        /* of the volume: for resync, and reads for the peer */
     size_t pool_keep_free_bytes;  /* what these leave of it */
     struct superblock superblock; /* as engine_attach() left it and as it lies on disk now */
+    /* What its hello says of the configuration; all zero: nothing. */
+    struct hello_config configured;
 };
 
 /* What a leg must remember from the moment a daemon attaches it: called on the superblock as read, whose result is
@@ -82,7 +92,33 @@ struct engine_view {
     uint64_t verified_found_bytes;
     uint64_t diskless_epoch; /* since which it serves through the peer's leg, or is to; 0: it has a leg of its own */
     uint64_t diskless_since_ns;
-    bool in_sync;               /* every acknowledged write is on two up-to-date legs */
+    struct engine_apart {
+        const char *rule;      /* of the handshake's, which waits for a person to give one leg up; NULL: none does */
+        uint64_t common_epoch; /* up to which both legs are the same; 0: they have nothing in common */
+        uint64_t differ_bytes_max;
+        struct engine_apart_side {
+            uint64_t epoch; /* of the first decree that the other has no part in; 0: there is none */
+            uint64_t first_lsn;
+            uint64_t lsn;
+            uint64_t since_ns;      /* when that was; 0: not known */
+            bool changed_known;     /* its bits tell what it has changed since; else that may be everything */
+            uint64_t changed_bytes; /* at the most */
+        } own, peer;
+    } apart;
+    struct engine_resolve_view {
+        bool active; /* blocks are kept aside, or the leg is about to be given up */
+        uint64_t done_bytes;
+        uint64_t total_bytes; /* at the most */
+    } resolve;
+    struct engine_register {
+        enum register_state state;
+        const char *reason;   /* a sentence, as the register gave it; "" unless UNREACHABLE ... REFUSED. The engine's */
+        struct decree decree; /* that stands, as last heard; none: never heard, or there is none */
+        bool swap_under_way;  /* its end is not known yet */
+        enum decree_cause swap_cause;
+        uint64_t swap_since_ns;
+    } witness;
+    bool in_sync;               /* every acknowledged write is on two up-to-date legs; no switchover is stuck */
     const char *why_not;        /* NULL when in_sync; else in words what is missing */
     uint32_t writes_waiting;    /* changes and flushes that wait for the peer */
     uint64_t oldest_waiting_ns; /* when the oldest of them came in; 0: none */
@@ -94,10 +130,11 @@ struct engine_view {
  * and some of its own), and the room for their text. */
 #define ENGINE_ACTIONS_MAX (2 * MIRROR_OPS + 2 * RESYNC_ACTIONS_MAX + 2 * VERIFY_ACTIONS_MAX + META_PAGES_MAX + 64)
 
-/* Operations towards the disk: those of the mirror, from 0; of resync and verify (SYNC_OP_FIRST ...); and two of the
- * engine's own. */
+/* Operations towards the disk: those of the mirror, from 0; of resync and verify (SYNC_OP_FIRST ...); and those of
+ * the engine's own. */
 #define ENGINE_OP_OWN_FLUSH UINT32_MAX
 #define ENGINE_OP_GROW (UINT32_MAX - 1)
+#define ENGINE_OP_KEEP (UINT32_MAX - 2)
 #define ENGINE_TEXT_BYTES (16 * KIB)
 
 /* Allocates all it will ever need. NULL: out of memory. */
@@ -133,7 +170,7 @@ void engine_verify_places(const struct engine *e, struct verify_places *out);
 
 void engine_view(struct engine *e, struct engine_view *out);
 
-/* Its `in_sync`, at little cost. */
+/* Its `in_sync`, at little cost, but for a switchover that is stuck. */
 bool engine_is_in_sync(const struct engine *e);
 
 /* A part of it that costs little: for a look a few times a second. */

@@ -10,18 +10,35 @@
 
 #define ALONE_RETRY_NS (10 * NS_PER_MS) /* a handshake is under way: it decides, or ends soon */
 
-static bool may_go_alone(const struct engine *e)
+/* Rule in-counts-at-once; and a volume that has no decree yet is nobody's to serve alone. */
+static bool register_allows(const struct engine *e)
 {
-    return e->config.alone_after_ns != ENGINE_NEVER_ALONE && e->config.peer && is_leading(e) && !e->leg_failed &&
-           !e->sb_broken;
+    if (!e->config.failover.has_register)
+        return true;
+    bool asks_in = e->witness.swap != SWAP_NOT && e->witness.request.proposal.cause == DECREE_IN;
+    return e->sb.registered && !asks_in;
 }
 
-void alone_consider(struct engine *e, uint64_t now_ns)
+static bool may_go_alone(const struct engine *e)
+{
+    return register_allows(e) && e->config.alone_after_ns != ENGINE_NEVER_ALONE && e->config.peer && is_leading(e) &&
+           !e->leg_failed && !e->sb_broken;
+}
+
+/* A leg that has never been part of anything is no new one any more: what it has now, nobody may overwrite. */
+static bool needs_decree(const struct engine *e) { return e->sb.peer_in_sync || e->sb.history.count == 0; }
+
+void alone_consider(struct engine *e, uint64_t now_ns, uint64_t heard_ns)
 {
     if (!may_go_alone(e) || e->alone || e->alone_at_ns)
         return;
+    /* Rule living-primary: the peer counts its silence from when it heard something last, too; and what has to be
+     * flushed is flushed meanwhile. */
+    uint64_t since_ns = register_rules(e) && heard_ns ? heard_ns : now_ns;
+    if (register_rules(e) && needs_decree(e))
+        leg_want_stable(e);
     /* The decree says already that the peer is not in sync: there is nothing to wait for. */
-    e->alone_at_ns = e->sb.peer_in_sync ? now_ns + e->config.alone_after_ns : now_ns;
+    e->alone_at_ns = e->sb.peer_in_sync ? max_u64(now_ns, since_ns + e->config.alone_after_ns) : now_ns;
 }
 
 void alone_end(struct engine *e, struct actions *out)
@@ -35,6 +52,7 @@ void alone_on_session_up(struct engine *e)
     e->alone_at_ns = 0;
     e->alone_flushes = false;
     e->alone_wanted = false;
+    e->witness.out_wanted = false;
 }
 
 void alone_forget(struct engine *e)
@@ -56,15 +74,17 @@ uint64_t alone_epoch(const struct engine *e)
     return e->sb.epoch;
 }
 
-/* A leg that has never been part of anything is no new one any more: what it has now, nobody may overwrite. */
-static bool needs_decree(const struct engine *e) { return e->sb.peer_in_sync || e->sb.history.count == 0; }
-
 /* The peer counts as lost. */
 static void leave_peer_behind(struct engine *e, struct actions *out)
 {
     if (needs_decree(e) && e->stable != STABLE_ALL) {
         e->alone_flushes = true;
         leg_want_stable(e);
+        return;
+    }
+    /* Rule out-first: the table asks for it, now that the leg is flushed. */
+    if (needs_decree(e) && register_rules(e)) {
+        e->witness.out_wanted = true;
         return;
     }
     if (needs_decree(e))

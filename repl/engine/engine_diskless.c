@@ -24,7 +24,7 @@ static bool may_be_replaced(const struct engine *e)
 {
     bool whole = e->sb.history.count > 0 && e->sb.leg == LEG_UP_TO_DATE && !superblock_is_doubtful(&e->sb);
     bool peer = e->peer_state == PEER_IN_SYNC || e->peer_state == PEER_AWAY;
-    if (!e->config.peer || e->role.phase != PHASE_PRIMARY || !whole || !peer_has_all(e) || !peer)
+    if (!e->config.peer || !role_has_front(&e->role) || !whole || !peer_has_all(e) || !peer)
         return false;
     /* A session that is just up is used when this node's record is on disk: what was true before it still is. */
     bool in_use = e->session == SESSION_UP && e->peer_ready;
@@ -44,10 +44,22 @@ static void make_entry(struct engine *e, uint64_t above_epoch)
     struct mirror_view mirror;
     mirror_view(e->mirror, &mirror);
     uint64_t tag = prng_next(&e->chance);
+    /* With a register it is the decree's, and comes with that (rule leg-out-first). */
+    e->witness.leg_is_declared = false;
+    if (register_may_rule(e))
+        return;
     e->diskless_entry = (struct history_entry) { above_epoch + 1, mirror.lsn + 1, tag ? tag : 1 };
     /* On this node's disk, too, if that can still be written: a higher epoch alone claims nothing. */
     e->sb.epoch = e->diskless_entry.epoch;
     want_persisted(e);
+}
+
+void diskless_declared(struct engine *e, const struct decree *d)
+{
+    struct mirror_view mirror;
+    mirror_view(e->mirror, &mirror);
+    e->witness.leg_is_declared = true;
+    e->diskless_entry = (struct history_entry) { d->epoch, mirror.lsn + 1, d->tag };
 }
 
 bool diskless_begin(struct engine *e, struct actions *out)
@@ -58,6 +70,7 @@ bool diskless_begin(struct engine *e, struct actions *out)
         return false;
     }
     e->diskless = DISKLESS_WANTED;
+    e->diskless_entry = (struct history_entry) { 0 };
     e->diskless_since_ns = e->now_ns;
     make_entry(e, max_u64(e->sb.epoch, e->asked_epoch));
     actions_note(out, NOTE_ERROR, "leg",
@@ -68,7 +81,7 @@ bool diskless_begin(struct engine *e, struct actions *out)
 
 void diskless_add_to_hello(const struct engine *e, struct hello *hello)
 {
-    if (!diskless_is(e) || !is_leading(e))
+    if (!diskless_is(e) || !is_leading(e) || history_entry_is_none(e->diskless_entry))
         return;
     hello->diskless = true;
     history_append(&hello->history, e->diskless_entry);
@@ -78,6 +91,8 @@ void diskless_on_refused(struct engine *e, const struct hello *peer)
 {
     /* The peer has seen this epoch, but not with this entry. Who lacks it now cannot record it later: each session
      * begins with a hello, and those to come have another one. */
+    if (register_may_rule(e))
+        return;
     bool seen = peer->epoch >= e->diskless_entry.epoch && !history_holds(&peer->history, e->diskless_entry);
     if (e->diskless == DISKLESS_WANTED && is_leading(e) && peer->role == ROLE_SECONDARY &&
         id_equal(peer->volume_id, e->sb.volume_id) && seen)

@@ -8,6 +8,7 @@
 #include "repl/meta/bitmap.h"
 #include "repl/mirror/mirror.h"
 #include "repl/role/role.h"
+#include "repl/role/swaps.h"
 #include "repl/sync/decide.h"
 #include "repl/sync/resync_source.h"
 #include "repl/sync/resync_target.h"
@@ -16,6 +17,7 @@
 /* The engine's own operations, beside the mirror's. */
 #define OP_OWN_FLUSH ENGINE_OP_OWN_FLUSH
 #define OP_GROW ENGINE_OP_GROW
+#define OP_KEEP ENGINE_OP_KEEP
 #define TAG_DECREE UINT32_MAX
 
 enum session_phase {
@@ -144,6 +146,101 @@ struct engine_resize {
     uint32_t set_number;
 };
 
+/* The peer of the last hello, if it was refused until a person gives one of the legs up. */
+struct engine_apart_peer {
+    bool known;
+    const char *rule;
+    struct hello peer;
+    uint64_t heard_ns;
+};
+
+/* This leg is being given up: engine_resolve.c. */
+struct engine_resolve {
+    enum resolve_phase {
+        RESOLVE_IDLE,
+        RESOLVE_OPENING,   /* the shell makes the file */
+        RESOLVE_READING,   /* and gets what is read */
+        RESOLVE_CLOSING,   /* has it on stable storage, under its name */
+        RESOLVE_LISTENING, /* the peer's next hello decides */
+        RESOLVE_RECORDING, /* the leg is given up in memory, and soon on disk */
+        RESOLVE_DROPPING,  /* nothing comes of it, as soon as nothing of it is under way */
+    } phase;
+    void *cookie; /* of the order */
+    struct keep_info info;
+    struct buf *buf;
+    uint32_t buf_used_bytes;
+    struct keep_piece pieces[KEEP_PIECES_MAX];
+    unsigned piece_count;
+    uint64_t cursor_bytes; /* done up to here */
+    uint64_t singly_until_bytes;
+    struct range reading;
+    uint64_t kept_bytes;
+    uint64_t unreadable_bytes;
+    uint64_t unreadable_at_bytes; /* the first of them */
+    bool force;                   /* they are given up, too */
+    bool disk_busy;
+    bool keep_busy;
+    enum keep_step step; /* keep_busy: which */
+    bool file;           /* there is one, which is not whole yet */
+    uint64_t until_ns;   /* LISTENING */
+    int32_t result;      /* DROPPING */
+    char why[ACTION_TEXT_BYTES];
+};
+
+/* The register: engine_register.c, engine_swaps.c, engine_lease.c. */
+struct engine_witness {
+    enum register_state state;
+    char reason[REGISTER_REASON_BYTES];
+    struct decree decree;            /* that stands, as last heard */
+    struct register_request request; /* under way, or the last; its proposal: the swap's */
+    bool asked;                      /* it is under way */
+    bool is_void;                    /* ... and its answer is about a swap of which the end is known */
+    bool fresh;                      /* `decree` was read in this step */
+    uint64_t read_at_ns;             /* when it is to be read next */
+    enum swap_progress {
+        SWAP_NOT,
+        SWAP_PREPARED, /* what comes before it is on its way to the disk */
+        SWAP_SENT,     /* until its end is known */
+    } swap;
+    int swap_row; /* of the table */
+    uint64_t swap_since_ns;
+    uint64_t asked_before; /* SWAP_PREPARED: the superblock's `asked_epoch` without it */
+    uint64_t retry_at_ns;
+    uint64_t alone_until_ns; /* a session was ended for what is to be asked: nobody comes into the way of it so long */
+
+    uint64_t heard_ns;         /* when a primary was last heard of; at first: the start */
+    uint64_t session_ns;       /* when the present session came up */
+    bool out_wanted;           /* the peer is lost */
+    uint64_t target_since_ns;  /* when it was first refused, as its target is in the set; 0: it is not */
+    uint64_t peer_asked_epoch; /* the peer has asked to take over from it; 0: it has not */
+    bool took_in;              /* the target of this session is in the set now */
+    bool complete;             /* this leg was the target of the last session, and had everything when that ended */
+    bool adopt;                /* ordered */
+    void *adopt_cookie;
+    uint64_t adopt_until_ns;
+    bool handed;            /* of a secondary: its primary has stopped for a switchover, and waits for it */
+    bool peer_waits;        /* PHASE_HANDING: the peer has asked for it, and hears if it is called off */
+    uint64_t hand_until_ns; /* PHASE_HANDING: the present step ends, with whatever has come of it */
+    bool gives_up;          /* ... the peer does not take over, or nobody knows */
+    char why_kept[REGISTER_REASON_BYTES]; /* ... and why */
+    bool switch_asked;                    /* of a secondary: its primary was asked to hand over, as was ordered here */
+    uint64_t switch_until_ns;
+    bool promote;              /* ordered */
+    uint64_t promote_until_ns; /* when the order ends, whatever comes of what was asked for it */
+    bool ended;                /* a demotion has come so far that nobody is to serve */
+    bool nobody;               /* ... and nobody is, by the register */
+    uint64_t release_until_ns; /* ... or its order ends without */
+    bool unreleased;           /* DETACHING: the decree names this node still */
+    bool leg_is_declared;      /* DISKLESS_WANTED: this leg is out of the set by the register */
+
+    uint64_t decree_sent_ns; /* when the peer was last told of an epoch that begins here */
+    uint64_t lease_until_ns;
+    bool reads_held;
+    uint64_t held_since_ns; /* reads_held: since when */
+
+    uint64_t patience_ns; /* when to look for requests that have waited too long; UINT64_MAX: none can */
+};
+
 struct engine {
     struct engine_config config;
     struct range_locks locks;
@@ -188,6 +285,10 @@ struct engine {
     struct engine_verify verify;
     struct engine_grow grow;
     struct engine_resize resize;
+    struct engine_apart_peer apart;
+    struct engine_resolve resolve;
+    uint64_t entry_ns; /* when the last entry of the history was made, by this node; 0: not known */
+    struct engine_witness witness;
     uint64_t served_size_bytes; /* what clients are told */
     bool peer_leads;            /* as far as is known: a primary does not tell when it is demoted */
     bool sync_full;             /* target: everything is compared */
@@ -203,10 +304,12 @@ struct engine {
     enum leg_state peer_leg; /* as last known */
     uint32_t peer_block_bytes;     /* likewise */
     uint32_t served_block_bytes;   /* what clients are told while we serve */
+    uint64_t entry_tag;            /* of the next entry; 0: a random one */
     uint64_t asked_epoch;          /* PHASE_ASKING: that the peer is to agree to */
     bool promote_force;            /* the promotion under way is to overcome what stands against it */
     bool promoted_half_made;       /* it has made an inconsistent leg count */
     char refused[SYNC_TEXT_BYTES]; /* the last refusal, so that each is told once */
+    bool refused_for_now;          /* ... until the register has answered one of the two */
     bool refused_a_primary;        /* the last hello was a primary's, and no session came of it */
     bool is_behind;                /* the last hello was that of a leg which has gone on without this one */
     bool person_decides;           /* ... or told, with this node's, that either leg may lack what the other has */
@@ -228,6 +331,7 @@ struct engine {
     enum own_flush {
         FLUSH_FOR_ENDING,
         FLUSH_FOR_STABLE,
+        FLUSH_IN_VAIN, /* what it was for is called off */
     } own_flush_for;
     bool own_flushed;      /* since the leg became idle for an ending */
     bool draining_primary; /* DETACHING from primary: the peer is still needed */
@@ -239,6 +343,7 @@ struct engine {
     } promotions[ENGINE_ORDERS_MAX]; /* that wait until the handshake with the peer is decided */
     unsigned promotion_count;
     uint64_t promotions_until_ns;
+    bool session_made;      /* both hellos were accepted here */
     bool handshake_refused; /* SESSION_ENDING: by this node's judgement of the peer's hello */
 
     uint64_t stall_look_ns; /* UINT64_MAX: it does not lead */
@@ -281,12 +386,13 @@ void engine_make_hello(struct engine *e, struct hello *out);
 bool engine_fix_size(struct engine *e, uint64_t size_bytes); /* false: out of memory */
 
 /* engine_session.c */
+void session_waits_no_more(struct engine *e); /* what the register had to answer first, it has */
 void session_drop(struct engine *e, const char *text, struct actions *out);
 void session_on_hello(struct engine *e, const struct hello *peer, struct actions *out);
 void session_on_peer_ready(struct engine *e);
 void engine_joins(struct engine *e); /* this leg is paired with that of the last hello from now on */
-void session_on_up(struct engine *e, uint64_t now_ns, struct actions *out);
-void session_on_down(struct engine *e, uint64_t now_ns, struct actions *out);
+void session_on_up(struct engine *e, uint64_t now_ns, uint64_t said_ns, struct actions *out);
+void session_on_down(struct engine *e, uint64_t now_ns, uint64_t heard_ns, struct actions *out);
 void session_on_frame(struct engine *e, const struct frame *frame, struct buf *payload, uint64_t now_ns,
                       struct actions *out);
 
@@ -297,14 +403,45 @@ void decree_agreed(struct engine *e); /* both legs have the same history, and th
 void decree_step_down(struct engine *e, const char *why, struct actions *out);
 void decree_on_ask(struct engine *e, const struct frame *frame, struct actions *out);
 const char *decree_on_taken(struct engine *e, const struct frame *frame, struct actions *out);
+/* The source of the last session has taken this leg in, as the register says; `entry` is of that decree. */
+void decree_taken_unheard(struct engine *e, struct history_entry entry, struct actions *out);
 bool decree_take(struct engine *e, uint64_t epoch, struct actions *out); /* false: out of memory */
+/* This leg counts from its last entry on, whatever it lacks. */
+void decree_accept_loss(struct engine *e);
 /* The serving primary takes another epoch, with or without the peer in the in-sync set. */
 void decree_renew(struct engine *e, bool peer_in_sync, struct actions *out);
 void decree_tell(struct engine *e, struct actions *out);
 void decree_on_answer(struct engine *e, const struct frame *frame, struct actions *out);
 
+/* engine_adopt.c */
+void adopt_order(struct engine *e, void *cookie, struct actions *out);
+void adopt_on_answer(struct engine *e, bool of_read, const struct register_answer *a, struct actions *out);
+void adopt_ends(struct engine *e, bool done, struct actions *out); /* its swap has */
+void adopt_advance(struct engine *e, struct actions *out);
+uint64_t adopt_deadline_ns(const struct engine *e);
+
+/* engine_handover.c */
+void handover_order(struct engine *e, void *cookie, struct actions *out);
+void handover_on_frame(struct engine *e, const struct frame *frame, struct actions *out);
+void handover_on_refused(struct engine *e, const struct frame *frame, struct actions *out);
+void handover_hand(struct engine *e, struct actions *out); /* drained and flushed */
+/* The peer has this node's place by a decree: it is secondary from here on. */
+void handover_is_taken(struct engine *e, struct actions *out);
+void handover_returns(struct engine *e, struct actions *out); /* ... or this node has it again, by its own */
+/* PHASE_HANDING comes to an end that nobody waits for: drains still, and goes on; or takes no requests any more. */
+void handover_is_called_off(struct engine *e, const char *why, struct actions *out);
+/* Of a secondary: nothing comes of what was ordered here. */
+void handover_fails(struct engine *e, const char *text, struct actions *out);
+/* This node has stopped, its peer does not take over, and the register has not said yet whose turn it is. */
+bool handover_is_stuck(const struct engine *e);
+void handover_on_session_down(struct engine *e, struct actions *out);
+void handover_was_read(struct engine *e, int row, struct actions *out); /* the register, just now */
+void handover_advance(struct engine *e, struct actions *out);
+uint64_t handover_deadline_ns(const struct engine *e);
+
 /* engine_alone.c */
-void alone_consider(struct engine *e, uint64_t now_ns); /* there is no session */
+/* There is no session: since now, or since `heard_ns`, if that is not 0. */
+void alone_consider(struct engine *e, uint64_t now_ns, uint64_t heard_ns);
 void alone_forget(struct engine *e);
 void alone_on_session_up(struct engine *e);
 void alone_end(struct engine *e, struct actions *out); /* the mirror: changes are sent from now on */
@@ -318,6 +455,7 @@ void diskless_add_to_hello(const struct engine *e, struct hello *hello);
 void diskless_on_refused(struct engine *e, const struct hello *peer);
 void diskless_judged(struct engine *e, struct actions *out);
 void diskless_on_session_up(struct engine *e, struct actions *out);
+void diskless_declared(struct engine *e, const struct decree *d);
 void diskless_give_up(struct engine *e, struct actions *out); /* what waits for the decision fails */
 void diskless_advance(struct engine *e, struct actions *out);
 const char *diskless_why_not(struct engine *e);
@@ -347,6 +485,7 @@ bool sync_on_disk_done(struct engine *e, uint32_t op, int32_t result, uint64_t n
 uint64_t sync_deadline_ns(const struct engine *e);
 bool sync_target_is_done(const struct engine *e);
 void sync_target_finish(struct engine *e, struct actions *out);
+void sync_leg_is_whole(struct engine *e); /* its superblock says so from now on */
 void sync_source_on_told(struct engine *e, struct actions *out);
 
 /* engine_verify.c */
@@ -377,8 +516,12 @@ void log_on_page_done(struct engine *e, enum meta_area area, uint32_t index, int
 
 /* engine_order.c */
 void order_answer(void *cookie, int32_t result, const char *text, struct actions *out);
+bool order_keep(struct engine *e, void *cookie, struct actions *out); /* false: too many; it is answered */
+uint64_t register_wait_ns(const struct engine *e);                    /* for how long an order waits for it */
 void orders_finish(struct engine *e, int32_t result, const char *text, struct actions *out);
 void order_promote(struct engine *e, bool force, void *cookie, struct actions *out);
+/* The orders that are kept, once more: the volume has no decree yet, and what stands against them may be new. */
+void orders_promote_undecreed(struct engine *e, struct actions *out);
 void order_demote(struct engine *e, bool force, void *cookie, struct actions *out);
 void order_detach(struct engine *e, bool force, void *cookie, struct actions *out);
 /* The handshake that they wait for is lost: nobody knows what the peer would have said. */
@@ -404,6 +547,56 @@ void resize_on_room(struct engine *e, int32_t result, const char *text, struct a
 void resize_on_session_down(struct engine *e, struct actions *out);
 const char *resize_on_frame(struct engine *e, const struct frame *frame, struct actions *out);
 void resize_advance(struct engine *e, struct actions *out);
+
+/* engine_resolve.c */
+void resolve_order(struct engine *e, bool force, void *cookie, struct actions *out);
+bool resolve_is_idle(const struct engine *e);
+/* The handshake's judgement, before anything else comes of it. */
+void resolve_on_hello(struct engine *e, const struct hello *peer, const struct sync_judgement *j, struct actions *out);
+void resolve_on_disk_done(struct engine *e, int32_t result);
+void resolve_on_keep_done(struct engine *e, int32_t result, const char *reason);
+void resolve_advance(struct engine *e, struct actions *out);
+uint64_t resolve_deadline_ns(const struct engine *e);
+struct engine_apart resolve_apart_view(const struct engine *e);
+struct engine_resolve_view resolve_view(const struct engine *e);
+/* engine_register.c */
+void register_begin(struct engine *e);
+bool register_rules(const struct engine *e);    /* this node acts by a register's decrees */
+bool register_may_rule(const struct engine *e); /* ... or will have: the first one is under way */
+void register_forget_swap(struct engine *e);
+bool register_wants_no_session(const struct engine *e); /* but with a primary: something is to be asked first */
+void register_on_answer(struct engine *e, const struct register_answer *answer, struct actions *out);
+void register_advance(struct engine *e, struct actions *out);
+uint64_t register_deadline_ns(const struct engine *e);
+struct engine_register register_view(const struct engine *e);
+
+/* engine_swaps.c */
+void swap_gather(struct engine *e, struct swap_facts *f);
+void swap_won(struct engine *e, const struct decree *d, struct actions *out);
+void swap_lost(struct engine *e, struct actions *out);
+void swaps_advance(struct engine *e, struct actions *out);
+void swaps_on_session_up(struct engine *e);
+/* `was_made`: both hellos were accepted here. */
+void swaps_on_session_down(struct engine *e, bool was_made, uint64_t heard_ns);
+/* Before it is judged: this node may not be what it has said any more. */
+void swaps_on_hello(struct engine *e, const struct hello *peer, struct actions *out);
+void swaps_heard_of(struct engine *e, const struct hello *peer);
+bool swaps_are_of_one_register(const struct engine *e, const struct hello *peer);
+bool swaps_may_be_own(const struct engine *e, const struct hello *peer);
+void swaps_on_refused(struct engine *e, const struct hello *peer, const struct sync_judgement *j);
+bool swaps_let_target_in(const struct engine *e);
+void swaps_promote(struct engine *e, const struct swap_facts *f, int row, struct actions *out);
+void swaps_promotion_fails(struct engine *e, const char *text, struct actions *out);
+uint64_t swap_deadline_ns(const struct engine *e);
+void decree_was_read(struct engine *e, const struct decree *d, struct actions *out);
+
+/* engine_lease.c */
+void lease_on_heard(struct engine *e, uint64_t sent_ns);
+void lease_look(struct engine *e, struct actions *out);
+
+/* engine_patience.c */
+void patience_look(struct engine *e, struct actions *out);
+uint64_t patience_deadline_ns(const struct engine *e);
 
 /* engine_stall.c */
 void stall_look(struct engine *e, struct actions *out);

@@ -145,6 +145,7 @@ void superblock_on_written(struct engine *e, int32_t result, struct actions *out
     leg_failed(e, "its superblock", out);
     e->sb.leg = LEG_FAILED;
     session_drop(e, "the leg's metadata could not be written", out);
+    swaps_promotion_fails(e, TEXT_BROKEN, out);
     /* A demotion or detach goes on to its end, which is not reached before nothing is in flight. */
     if (e->role.phase == PHASE_ASKING || e->role.phase == PHASE_PROMOTING) {
         role_yield(&e->role);

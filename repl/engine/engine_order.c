@@ -1,5 +1,6 @@
 /* Operators' orders: promote, demote, detach, and their way to the end. */
 #include <errno.h>
+#include <string.h>
 
 #include "repl/engine/engine_internal.h"
 
@@ -22,7 +23,7 @@ void order_answer(void *cookie, int32_t result, const char *text, struct actions
     a->order.text = text;
 }
 
-static bool keep_order(struct engine *e, void *cookie, struct actions *out)
+bool order_keep(struct engine *e, void *cookie, struct actions *out)
 {
     if (e->order_count + e->promotion_count >= ENGINE_ORDERS_MAX) {
         order_answer(cookie, -EBUSY, "too many orders are under way; wait for them", out);
@@ -34,6 +35,9 @@ static bool keep_order(struct engine *e, void *cookie, struct actions *out)
 
 /* A handshake is decided in moments. One that hangs, as a disk does not take up its superblock, is not waited for. */
 #define PROMOTION_WAIT_NS (10 * NS_PER_S)
+
+/* The same of the register; who is to be silent has to be so first. */
+uint64_t register_wait_ns(const struct engine *e) { return PROMOTION_WAIT_NS + 2 * e->config.failover.dead_after_ns; }
 
 static bool awaits_handshake(const struct engine *e)
 {
@@ -91,13 +95,32 @@ void promotions_advance(struct engine *e, struct actions *out)
         order_promote(e, e->promotions[i].force, e->promotions[i].cookie, out);
 }
 
-void order_promote(struct engine *e, bool force, void *cookie, struct actions *out)
+static void begin_promotion(struct engine *e, struct actions *out)
+{
+    bool ask = e->session == SESSION_UP;
+    role_promote(&e->role, ask);
+    e->is_behind = e->person_decides = false; /* or its loss is accepted */
+    e->promoted_half_made = false;
+    e->asked_epoch = e->sb.epoch + 1;
+    if (!ask && !decree_take(e, e->asked_epoch, out)) {
+        role_yield(&e->role);
+        orders_finish(e, -ENOMEM, TEXT_NO_MEMORY, out);
+    }
+}
+
+/* `undecreed`: the register has just said that the volume has no decree yet. */
+static void promote(struct engine *e, bool force, bool undecreed, void *cookie, struct actions *out)
 {
     if (e->role.phase == PHASE_PRIMARY) {
         order_answer(cookie, 0, NULL, out);
         return;
     }
-    enum leg_doubt doubt = e->sb.lost_power ? LEG_DOUBT_LACKS : e->sb.differs ? LEG_DOUBT_DIFFERS : LEG_DOUBT_NONE;
+    /* What the peer has done since, and whether this leg counts as it is, the register knows better. */
+    bool asks = register_rules(e);
+    enum leg_doubt doubt = asks               ? LEG_DOUBT_NONE
+                           : e->sb.lost_power ? LEG_DOUBT_LACKS
+                           : e->sb.differs    ? LEG_DOUBT_DIFFERS
+                                              : LEG_DOUBT_NONE;
     const char *obstacle = role_promotion_obstacle(&e->role, own_leg(e), doubt, force);
     if (e->leg_is_out)
         obstacle = "its leg has failed, and requests to the disk are not over; try again, or promote the peer";
@@ -110,7 +133,11 @@ void order_promote(struct engine *e, bool force, void *cookie, struct actions *o
         order_answer(cookie, -EPERM, obstacle, out);
         return;
     }
-    if (e->is_behind && e->session != SESSION_UP && !force) {
+    if (!resolve_is_idle(e)) {
+        order_answer(cookie, -EBUSY, "its changes are just being given up (`lockstep resolve`); wait for the end", out);
+        return;
+    }
+    if (!asks && e->is_behind && e->session != SESSION_UP && !force) {
         order_answer(
             cookie, -EPERM,
             actions_text(out,
@@ -125,7 +152,7 @@ void order_promote(struct engine *e, bool force, void *cookie, struct actions *o
         keep_promotion(e, force, cookie, out);
         return;
     }
-    if (e->person_decides && !force) {
+    if (!asks && e->person_decides && !force) {
         order_answer(cookie, -EPERM,
                      actions_text(out,
                                   "its leg and that of %s may each lack what the other one has (`lockstep status` says "
@@ -146,7 +173,7 @@ void order_promote(struct engine *e, bool force, void *cookie, struct actions *o
             out);
         return;
     }
-    if (e->refused_a_primary && !force) {
+    if (!asks && e->refused_a_primary && !force) {
         order_answer(cookie, -EPERM,
                      actions_text(out,
                                   "%s was primary when it was last heard of (promise 3: one primary at a time). Demote "
@@ -159,18 +186,43 @@ void order_promote(struct engine *e, bool force, void *cookie, struct actions *o
         order_answer(cookie, -EBUSY, actions_text(out, "%s is becoming primary", e->config.peer), out);
         return;
     }
-    if (!keep_order(e, cookie, out) || e->role.phase != PHASE_SECONDARY)
+    if (e->witness.switch_asked) {
+        order_answer(cookie, -EBUSY, "a switchover is under way; wait for its end", out);
         return;
-    bool ask = e->session == SESSION_UP;
-    role_promote(&e->role, ask);
-    e->promote_force = force;
-    e->is_behind = e->person_decides = false; /* or its loss is accepted */
-    e->promoted_half_made = false;
-    e->asked_epoch = e->sb.epoch + 1;
-    if (!ask && !decree_take(e, e->asked_epoch, out)) {
-        role_yield(&e->role);
-        orders_finish(e, -ENOMEM, TEXT_NO_MEMORY, out);
     }
+    if (e->witness.promote && e->promote_force != force) { /* one answer would be for both */
+        order_answer(cookie, -EBUSY,
+                     actions_text(out, "it is just being promoted %s --force; wait for the end of that",
+                                  e->promote_force ? "with" : "without"),
+                     out);
+        return;
+    }
+    if (!order_keep(e, cookie, out) || e->role.phase != PHASE_SECONDARY)
+        return;
+    e->promote_force = force;
+    if (e->config.failover.has_register && !id_is_none(e->sb.volume_id) && !undecreed) {
+        e->witness.promote = true;
+        e->witness.promote_until_ns = e->now_ns + register_wait_ns(e);
+        e->witness.read_at_ns = e->now_ns;
+        return;
+    }
+    begin_promotion(e, out);
+}
+
+void order_promote(struct engine *e, bool force, void *cookie, struct actions *out)
+{
+    promote(e, force, false, cookie, out);
+}
+
+void orders_promote_undecreed(struct engine *e, struct actions *out)
+{
+    void *orders[ENGINE_ORDERS_MAX];
+    unsigned count = e->order_count;
+    memcpy(orders, e->orders, sizeof(orders));
+    e->order_count = 0;
+    e->witness.promote = false;
+    for (unsigned i = 0; i < count; i++)
+        promote(e, e->promote_force, true, orders[i], out);
 }
 
 /* Before the last change can complete, someone must be there to complete it. */
@@ -207,23 +259,26 @@ void order_demote(struct engine *e, bool force, void *cookie, struct actions *ou
 {
     switch (e->role.phase) {
     case PHASE_SECONDARY:
-        if (e->promotion_count > 0)
+        if (e->promotion_count > 0 || e->witness.promote)
             order_answer(cookie, -EBUSY, TEXT_IS_PROMOTED, out);
         else
             order_answer(cookie, 0, NULL, out);
         return;
     case PHASE_ASKING:
     case PHASE_PROMOTING: order_answer(cookie, -EBUSY, TEXT_IS_PROMOTED, out); return;
+    case PHASE_HANDING: order_answer(cookie, -EBUSY, "it is just handing over to the peer", out); return;
     case PHASE_DETACHING:
     case PHASE_DETACHED: order_answer(cookie, -EBUSY, "it is being taken down", out); return;
     case PHASE_PRIMARY:
     case PHASE_DEMOTING: break;
     }
-    if (!may_drain(e, force, cookie, out) || !keep_order(e, cookie, out) || e->role.phase == PHASE_DEMOTING)
+    e->witness.release_until_ns = e->now_ns + register_wait_ns(e);
+    if (!may_drain(e, force, cookie, out) || !order_keep(e, cookie, out) || e->role.phase == PHASE_DEMOTING)
         return;
     actions_add(out, ACT_SERVE)->serve.on = false;
     e->own_flushed = false;
     e->ending_flushed = false;
+    e->witness.ended = e->witness.nobody = false;
     role_demote(&e->role);
 }
 
@@ -233,14 +288,21 @@ void order_detach(struct engine *e, bool force, void *cookie, struct actions *ou
         order_answer(cookie, 0, NULL, out);
         return;
     }
+    if (e->role.phase == PHASE_HANDING)
+        handover_is_called_off(e, "it is being taken down", out);
+    handover_fails(e, "it is being taken down", out);
     /* A demotion may wait for a peer who will not come: nobody must have to know that to end it. */
     if (e->role.phase == PHASE_DEMOTING && !may_drain(e, force, cookie, out))
         return;
-    if (e->role.phase == PHASE_ASKING || e->role.phase == PHASE_PROMOTING || e->role.phase == PHASE_DEMOTING) {
+    /* What is left of a demotion is the register's to hear. */
+    e->witness.unreleased = e->role.phase == PHASE_DEMOTING && e->witness.ended;
+    bool changes = e->role.phase == PHASE_DEMOTING && !e->witness.unreleased;
+    if (e->role.phase == PHASE_ASKING || e->role.phase == PHASE_PROMOTING || changes) {
         order_answer(cookie, -EBUSY, "its role is just changing; try again in a moment", out);
         return;
     }
-    if (!may_drain(e, force, cookie, out) || !keep_order(e, cookie, out) || e->role.phase == PHASE_DETACHING)
+    swaps_promotion_fails(e, "it is being taken down", out);
+    if (!may_drain(e, force, cookie, out) || !order_keep(e, cookie, out) || e->role.phase == PHASE_DETACHING)
         return;
     e->draining_primary = e->role.phase == PHASE_PRIMARY;
     if (e->draining_primary)
@@ -266,7 +328,7 @@ static bool is_settled(struct engine *e, struct actions *out)
 {
     if (e->leg_failed)
         log_advance(e, out); /* ends what waits for the log: nothing else may come that would ask again */
-    if (!mirror_is_idle(e->mirror) || !verify_parts_idle(e) || !grow_is_idle(e))
+    if (!mirror_is_idle(e->mirror) || !verify_parts_idle(e) || !grow_is_idle(e) || !resolve_is_idle(e))
         return false;
     /* A resync can take hours. It survives a demotion, and goes on after the next `up`: neither waits for its end. */
     if (e->role.phase == PHASE_DETACHING && !sync_is_idle(e)) {
@@ -328,21 +390,34 @@ void order_serve_size(struct engine *e, struct actions *out)
     actions_note(out, NOTE_INFO, "serve", "the volume has %llu bytes now", (unsigned long long)e->sb.size_bytes);
 }
 
+static const char *ending_text(const struct engine *e)
+{
+    if (e->sb_broken)
+        return TEXT_BROKEN;
+    return e->role.phase == PHASE_DETACHED && e->witness.unreleased
+               ? "the witness has not heard that nobody is to serve: its decree still names this node"
+               : NULL;
+}
+
 void orders_carry_out(struct engine *e, uint64_t now_ns, struct actions *out)
 {
     bool ending = e->role.phase == PHASE_DEMOTING || e->role.phase == PHASE_DETACHING;
+    bool hands = e->role.phase == PHASE_HANDING && !e->role.handed;
     for (;;) {
         struct role_facts facts = {
-            .idle = ending && is_settled(e, out) && !e->own_flush_busy,
+            .idle = (ending || hands) && is_settled(e, out) && !e->own_flush_busy,
             /* What cannot be written any more will not hold up the end: the disk then tells of an unclean one. */
             .persisted = persisted(e) || (ending && e->sb_broken),
             .flushed = e->own_flushed,
+            /* Also where the first decree, which names this node, is under way. */
+            .released = !register_may_rule(e) || e->role.phase != PHASE_DEMOTING || e->witness.nobody,
             .session_up = e->session == SESSION_UP,
             .peer_agreed = e->peer_epoch == e->sb.epoch,
         };
         switch (role_next(&e->role, &facts)) {
         case ROLE_NEED_NOTHING: return;
         case ROLE_NEED_DECREE:
+            e->witness.decree_sent_ns = now_ns;
             decree_send(FRAME_DECREE, 0, e->role.phase == PHASE_ASKING ? e->asked_epoch : e->sb.epoch, 0, out);
             break;
         case ROLE_NEED_SERVE:
@@ -352,11 +427,17 @@ void orders_carry_out(struct engine *e, uint64_t now_ns, struct actions *out)
                          (unsigned long long)e->sb.epoch);
             orders_finish(e, 0, e->promoted_half_made ? sync_last_consistent(e, out) : NULL, out);
             if (e->session == SESSION_NONE)
-                alone_consider(e, now_ns);
+                alone_consider(e, now_ns, 0);
             break;
         case ROLE_NEED_FLUSH:
             if (!e->own_flush_busy)
                 leg_flush(e, FLUSH_FOR_ENDING, out);
+            return;
+        case ROLE_NEED_HAND: handover_hand(e, out); return;
+        case ROLE_NEED_RELEASE:
+            if (!e->witness.ended)
+                e->witness.release_until_ns = now_ns + register_wait_ns(e);
+            e->witness.ended = true;
             return;
         case ROLE_NEED_RECORD:
             record_ending(e);
@@ -374,7 +455,7 @@ void orders_carry_out(struct engine *e, uint64_t now_ns, struct actions *out)
                  * One that has waits for an operator's force, or the next session. */
                 session_drop(e, "what a verify found is resynced", out);
             }
-            orders_finish(e, e->sb_broken ? -EIO : 0, e->sb_broken ? TEXT_BROKEN : NULL, out);
+            orders_finish(e, e->sb_broken ? -EIO : 0, ending_text(e), out);
             break;
         }
     }

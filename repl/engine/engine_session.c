@@ -21,10 +21,31 @@ static void refuse(struct engine *e, const char *text, struct actions *out)
     e->session = SESSION_ENDING;
     e->handshake_refused = true;
     actions_add(out, ACT_SESSION_REFUSE)->text.text = actions_text(out, "%s", text);
+    e->refused_for_now = false;
     if (strcmp(e->refused, text) == 0)
         return;
     snprintf(e->refused, sizeof(e->refused), "%s", text);
     actions_note(out, NOTE_ERROR, "link", "refused: %s", text);
+}
+
+/* It goes on as soon as the register has answered one of the two. */
+static void refuse_for_now(struct engine *e, const char *text, struct actions *out)
+{
+    e->session = SESSION_ENDING;
+    e->handshake_refused = true;
+    actions_add(out, ACT_SESSION_DROP)->text.text = actions_text(out, "%s", text);
+    e->refused_for_now = true;
+    if (strcmp(e->refused, text) == 0)
+        return;
+    snprintf(e->refused, sizeof(e->refused), "%s", text);
+    actions_note(out, NOTE_WARNING, "link", "not connected for now: %s", text);
+}
+
+void session_waits_no_more(struct engine *e)
+{
+    if (e->refused_for_now)
+        e->refused[0] = 0;
+    e->refused_for_now = false;
 }
 
 static bool is_still_as_said(struct engine *e)
@@ -37,6 +58,8 @@ static bool is_still_as_said(struct engine *e)
            now.peer_failed == s->peer_failed && now.was_primary == s->was_primary &&
            now.served_epoch == s->served_epoch && now.pristine == s->pristine && now.size_bytes == s->size_bytes &&
            (now.dirty_bytes == 0) == (s->dirty_bytes == 0) && id_equal(now.peer_leg_id, s->peer_leg_id) &&
+           now.registered == s->registered && now.asked_epoch == s->asked_epoch &&
+           (!now.registered || now.peer_in_sync == s->peer_in_sync) &&
            history_relate(&now.history, &s->history) == HISTORY_EQUAL && history_entry_equal(now.base, s->base);
 }
 
@@ -57,6 +80,11 @@ static void forget_a_term_apart(struct engine *e)
     want_persisted(e);
 }
 
+static bool is_news_of_a_register(const struct engine *e, const struct hello *peer)
+{
+    return e->config.failover.has_register && peer->registered && !e->sb.registered;
+}
+
 void session_on_hello(struct engine *e, const struct hello *peer, struct actions *out)
 {
     assert(e->session == SESSION_NONE && e->config.peer);
@@ -68,6 +96,8 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
             actions_text(out, "volume %s is being taken down on %s", e->config.volume, e->config.node);
         return;
     }
+    swaps_on_hello(e, peer, out);
+    e->session_made = false;
     if (!is_still_as_said(e)) {
         /* The peer judges what was said: only the next hello can bring both to the same verdict. */
         e->session = SESSION_ENDING;
@@ -76,12 +106,18 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
     }
     struct sync_judgement j;
     sync_decide(&e->said, peer, &j);
+    resolve_on_hello(e, peer, &j, out);
+    bool undecided = e->witness.swap != SWAP_NOT && !j.own_deposed && !j.peer_asked;
     e->peer_leg = peer->leg;
     e->peer_block_bytes = peer->block_bytes;
     e->refused_a_primary = peer->role == ROLE_PRIMARY;
     bool is_pair = id_equal(e->sb.peer_leg_id, peer->leg_id);
     if (is_pair && peer->leg == LEG_FAILED)
         peer_has_failed(e);
+    if (j.own_deposed && swaps_may_be_own(e, peer)) {
+        refuse_for_now(e, "this node waits for the witness's answer, of which the peer seems to know", out);
+        return;
+    }
     if (j.verdict == SYNC_REFUSE) {
         /* Who drains serves no more and gives way: two that wait for each other's acknowledgement would wait for ever.
          * Alone it needs nobody's. Who has no leg can do nothing without a peer that serves by itself now. */
@@ -91,13 +127,32 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
             decree_step_down(e, "the peer is primary, too: what waited for it on this node was given up", out);
         /* Refused or not, the epoch is seen: this node must not take it a second time. */
         bool same_volume = !id_is_none(e->said.volume_id) && id_equal(e->said.volume_id, peer->volume_id);
-        if (same_volume && !is_leading(e) && e->role.phase != PHASE_PROMOTING && peer->epoch > e->sb.epoch) {
+        /* ... and that it is a register's: it must not be promoted as if there were none. */
+        if (same_volume && is_news_of_a_register(e, peer) && peer->epoch >= e->sb.epoch) {
+            e->sb.registered = true;
+            want_persisted(e);
+        }
+        bool counts = same_volume && swaps_are_of_one_register(e, peer);
+        if (counts && !is_leading(e) && e->role.phase != PHASE_PROMOTING && peer->epoch > e->sb.epoch) {
             e->sb.epoch = peer->epoch;
             want_persisted(e);
+            swaps_heard_of(e, peer);
         }
         diskless_on_refused(e, peer);
         e->person_decides = j.person_decides;
-        refuse(e, j.text, out);
+        swaps_on_refused(e, peer, &j);
+        if (j.for_now)
+            refuse_for_now(e, j.text, out);
+        else
+            refuse(e, j.text, out);
+        return;
+    }
+    if (register_wants_no_session(e) && peer->role != ROLE_PRIMARY) {
+        refuse_for_now(e, "this node is about to ask the witness for a decree", out);
+        return;
+    }
+    if (undecided) {
+        refuse_for_now(e, "this node waits for the witness's answer", out);
         return;
     }
     if (!engine_fix_size(e, j.size_bytes)) {
@@ -109,12 +164,22 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
     e->is_behind = false;
     e->person_decides = false;
     e->session = SESSION_JUDGED;
+    e->session_made = true;
     e->peer = *peer;
+    e->witness.complete = false;
     e->peer_epoch = peer->epoch;
     e->peer_ready = false;
     e->peer_is_ready = false;
     e->peer_leads = peer->role == ROLE_PRIMARY;
     mirror_raise_lsn(e->mirror, peer->lsn);
+    /* Whoever is told of a register by its peer asks it, too; and what it had asked for, that epoch makes void. */
+    bool told = is_news_of_a_register(e, peer);
+    bool is_void = e->sb.asked_epoch && e->sb.asked_epoch < j.epoch;
+    if (told || is_void) {
+        e->sb.registered |= told;
+        e->sb.asked_epoch = is_void ? 0 : e->sb.asked_epoch;
+        want_persisted(e);
+    }
     /* A target takes over whom it belongs to when it becomes one: before its source has on record what it is to get,
      * the two legs must not take each other for a pair. */
     bool joins = j.verdict != SYNC_TARGET;
@@ -137,6 +202,7 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
         if (e->sb.history.count == 0)
             history_append(&e->sb.history, j.pair_entry);
         decree_agreed(e);
+        forget_a_term_apart(e);
         want_persisted(e);
         actions_note(out, NOTE_INFO, "leg", "paired with the fresh leg of %s; the volume has %llu bytes", peer->node,
                      (unsigned long long)j.size_bytes);
@@ -160,7 +226,7 @@ void session_on_peer_ready(struct engine *e)
     sync_on_peer_ready(e);
 }
 
-void session_on_up(struct engine *e, uint64_t now_ns, struct actions *out)
+void session_on_up(struct engine *e, uint64_t now_ns, uint64_t said_ns, struct actions *out)
 {
     assert(e->session == SESSION_READY || e->session == SESSION_ENDING);
     if (e->session == SESSION_ENDING)
@@ -172,6 +238,9 @@ void session_on_up(struct engine *e, uint64_t now_ns, struct actions *out)
     e->ending_flushed = false; /* a flush that the last session took with it counts for nothing */
     /* The peer judged our hello as we judged its: it has persisted the higher of both epochs. */
     e->peer_epoch = max_u64(e->peer.epoch, e->said.epoch);
+    if (said_ns)
+        lease_on_heard(e, said_ns);
+    swaps_on_session_up(e);
     diskless_on_session_up(e, out);
     /* A secondary's mirror has nothing to send; it learns that a session began. A leader's learns it when the peer has
      * agreed to the epoch. */
@@ -181,15 +250,19 @@ void session_on_up(struct engine *e, uint64_t now_ns, struct actions *out)
     verify_on_session_up(e);
 }
 
-void session_on_down(struct engine *e, uint64_t now_ns, struct actions *out)
+void session_on_down(struct engine *e, uint64_t now_ns, uint64_t heard_ns, struct actions *out)
 {
     bool was_up = e->session_was_up;
+    swaps_on_session_down(e, e->session_made, heard_ns);
+    e->session_made = false;
+    e->witness.took_in = false;
     e->session = SESSION_NONE;
     e->session_was_up = false;
     e->peer_ready = false;
     e->decree_owed = false;
     e->taken_owed = false;
     e->told_epoch = 0;
+    e->witness.complete |= was_up && e->peer_state == PEER_SOURCE && sync_target_is_done(e);
     sync_on_session_down(e, out);
     verify_on_session_down(e, out);
     resize_on_session_down(e, out);
@@ -208,8 +281,9 @@ void session_on_down(struct engine *e, uint64_t now_ns, struct actions *out)
             out);
     }
     promotions_lost(e, out);
+    handover_on_session_down(e, out);
     mirror_peer_lost(e->mirror, out);
-    alone_consider(e, now_ns);
+    alone_consider(e, now_ns, heard_ns);
     struct mirror_view mirror;
     mirror_view(e->mirror, &mirror);
     /* Why it ended, the session has told already. */
@@ -261,6 +335,8 @@ void session_on_frame(struct engine *e, const struct frame *frame, struct buf *p
     case FRAME_DECREE:
         if (frame->flags & FRAME_FLAG_TAKEN)
             wrong = decree_on_taken(e, frame, out);
+        else if (frame->flags & FRAME_FLAG_HAND)
+            handover_on_frame(e, frame, out);
         else
             decree_on_ask(e, frame, out);
         break;

@@ -197,15 +197,8 @@ static void note_up_to_date(const char *node, const struct resync_view *v, struc
                  (unsigned long long)v->zero_bytes);
 }
 
-/* The source has taken this leg in: it has all that the source's has. */
-void sync_target_finish(struct engine *e, struct actions *out)
+void sync_leg_is_whole(struct engine *e)
 {
-    assert(e->peer_state == PEER_SOURCE && sync_target_is_done(e));
-    struct resync_view view;
-    resync_target_view(e->target, &view);
-    resync_target_stop(e->target, out);
-    e->sync_begun = false;
-    e->peer_state = PEER_IN_SYNC;
     e->is_behind = false;
     e->sb.leg = LEG_UP_TO_DATE;
     e->sb.lost_power = e->sb.differs = false;
@@ -215,6 +208,19 @@ void sync_target_finish(struct engine *e, struct actions *out)
     e->sb.consistent_epoch = 0;
     e->sb.consistent_lsn = 0;
     e->log.settle = true; /* what lies on disk of bits that are clear now */
+    want_persisted(e);
+}
+
+/* The source has taken this leg in: it has all that the source's has. */
+void sync_target_finish(struct engine *e, struct actions *out)
+{
+    assert(e->peer_state == PEER_SOURCE && sync_target_is_done(e));
+    struct resync_view view;
+    resync_target_view(e->target, &view);
+    resync_target_stop(e->target, out);
+    e->sync_begun = false;
+    e->peer_state = PEER_IN_SYNC;
+    sync_leg_is_whole(e);
     note_up_to_date(e->config.node, &view, out);
 }
 
@@ -273,11 +279,15 @@ static void finish_source(struct engine *e, struct actions *out)
         /* One decree at a time: else the later one could get the lower epoch. */
         if (e->role.phase == PHASE_ASKING)
             return;
+        /* With a register it is a primary's to ask for, and what follows has happened with the answer. */
+        if (register_rules(e) && !e->witness.took_in)
+            return;
+        e->witness.took_in = false;
         e->sync_finishing = true;
         /* Who was not part of the last decree gets another one: what comes from now on, the leg in whose place it is
          * may lack, and that one's history is equal to this one's still. */
         bool is_new = history_relate(&e->sb.history, &e->peer.history) != HISTORY_EQUAL;
-        if (is_leading(e) || e->sb.history.count == 0 || is_new)
+        if (!register_rules(e) && (is_leading(e) || e->sb.history.count == 0 || is_new))
             decree_renew(e, true, out);
         e->sb.peer_in_sync = true;
         /* All of it is stable there, and until its own record says so, that says that it is half made. If this node

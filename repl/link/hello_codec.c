@@ -8,7 +8,7 @@
 #include "proto/handshake.pb-c.h"
 
 /* Three names, three ids, the nonce, the numbers at their longest, and a full history: below what a frame may carry. */
-static_assert(3 * (NAME_BYTES_MAX + 3) + 3 * (sizeof(struct id) + 3) + HELLO_NONCE_BYTES + 3 + 28 * 13 + 3 * 5 +
+static_assert(3 * (NAME_BYTES_MAX + 3) + 3 * (sizeof(struct id) + 3) + HELLO_NONCE_BYTES + 3 + 35 * 13 + 4 * 9 +
                       HISTORY_MAX * (10 + 10 + 8) <=
                   FRAME_HELLO_BYTES_MAX,
               "fits");
@@ -60,6 +60,14 @@ size_t hello_encode(const struct hello *hello, uint8_t *out)
     m.served_epoch = hello->served_epoch;
     m.peer_in_sync = hello->peer_in_sync;
     m.diskless = hello->diskless;
+    m.alone_s = hello->alone_s;
+    m.registered = hello->registered;
+    m.asked_epoch = hello->asked_epoch;
+    m.hands_over = hello->hands_over;
+    m.dead_after_us = hello->config.dead_after_us;
+    m.witness = hello->config.witness;
+    m.failover = hello->config.failover;
+    m.when_alone = hello->config.when_alone;
     uint64_t epochs[HISTORY_MAX], lsns[HISTORY_MAX], tags[HISTORY_MAX];
     for (uint32_t i = 0; i < hello->history.count; i++) {
         epochs[i] = hello->history.entries[i].epoch;
@@ -140,6 +148,8 @@ static int take_state(const Lockstep__Hello *m, struct hello *h, const char **wh
         return wrong(why, "impossible epoch or LSN (epoch, lsn)");
     if (m->served_epoch > m->epoch)
         return wrong(why, "served at an epoch that it has not seen (served_epoch)");
+    if (m->asked_epoch > FRAME_EPOCH_MAX)
+        return wrong(why, "impossible epoch asked for (asked_epoch)");
     if ((unsigned)m->role > ROLE_PRIMARY)
         return wrong(why, "unknown role (role)");
     if ((unsigned)m->leg > LEG_FAILED)
@@ -169,6 +179,16 @@ static int take_state(const Lockstep__Hello *m, struct hello *h, const char **wh
     h->served_epoch = m->served_epoch;
     h->peer_in_sync = m->peer_in_sync;
     h->diskless = m->diskless;
+    h->alone_s = m->alone_s;
+    h->registered = m->registered;
+    h->asked_epoch = m->asked_epoch;
+    h->hands_over = m->hands_over;
+    h->config = (struct hello_config) {
+        .dead_after_us = m->dead_after_us,
+        .witness = m->witness,
+        .failover = m->failover,
+        .when_alone = m->when_alone,
+    };
     h->size_bytes = m->size_bytes;
     h->capacity_bytes = m->capacity_bytes;
     h->epoch = m->epoch;

@@ -9,7 +9,7 @@
 #include "repl/base/checksum.h"
 #include "repl/base/prng.h"
 
-#define REASON_BYTES 320
+#define REASON_BYTES (FRAME_REFUSE_BYTES_MAX + 1) /* whole refusals: what to do stands at their end */
 #define PATH_NAME_BYTES 80
 /* The same failure again is worth a line of the log only so often. */
 #define REPEAT_NOTE_NS (60 * NS_PER_S)
@@ -47,6 +47,7 @@ struct conn {
     uint64_t received;
     uint64_t peer_stamp; /* from the peer's last heartbeat; 0: none yet */
     uint64_t peer_stamp_ns;
+    uint64_t hello_ns; /* when ours was sent */
 };
 
 struct session {
@@ -206,13 +207,17 @@ static void refuse_conn(struct conn *c, uint16_t how_long, const char *why, stru
     close_conn(c->id, true, out);
 }
 
+/* Of a stamp of the peer's: bounded, as a connection of an hour without a heartbeat is long over. */
+static uint32_t kept_us(uint64_t kept_ns) { return (uint32_t)min_u64(kept_ns / NS_PER_US, UINT32_MAX); }
+
 static void send_heartbeat(struct session *s, uint64_t now, struct session_actions *out)
 {
     struct conn *c = &s->conn;
     struct frame frame = {
         .kind = FRAME_HEARTBEAT,
         .lsn = now - c->opened_ns + 1,
-        .offset_bytes = c->peer_stamp ? c->peer_stamp + (now - c->peer_stamp_ns) : 0,
+        .offset_bytes = c->peer_stamp,
+        .tag = c->peer_stamp ? kept_us(now - c->peer_stamp_ns) : 0,
     };
     send(c, &frame, NULL, NULL, out);
     c->heartbeat_ns = now + heartbeat_interval_ns(s);
@@ -222,6 +227,7 @@ static void send_hello(struct session *s, uint64_t now, struct session_actions *
 {
     send(&s->conn, &(struct frame) { .kind = FRAME_HELLO }, NULL, NULL, out);
     s->conn.heartbeat_ns = now + heartbeat_interval_ns(s);
+    s->conn.hello_ns = now;
 }
 
 /* ------------------------------------------------------------------------------------------------- retrying */
@@ -298,6 +304,7 @@ static void leave(struct session *s, uint64_t now, enum outcome outcome, const c
     if (s->initiator)
         plan_retry(s, now, outcome);
     bool judged = s->judged;
+    uint64_t heard_ns = s->conn.heard_ns;
     s->conn = (struct conn) { 0 };
     s->judged = false;
     s->ready_sent = false;
@@ -309,6 +316,7 @@ static void leave(struct session *s, uint64_t now, enum outcome outcome, const c
         a->event.kind = EV_SESSION_DOWN;
         a->event.now_ns = now;
         a->event.down.reason = text(out, "%s", s->reason);
+        a->event.down.heard_ns = heard_ns;
     }
 }
 
@@ -388,6 +396,7 @@ static void enter_up(struct session *s, uint64_t now, struct session_actions *ou
     struct session_action *a = act(out, SA_EVENT);
     a->event.kind = EV_SESSION_UP;
     a->event.now_ns = now;
+    a->event.heard.sent_ns = s->conn.hello_ns; /* its ready answers our hello */
 }
 
 /* ------------------------------------------------------------------------------------------------- strangers */
@@ -609,16 +618,26 @@ static void on_refusal(struct session *s, const struct session_event *ev, struct
               text(out, "%s ended the connection: %s", s->peer, said), out);
 }
 
-static void on_heartbeat(struct session *s, const struct session_event *ev)
+static void on_heartbeat(struct session *s, const struct session_event *ev, struct session_actions *out)
 {
     struct conn *c = &s->conn;
     uint64_t stamp = ev->now_ns - c->opened_ns + 1;
     uint64_t echo = ev->frame.frame.offset_bytes;
+    uint64_t kept_ns = (uint64_t)ev->frame.frame.tag * NS_PER_US;
     c->peer_stamp = ev->frame.frame.lsn;
     c->peer_stamp_ns = ev->now_ns;
-    if (echo == 0 || echo > stamp || stamp - echo > s->dead_after_ns)
+    if (echo == 0 || echo > stamp)
         return;
+    if (s->state == STATE_UP) {
+        struct session_action *a = act(out, SA_EVENT);
+        a->event.kind = EV_HEARD;
+        a->event.now_ns = ev->now_ns;
+        a->event.heard.sent_ns = c->opened_ns + echo - 1;
+    }
     uint64_t sample = stamp - echo;
+    if (kept_ns > sample || sample - kept_ns > s->dead_after_ns)
+        return;
+    sample -= kept_ns;
     if (s->rtt_ns == 0)
         s->rtt_ns = sample;
     else
@@ -682,7 +701,7 @@ static bool on_frame(struct session *s, const struct session_event *ev, struct s
     case FRAME_HELLO: return false;
     case FRAME_READY: on_ready(s, ev, out); return false;
     case FRAME_REFUSE: on_refusal(s, ev, out); return false;
-    case FRAME_HEARTBEAT: on_heartbeat(s, ev); return false;
+    case FRAME_HEARTBEAT: on_heartbeat(s, ev, out); return false;
     case FRAME_WRITE:
     case FRAME_DISCARD:
     case FRAME_WRITE_ZEROES:

@@ -15,7 +15,7 @@
  * The session numbers frames, checks the numbers it receives, sends heartbeats, verifies every payload's checksum
  * before the engine sees it, and turns what it learns into engine events, so that the engine sees runs of
  *
- *   EV_HELLO  [EV_PEER_READY]  [EV_SESSION_UP  EV_FRAME...]  EV_SESSION_DOWN
+ *   EV_HELLO  [EV_PEER_READY]  [EV_SESSION_UP  EV_FRAME and EV_HEARD...]  EV_SESSION_DOWN
  *
  * and nothing else: exactly one EV_SESSION_DOWN for each EV_HELLO, also after the engine's own refusal or drop, and
  * nothing of the old session after it. A shell that gathers the engine's actions over several events forgets those

@@ -25,7 +25,8 @@
 #define FLAG_FULL (1u << 7)
 #define FLAG_READS_LIE (1u << 8)
 #define FLAG_DIFFERS (1u << 9)
-#define FLAGS_KNOWN (((1u << 10) - 1) & ~(1u << 3)) /* one is reserved: it meant "unclean" */
+#define FLAG_REGISTERED (1u << 10)
+#define FLAGS_KNOWN (((1u << 11) - 1) & ~(1u << 3)) /* one is reserved: it meant "unclean" */
 
 struct entry_disk {
     le64 epoch;
@@ -68,13 +69,14 @@ struct superblock_disk {
     le64 verified_at_s;
     le64 verified_found_bytes;
     le64 served_epoch;
-    uint8_t asked_epoch[8]; /* reserved for the epoch that a node has asked for (docs/FAILOVER.md) */
+    le64 asked_epoch;
     uint8_t zero[SUPERBLOCK_BYTES - 376 - HISTORY_MAX * 24];
 };
 static_assert(sizeof(struct superblock_disk) == SUPERBLOCK_BYTES, "a superblock is one block");
 static_assert(offsetof(struct superblock_disk, volume_id) == 72, "no padding");
 static_assert(offsetof(struct superblock_disk, history) == 328, "no padding");
 static_assert(offsetof(struct superblock_disk, served_epoch) == 1896, "no padding");
+static_assert(offsetof(struct superblock_disk, asked_epoch) == 1904, "no padding");
 
 static uint64_t block_check(const struct superblock_disk *d)
 {
@@ -98,7 +100,8 @@ static uint32_t flags_of(const struct superblock *sb)
     return (sb->attached ? FLAG_ATTACHED : 0) | (sb->pristine ? FLAG_PRISTINE : 0) | (sb->adopted ? FLAG_ADOPTED : 0) |
            (sb->lost_power ? FLAG_LOST_POWER : 0) | (sb->peer_in_sync ? FLAG_PEER_IN_SYNC : 0) |
            (sb->was_primary ? FLAG_WAS_PRIMARY : 0) | (sb->full ? FLAG_FULL : 0) |
-           (sb->reads_lie ? FLAG_READS_LIE : 0) | (sb->differs ? FLAG_DIFFERS : 0);
+           (sb->reads_lie ? FLAG_READS_LIE : 0) | (sb->differs ? FLAG_DIFFERS : 0) |
+           (sb->registered ? FLAG_REGISTERED : 0);
 }
 
 void superblock_write_order(unsigned bad, uint8_t order[SUPERBLOCK_COPIES])
@@ -141,6 +144,7 @@ void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block
         .verified_at_s = to_le64(sb->verified_at_s),
         .verified_found_bytes = to_le64(sb->verified_found_bytes),
         .served_epoch = to_le64(sb->served_epoch),
+        .asked_epoch = to_le64(sb->asked_epoch),
         .base = entry_encode(sb->base),
         .history_count = to_le32(sb->history.count),
         .room_bytes = to_le64(sb->room_bytes),
@@ -153,17 +157,6 @@ void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block
     memcpy(d.node, sb->node, sizeof(d.node));
     d.check = to_le64(block_check(&d));
     memcpy(block, &d, sizeof(d));
-}
-
-/* Names are shown on terminals: nothing that steers one. */
-static bool is_name(const char name[NAME_BYTES_MAX])
-{
-    if (!name[0] || !memchr(name, 0, NAME_BYTES_MAX))
-        return false;
-    for (const char *c = name; *c; c++)
-        if ((unsigned char)*c < ' ' || *c == 0x7f)
-            return false;
-    return true;
 }
 
 static int bad(struct err *err, const char *field)
@@ -188,7 +181,6 @@ static int check_reserved(const struct superblock_disk *d, struct err *err)
         { d->reserved_too, sizeof(d->reserved_too) },
         { &d->history[from_le32(d->history_count)],
           (HISTORY_MAX - from_le32(d->history_count)) * sizeof(d->history[0]) },
-        { d->asked_epoch, sizeof(d->asked_epoch) },
         { d->zero, sizeof(d->zero) },
     };
     for (unsigned i = 0; i < ARRAY_LEN(parts); i++)
@@ -211,7 +203,7 @@ static int check_fields(const struct superblock_disk *d, struct err *err)
         return bad(err, "role");
     if (d->leg > LEG_FAILED || d->peer_leg > LEG_FAILED)
         return bad(err, "leg state");
-    if (!is_name(d->volume) || !is_name(d->node))
+    if (!name_is_printable(d->volume) || !name_is_printable(d->node))
         return bad(err, "name");
     if (id_is_none(d->leg_id))
         return bad(err, "leg id");
@@ -225,6 +217,8 @@ static int check_fields(const struct superblock_disk *d, struct err *err)
         return bad(err, "epoch");
     if (from_le64(d->served_epoch) > from_le64(d->epoch))
         return bad(err, "served epoch");
+    if (from_le64(d->asked_epoch) > COUNTER_MAX)
+        return bad(err, "epoch asked for");
     if (from_le64(d->lsn) > COUNTER_MAX)
         return bad(err, "lsn");
     uint32_t granule = from_le32(d->granule_bytes), extent = from_le32(d->extent_bytes);
@@ -282,6 +276,7 @@ int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, stru
         .full = from_le32(d.flags) & FLAG_FULL,
         .reads_lie = from_le32(d.flags) & FLAG_READS_LIE,
         .differs = from_le32(d.flags) & FLAG_DIFFERS,
+        .registered = from_le32(d.flags) & FLAG_REGISTERED,
         .al_from = from_le64(d.al_from),
         .granule_bytes = from_le32(d.granule_bytes),
         .extent_bytes = from_le32(d.extent_bytes),
@@ -291,6 +286,7 @@ int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, stru
         .verified_at_s = from_le64(d.verified_at_s),
         .verified_found_bytes = from_le64(d.verified_found_bytes),
         .served_epoch = from_le64(d.served_epoch),
+        .asked_epoch = from_le64(d.asked_epoch),
         .history.count = from_le32(d.history_count),
         .room_bytes = from_le64(d.room_bytes),
         .moved_from_bytes = from_le64(d.moved_from_bytes),

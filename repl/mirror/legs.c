@@ -75,6 +75,14 @@ void mirror_set_replaceable(struct mirror *m, bool replaceable, struct actions *
         admission_retry(m, out);
 }
 
+void mirror_hold_reads(struct mirror *m, bool hold, struct actions *out)
+{
+    bool released = m->reads_held && !hold;
+    m->reads_held = hold;
+    if (released)
+        reads_released(m, out);
+}
+
 void mirror_go_alone(struct mirror *m, struct actions *out)
 {
     assert(!m->sending && m->local);

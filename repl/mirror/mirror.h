@@ -182,6 +182,10 @@ enum mirror_wait mirror_oldest(const struct mirror *m, uint64_t *since_ns);
  * it. When none is, and this node does not go on alone, nothing is acknowledged before the next session. */
 bool mirror_completes_yet(const struct mirror *m);
 
+/* Reads that get their range while this is so wait until it is over, as a change waits for the peer: another node may
+ * be serving, and what they would show may be old (docs/FAILOVER.md, "Reads"). */
+void mirror_hold_reads(struct mirror *m, bool hold, struct actions *out);
+
 /* What has failed since it was last asked. */
 struct mirror_faults {
     bool leg;      /* a change or flush failed on the local disk: from then on no change is acknowledged */

@@ -45,6 +45,7 @@ enum read_state {
     READ_LOCKING, /* waits for its range */
     READ_LOCAL,   /* with the local disk */
     READ_QUEUED,  /* to be sent to the peer, when there is a session */
+    READ_HELD,    /* by mirror_hold_reads() */
     READ_SENT,
     READ_LOGGING,   /* completed; what the peer sent waits for the activity log */
     READ_REPAIRING, /* ... and is being written to the local disk */
@@ -108,6 +109,7 @@ struct mirror {
     bool alone;         /* changes complete without the peer */
     bool peer_readable; /* it is connected and up to date, and answers what the own leg cannot read */
     bool replaceable;   /* it has everything, and can stand in for the own leg */
+    bool reads_held;    /* mirror_hold_reads() */
     bool completed_any;
     uint64_t reads_masked;
     uint64_t repairs_failed;
@@ -218,6 +220,7 @@ void reads_fail_waiting(struct mirror *m, int32_t result, struct actions *out);
 void reads_peer_lost(struct mirror *m, struct actions *out);
 void reads_peer_ready(struct mirror *m, struct actions *out);
 void reads_retry_repairs(struct mirror *m, struct actions *out);
+void reads_released(struct mirror *m, struct actions *out);
 void reads_unreplaced(struct mirror *m, struct actions *out);
 uint32_t reads_waiting(const struct mirror *m);
 

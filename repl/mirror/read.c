@@ -134,6 +134,11 @@ void read_granted(struct mirror *m, struct read *r, struct actions *out)
         read_complete(m, r, r->result, out);
         return;
     }
+    /* One that mends shows nothing to anybody. */
+    if (m->reads_held && !read_is_mend(m, r)) {
+        r->state = READ_HELD;
+        return;
+    }
     if (!m->local) {
         read_ask_peer(m, r, out);
         return;
@@ -315,6 +320,14 @@ void reads_peer_lost(struct mirror *m, struct actions *out)
     }
 }
 
+void reads_released(struct mirror *m, struct actions *out)
+{
+    for (unsigned i = 0; i < MIRROR_READS_MAX; i++) {
+        if (m->reads[i].state == READ_HELD)
+            read_granted(m, &m->reads[i], out);
+    }
+}
+
 /* The peer will not be asked: what the own disk says is the answer, an error or not. */
 void reads_unreplaced(struct mirror *m, struct actions *out)
 {
@@ -333,7 +346,7 @@ uint32_t reads_waiting(const struct mirror *m)
 {
     uint32_t count = 0;
     for (unsigned i = 0; i < MIRROR_READS_MAX; i++)
-        count += m->reads[i].state == READ_QUEUED;
+        count += m->reads[i].state == READ_QUEUED || m->reads[i].state == READ_HELD;
     return count;
 }
 
@@ -353,7 +366,8 @@ void reads_fail_waiting(struct mirror *m, int32_t result, struct actions *out)
             m->reads[i].result = result;
     }
     for (unsigned i = 0; i < MIRROR_READS_MAX; i++) {
-        if (m->reads[i].state == READ_LOCKING || m->reads[i].state == READ_QUEUED)
+        enum read_state state = m->reads[i].state;
+        if (state == READ_LOCKING || state == READ_QUEUED || state == READ_HELD)
             read_complete(m, &m->reads[i], result, out);
     }
 }

@@ -1,12 +1,18 @@
 /* What a client asks for: from the request over orders and jobs to the result, with its exit code and what to do. */
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "repl/base/clock.h"
+#include "repl/base/scoped.h"
 #include "repl/node/node_internal.h"
 
 #define PROGRESS_EVERY_NS (250 * NS_PER_MS)
@@ -154,9 +160,39 @@ static void order_done(void *ctx, int result, const char *text)
     struct answer answer = { .kind = ANSWER_ORDER, .command = c, .result = result };
     if (c->request.command == CONTROL_VERIFY && result == -EILSEQ)
         volume_verify_places(c->volume, &c->places);
+    if (c->request.command == CONTROL_RESOLVE)
+        c->has_kept = volume_has_kept(c->volume);
     snprintf(answer.text, sizeof(answer.text), "%s", text ? text : "");
     bool put = queue_put(&c->node->answers, &answer);
     assert(put);
+}
+
+/* A crash must not take the directory's name with it, once a file in it is all that is left of a leg's changes. What
+ * else may be wrong, the file will tell. */
+static void make_state(const char *state)
+{
+    char above[CONFIG_PATH_BYTES];
+    if (mkdir(state, 0700) < 0)
+        return;
+    snprintf(above, sizeof(above), "%s", state);
+    CLEANUP_CLOSE int fd = open(dirname(above), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0)
+        fsync(fd);
+}
+
+/* Named after the volume and the time, by the second. */
+static void choose_keep(struct command *c)
+{
+    const char *state = c->node->options.state ? c->node->options.state : CONFIG_STATE_DIR;
+    char stamp[32];
+    time_t now = time(NULL);
+    struct tm tm;
+    if (c->request.keep[0])
+        return;
+    gmtime_r(&now, &tm);
+    strftime(stamp, sizeof(stamp), "%Y%m%dT%H%M%SZ", &tm);
+    make_state(state);
+    snprintf(c->request.keep, sizeof(c->request.keep), "%s/%s-%s.kept", state, c->nv->config->volume, stamp);
 }
 
 static void order(struct command *c, enum volume_order what, bool force)
@@ -168,7 +204,10 @@ static void order(struct command *c, enum volume_order what, bool force)
     c->phase = PHASE_ORDERED;
     c->volume = c->nv->volume;
     c->node->orders++;
-    volume_order(c->nv->volume, what, force, order_done, c);
+    if (what == VOLUME_RESOLVE)
+        volume_resolve(c->nv->volume, c->request.keep, force, order_done, c);
+    else
+        volume_order(c->nv->volume, what, force, order_done, c);
 }
 
 void command_detach(struct node_volume *nv)
@@ -218,6 +257,118 @@ static void ordered_by_node(struct command *c, int result, const char *text)
     command_free(c);
 }
 
+static void __attribute__((format(printf, 2, 3))) add_words(char text[CONTROL_TEXT_BYTES], const char *format, ...)
+{
+    size_t used = strlen(text);
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(text + used, CONTROL_TEXT_BYTES - used, format, ap);
+    va_end(ap);
+}
+
+/* What is known, in numbers, of what a promotion of this leg by force gives up. */
+static void say_what_may_be_lost(const struct node_volume *nv, const struct volume_status *s,
+                                 char text[CONTROL_TEXT_BYTES])
+{
+    const struct decree *d = &s->witness.decree;
+    text[0] = 0;
+    add_words(text, "may be lost: what this leg lacks, which is %s, at epoch %llu and LSN %llu", leg_state_name(s->leg),
+              (unsigned long long)s->epoch, (unsigned long long)s->lsn);
+    if (s->consistent_epoch)
+        add_words(text, " (last consistent at epoch %llu, LSN %llu)", (unsigned long long)s->consistent_epoch,
+                  (unsigned long long)s->consistent_lsn);
+    if (s->has_witness && !decree_is_none(d)) {
+        add_words(text, "; the witness has epoch %llu (%s), primary %s, in sync", (unsigned long long)d->epoch,
+                  decree_cause_name(d->cause), *d->primary ? d->primary : "nobody");
+        for (uint32_t i = 0; i < d->member_count && i < DECREE_MEMBERS_MAX; i++)
+            add_words(text, "%s %s", i ? "," : "", d->members[i].node);
+    }
+    /* The bits of another leg are what itself has changed, or may have: nothing of what the peer wrote alone. */
+    if (s->leg == LEG_SYNCING && s->out_of_sync_bytes)
+        add_words(
+            text,
+            "; %llu bytes were still to come when it was last connected; what was written since is not known here",
+            (unsigned long long)s->out_of_sync_bytes);
+    else if (config_peer(nv->config))
+        add_words(text, "; how much differs from the leg of %s is not known here", config_peer(nv->config)->name);
+}
+
+/* It is tried with that on record; what becomes of it, the volume tells. `although`: why it was refused without force,
+ * if that was tried. */
+static void promote_by_force(struct command *c, const char *although)
+{
+    struct node_volume *nv = c->nv;
+    uint8_t frame[CONTROL_FRAME_BYTES_MAX];
+    char lost[CONTROL_TEXT_BYTES];
+    char said[CONTROL_TEXT_BYTES] = "asked to promote by force";
+    struct volume_status s;
+    volume_status(nv->volume, &s);
+    if (s.role != ROLE_PRIMARY) {
+        if (although)
+            add_words(said, ", although: %s", although);
+        say_what_may_be_lost(nv, &s, lost);
+        node_note(c->node, nv->config->volume, NOTE_WARNING, "role", "%s", said);
+        node_note(c->node, nv->config->volume, NOTE_WARNING, "role", "%s", lost);
+        add_words(said, "; %s", lost);
+        if (c->client)
+            control_send(c->client, frame, control_encode_progress(frame, said, 0, 0));
+    }
+    order(c, VOLUME_PROMOTE, true);
+}
+
+/* It took a while to be refused: whoever ordered it may have given it up, as the primary is back. */
+static void give_up_force(struct command *c, const char *although)
+{
+    node_note(c->node, c->nv->config->volume, NOTE_WARNING, "role",
+              "refused, and not forced, as who ordered that is gone: %s", although);
+    command_finish(c, CONTROL_REFUSED, "not forced");
+}
+
+/* The volume serves no more, or it does and is taken down nonetheless. */
+static void go_on_with_down(struct command *c, int result, const char *text)
+{
+    const char *volume = c->nv->config->volume;
+    if (result && (result == -EBUSY || !c->request.force)) {
+        command_finish(c, exit_code_of(result), "volume %s: %s", volume, *text ? text : strerror(-result));
+        return;
+    }
+    c->still_named = result != 0;
+    order(c, VOLUME_DETACH, c->request.force);
+}
+
+/* The two orders that another one follows. True if one does. */
+static bool go_on(struct command *c, int result, const char *text)
+{
+    bool forces = c->tries_first && result == -EPERM;
+    bool goes_down = c->demotes;
+    c->tries_first = c->demotes = false;
+    if (!forces && !goes_down)
+        return false;
+    if (c->nv->state != STATE_UP)
+        command_finish(c, CONTROL_FAILED, "volume %s is being stopped", c->nv->config->volume);
+    else if (forces && !c->client)
+        give_up_force(c, text);
+    else if (forces)
+        promote_by_force(c, text);
+    else
+        go_on_with_down(c, result, text);
+    return true;
+}
+
+static void finish_role(struct command *c, const char *text)
+{
+    const char *volume = c->nv->config->volume;
+    const char *node = config_self(c->nv->config)->name;
+    const char *stop = *text ? ". " : "";
+    if (c->request.command == CONTROL_SWITCHOVER)
+        command_finish(c, CONTROL_DONE, "volume %s: the other node serves it now%s%s", volume, stop, text);
+    else if (c->request.command == CONTROL_ADOPT)
+        command_finish(c, CONTROL_DONE, "volume %s: the witness has what this node knows%s%s", volume, stop, text);
+    else
+        command_finish(c, CONTROL_DONE, "volume %s: %s is %s%s%s", volume, node,
+                       c->request.command == CONTROL_PROMOTE ? "primary" : "secondary", stop, text);
+}
+
 /* The answer may have been on its way when the volume was stopped, as by a second signal. */
 static void finish_resized(struct command *c)
 {
@@ -231,6 +382,14 @@ static void finish_resized(struct command *c)
                    c->nv->config->volume, (unsigned long long)s.size_bytes);
 }
 
+/* Also of an order that came to nothing. */
+static void finish_resolved(struct command *c, int result, const char *text)
+{
+    command_finish(c, exit_code_of(result), "volume %s: %s%s%s", c->nv->config->volume,
+                   *text ? text : strerror(-result), c->has_kept ? ". What was kept is in " : "",
+                   c->has_kept ? c->request.keep : "");
+}
+
 void command_ordered(struct command *c, int result, const char *text)
 {
     c->node->orders--;
@@ -238,11 +397,16 @@ void command_ordered(struct command *c, int result, const char *text)
         ordered_by_node(c, result, text);
         return;
     }
+    if (go_on(c, result, text))
+        return;
     const char *volume = c->nv->config->volume;
-    const char *node = config_self(c->nv->config)->name;
     if (c->client && c->places.total) {
         uint8_t frame[CONTROL_FRAME_BYTES_MAX];
         control_send(c->client, frame, control_encode_places(frame, &c->places));
+    }
+    if (c->request.command == CONTROL_RESOLVE) {
+        finish_resolved(c, result, text);
+        return;
     }
     if (result) {
         command_finish(c, exit_code_of(result), "volume %s: %s", volume, *text ? text : strerror(-result));
@@ -255,28 +419,80 @@ void command_ordered(struct command *c, int result, const char *text)
     else if (c->request.command == CONTROL_VERIFY)
         command_finish(c, CONTROL_DONE, "volume %s: both legs are equal", volume);
     else
-        command_finish(c, CONTROL_DONE, "volume %s: %s is %s%s%s", volume, node,
-                       c->request.command == CONTROL_PROMOTE ? "primary" : "secondary", *text ? ". " : "", text);
+        finish_role(c, text);
 }
 
-/* Taking the only good leg away from who uses it, or may need it, wants a second thought. */
-static bool is_the_only_good_leg(struct node_volume *nv)
+/* The other node's leg is up to date, as was heard of it last; or, where nothing was since the start, as the witness
+ * has it. */
+static bool peer_has_good_leg(const struct node_volume *nv, const struct volume_status *s)
+{
+    const struct decree *d = &s->witness.decree;
+    bool is_member = false;
+    for (uint32_t i = 0; s->has_witness && i < d->member_count && i < DECREE_MEMBERS_MAX; i++)
+        is_member |= strcmp(d->members[i].node, config_peer(nv->config)->name) == 0;
+    return s->peer_leg == LEG_UP_TO_DATE || (s->peer_leg == LEG_NONE && is_member);
+}
+
+bool command_takes_only_good_leg(struct node_volume *nv)
 {
     struct volume_status s;
     volume_status(nv->volume, &s);
     bool in_use = s.role == ROLE_PRIMARY || s.link == LINK_CONNECTED;
-    return config_peer(nv->config) && in_use && s.leg == LEG_UP_TO_DATE && s.peer_leg != LEG_UP_TO_DATE;
+    return config_peer(nv->config) && in_use && s.leg == LEG_UP_TO_DATE && !peer_has_good_leg(nv, &s);
 }
 
 static void warn_of_waiting_writes(struct node_volume *nv)
 {
     struct volume_status s;
     volume_status(nv->volume, &s);
-    if (s.role != ROLE_SECONDARY || s.link != LINK_CONNECTED)
+    bool goes_on_alone = s.has_witness && nv->config->when_alone == ALONE_STRICT;
+    if (s.role != ROLE_SECONDARY || s.link != LINK_CONNECTED || goes_on_alone)
         return;
     node_note(nv->node, nv->config->volume, NOTE_WARNING, "volume",
               "taken down while connected: if %s is primary, its writes wait until this leg is up again",
               config_peer(nv->config)->name);
+}
+
+/* With a witness: the primary could not go on without this leg. NULL: it could, or this is not its peer. */
+static const char *why_primary_would_wait(const struct node_volume *nv, const struct volume_status *s)
+{
+    if (!s->has_witness || s->role != ROLE_SECONDARY || s->link != LINK_CONNECTED || !s->peer_leads)
+        return NULL;
+    if (nv->config->when_alone == ALONE_SUSPEND)
+        return "with `when-alone: suspend` its writes wait until this leg is back";
+    return s->witness.state == REGISTER_STATE_REACHABLE
+               ? NULL
+               : "without the witness it may not go on alone: its writes wait until this leg or the witness is back";
+}
+
+/* With a witness a primary is demoted first, so that the register names nobody: else its peer would take over. */
+static void begin_detaching(struct command *c)
+{
+    struct node_volume *nv = c->nv;
+    struct volume_status s;
+    volume_status(nv->volume, &s);
+    const char *why = c->request.force ? NULL : why_primary_would_wait(nv, &s);
+    if (why) {
+        command_finish(c, CONTROL_REFUSED, "volume %s: %s is primary, and %s; take it down nonetheless with --force",
+                       nv->config->volume, config_peer(nv->config)->name, why);
+        return;
+    }
+    bool serves = s.has_witness && s.role == ROLE_PRIMARY;
+    bool is_answered = s.witness.state == REGISTER_STATE_REACHABLE;
+    if (serves && !is_answered && !c->request.force) {
+        command_finish(
+            c, CONTROL_UNREACHABLE,
+            "volume %s: the witness, which names this node as its primary, is %s, and would go on naming it; "
+            "take it down nonetheless with --force",
+            nv->config->volume, register_state_name(s.witness.state));
+        return;
+    }
+    c->demotes = serves && is_answered;
+    c->still_named = serves && !is_answered;
+    if (c->demotes)
+        order(c, VOLUME_DEMOTE, c->request.force);
+    else
+        order(c, VOLUME_DETACH, c->request.force);
 }
 
 static void begin_down(struct command *c)
@@ -284,7 +500,7 @@ static void begin_down(struct command *c)
     struct node_volume *nv = c->nv;
     switch (nv->state) {
     case STATE_UP:
-        if (!c->request.force && is_the_only_good_leg(nv)) {
+        if (!c->request.force && command_takes_only_good_leg(nv)) {
             command_finish(
                 c, CONTROL_REFUSED,
                 "volume %s: this is its only up-to-date leg; without it nobody can use the volume. Wait until the "
@@ -293,7 +509,7 @@ static void begin_down(struct command *c)
             return;
         }
         warn_of_waiting_writes(nv);
-        order(c, VOLUME_DETACH, c->request.force);
+        begin_detaching(c);
         return;
     case STATE_STOPPING: c->phase = PHASE_JOB; return;
     case STATE_NOT_CREATED:
@@ -310,11 +526,21 @@ static void begin_down(struct command *c)
 static void begin_role(struct command *c, enum volume_order what)
 {
     if (c->nv->state == STATE_UP) {
-        order(c, what, c->request.force);
+        order(c, what, c->request.force && !c->tries_first);
         return;
     }
     char why[sizeof(c->nv->err.text)];
     command_finish(c, CONTROL_FAILED, "volume %s: %s", c->nv->config->volume, why_not_up(c->nv, why, sizeof(why)));
+}
+
+/* Where a register knows who has what, force is for what is refused without it. */
+static void begin_promotion(struct command *c)
+{
+    c->tries_first = c->request.force && config_has_witness(c->nv->config);
+    if (c->nv->state == STATE_UP && c->request.force && !c->tries_first)
+        promote_by_force(c, NULL);
+    else
+        begin_role(c, VOLUME_PROMOTE);
 }
 
 /* ---- jobs ---- */
@@ -387,7 +613,9 @@ void command_job_ended(struct node_volume *nv, enum job_kind kind)
                            config_self(nv->config)->name, volume, nv->job.err.text[0] ? ". Note: " : "",
                            nv->job.err.text);
         else
-            command_finish(c, CONTROL_DONE, "volume %s is %s", volume, kind == JOB_START ? "up" : "down");
+            command_finish(c, CONTROL_DONE, "volume %s is %s%s", volume, kind == JOB_START ? "up" : "down",
+                           c->still_named ? ". The witness still names this node as its primary: its peer may take over"
+                                          : "");
     }
 }
 
@@ -419,13 +647,17 @@ static void begin(struct command *c)
     case CONTROL_CREATE: begin_create(c); return;
     case CONTROL_UP: begin_up(c); return;
     case CONTROL_DOWN: begin_down(c); return;
-    case CONTROL_PROMOTE: begin_role(c, VOLUME_PROMOTE); return;
+    case CONTROL_PROMOTE: begin_promotion(c); return;
     case CONTROL_DEMOTE: begin_role(c, VOLUME_DEMOTE); return;
     case CONTROL_VERIFY:
         c->request.force = c->request.repair;
         begin_role(c, VOLUME_VERIFY);
         return;
     case CONTROL_RESIZE: begin_role(c, VOLUME_RESIZE); return;
+    case CONTROL_RESOLVE:
+        choose_keep(c);
+        begin_role(c, VOLUME_RESOLVE);
+        return;
     case CONTROL_EVENTS:
         c->cursor = events_oldest(&c->node->events);
         c->phase = PHASE_STREAMS;
@@ -435,6 +667,8 @@ static void begin(struct command *c)
         c->phase = PHASE_STREAMS;
         stream(c);
         return;
+    case CONTROL_SWITCHOVER: begin_role(c, VOLUME_SWITCHOVER); return;
+    case CONTROL_ADOPT: begin_role(c, VOLUME_ADOPT); return;
     case CONTROL_WITNESS_STATUS:
     case CONTROL_WITNESS_HISTORY:
     case CONTROL_WITNESS_CONFIRM:
@@ -505,8 +739,12 @@ static const char *words_of_order(const struct command *c, const struct volume_s
 {
     switch (c->request.command) {
     case CONTROL_PROMOTE: return "promoting";
+    case CONTROL_SWITCHOVER: return "switching over";
+    case CONTROL_ADOPT: return "asking the witness";
     case CONTROL_VERIFY: return "comparing";
     case CONTROL_RESIZE: return s->growth.waits_for_peer ? "the peer's leg gets room, too" : "growing";
+    case CONTROL_RESOLVE:
+        return s->resolve.done_bytes < s->resolve.total_bytes ? "keeping" : "waiting to hear of the peer once more";
     case CONTROL_DEMOTE:
     case CONTROL_DOWN:
     case CONTROL_CREATE:
@@ -524,15 +762,22 @@ static const char *words_of_order(const struct command *c, const struct volume_s
 static void tell_order(struct command *c, bool due, uint64_t now_ns)
 {
     bool verify = c->request.command == CONTROL_VERIFY, resize = c->request.command == CONTROL_RESIZE;
-    if (!due && !verify && !resize)
+    bool resolve = c->request.command == CONTROL_RESOLVE;
+    if (!due && !verify && !resize && !resolve)
         return;
-    char text[128];
+    char text[CONFIG_PATH_BYTES + 32];
     struct volume_status s;
     volume_status(c->nv->volume, &s);
     if (verify && s.verify_total_bytes) {
         tell(c, "comparing", s.verify_done_bytes, s.verify_total_bytes, now_ns);
     } else if (resize && s.growth.total_bytes) {
         tell(c, "zeroing what is added", s.growth.done_bytes, s.growth.total_bytes, now_ns);
+    } else if (resolve && s.resolve.done_bytes < s.resolve.total_bytes) {
+        snprintf(text, sizeof(text), "keeping in %s", c->request.keep);
+        tell(c, text, s.resolve.done_bytes, s.resolve.total_bytes, now_ns);
+    } else if (resolve) {
+        if (due)
+            tell(c, words_of_order(c, &s), 0, 0, now_ns);
     } else if (due) {
         snprintf(text, sizeof(text), "%s, %u writes wait for the peer", words_of_order(c, &s), s.writes_waiting);
         tell(c, text, 0, 0, now_ns);

@@ -15,11 +15,16 @@
 #include "repl/node/config_schema.h"
 #include "repl/node/printable.h"
 #include "repl/node/quantity.h"
+#include "repl/witness/etcd_url.h"
 
 #define SIZE_STEP_BYTES (4 * KIB)
 #define HOST_NAME_BYTES 256
 #define WITNESS_STATE_BYTES 201 /* of its directory's name, with the final NUL: with room for the files in it */
 #define KEY_PATH_BYTES 64       /* of "nodes[1].paths[0]" and the like */
+
+static_assert(sizeof("etcd+https://") + ETCD_ENDPOINTS_MAX * (ETCD_ENDPOINT_BYTES_MAX + 1) <= CONFIG_WITNESS_BYTES &&
+                  sizeof("lockstep://") + CONFIG_ADDRESS_BYTES <= CONFIG_WITNESS_BYTES,
+              "whatever is a register's URL fits");
 
 /* The file being read: the loaded strings, and where they go. */
 struct reading {
@@ -267,40 +272,112 @@ static int read_link(struct reading *r, bool all_loopback)
     return 0;
 }
 
-static bool witness_is_valid(const char *value)
+static const char witness_embedded[] = "lockstep://";
+static const char witness_etcd[] = "etcd+https://";
+
+static bool begins_with(const char *text, const char *with) { return strncmp(text, with, strlen(with)) == 0; }
+
+static int read_register_tls(struct reading *r)
 {
-    static const char embedded[] = "lockstep://";
-    static const char etcd[] = "etcd+https://";
-    if (strncmp(value, embedded, strlen(embedded)) == 0)
-        return quantity_address(value + strlen(embedded), NULL);
-    if (strncmp(value, etcd, strlen(etcd)) != 0)
-        return false;
-    for (const char *p = value + strlen(etcd);; p++) {
-        char address[CONFIG_ADDRESS_BYTES];
-        size_t bytes = strcspn(p, ",");
-        if (bytes >= sizeof(address))
-            return false;
-        memcpy(address, p, bytes);
-        address[bytes] = 0;
+    const struct raw_witness_tls *raw = r->raw->witness_tls;
+    struct config_witness *w = &r->out->witness;
+    if (!raw)
+        return 0;
+    if (!begins_with(w->url, witness_etcd))
+        return config_wrong(&r->place, "witness-tls", r->err, "expected only with a witness of %s", witness_etcd);
+    const struct {
+        const char *path;
+        const char *name;
+        char *out;
+    } files[] = {
+        { "witness-tls.ca", raw->ca, w->tls_ca },
+        { "witness-tls.cert", raw->cert, w->tls_cert },
+        { "witness-tls.key", raw->key, w->tls_key },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(files); i++)
+        if (files[i].name && (!*files[i].name || !join_path(r, files[i].name, files[i].out, CONFIG_PATH_BYTES)))
+            return config_unexpected(&r->place, files[i].path, r->err);
+    if (!raw->cert != !raw->key)
+        return config_wrong(&r->place, "witness-tls", r->err, "expected cert and key, or neither; found one of them");
+    return 0;
+}
+
+static bool leaves_this_machine(const char *address)
+{
+    bool loopback;
+    return !quantity_address(address, &loopback) || !loopback;
+}
+
+/* Whatever a register's client takes, and nothing that it refuses when the daemon starts. */
+static int read_register(struct reading *r)
+{
+    const char *url = r->raw->witness;
+    struct config_witness *w = &r->out->witness;
+    if (!url)
+        return read_register_tls(r);
+    if (begins_with(url, witness_embedded)) {
+        const char *address = url + strlen(witness_embedded);
         if (!quantity_address(address, NULL))
-            return false;
-        p += bytes;
-        if (!*p)
-            return true;
+            return config_unexpected(&r->place, "witness", r->err);
+        w->is_open = leaves_this_machine(address);
+    } else if (begins_with(url, "etcd+")) {
+        struct etcd_url etcd;
+        char error[sizeof(r->err->text)];
+        if (etcd_url_parse(&etcd, url, error, sizeof(error)))
+            return config_wrong(&r->place, "witness", r->err, "%s", error);
+        for (unsigned i = 0; i < etcd.count; i++)
+            w->is_open |= !etcd.tls && leaves_this_machine(etcd.endpoints[i]);
+    } else {
+        return config_unexpected(&r->place, "witness", r->err);
     }
+    int n = snprintf(w->url, sizeof(w->url), "%s", url);
+    assert(n > 0 && (size_t)n < sizeof(w->url));
+    return read_register_tls(r);
+}
+
+/* What only has a meaning where a register says who serves. */
+static int read_failover(struct reading *r)
+{
+    const struct raw_volume *raw = r->raw;
+    bool has_witness = config_has_witness(r->out);
+    r->out->failover_automatic = has_witness;
+    if (raw->failover) {
+        static const char *const words[] = { "manual", "automatic", NULL };
+        int rc = one_of(r, "failover", raw->failover, words);
+        if (rc < 0)
+            return rc;
+        r->out->failover_automatic = rc == 1;
+        if (rc == 1 && !has_witness)
+            return config_wrong(&r->place, "failover", r->err,
+                                "automatic needs a witness, which says who may serve: add one, or write manual");
+    }
+    if (has_witness && r->out->when_alone == ALONE_CONTINUE)
+        return config_wrong(&r->place, "when-alone", r->err,
+                            "continue does not go with a witness, which would not know of a primary that goes on "
+                            "without asking it, and let the peer take over: write strict, or leave the witness out");
+    if (!raw->fail_after)
+        return 0;
+    if (!has_witness)
+        return config_wrong(&r->place, "fail-after", r->err, "expected only with a witness");
+    if (r->out->when_alone == ALONE_SUSPEND)
+        return config_wrong(&r->place, "fail-after", r->err,
+                            "does not go with `when-alone: suspend`, where writes wait however long it takes");
+    uint64_t *ns = &r->out->fail_after_ns;
+    if (!quantity_time(raw->fail_after, ns) || *ns <= r->out->dead_after_ns || *ns > CONFIG_FAIL_AFTER_NS_MAX)
+        return config_unexpected(&r->place, "fail-after", r->err);
+    return 0;
 }
 
 static int read_policy(struct reading *r)
 {
     const struct raw_volume *raw = r->raw;
-    if (raw->witness)
-        return witness_is_valid(raw->witness)
-                   ? unsupported(r, "witness", "a witness", "leave it out; promotion is manual")
-                   : config_unexpected(&r->place, "witness", r->err);
+    int rc = read_register(r);
+    if (rc < 0)
+        return rc;
     r->out->when_alone = ALONE_STRICT;
     if (raw->when_alone) {
         static const char *const words[] = { "strict", "suspend", "continue", NULL };
-        int rc = one_of(r, "when-alone", raw->when_alone, words);
+        rc = one_of(r, "when-alone", raw->when_alone, words);
         if (rc < 0)
             return rc;
         r->out->when_alone = strcmp(raw->when_alone, "continue") == 0  ? ALONE_CONTINUE
@@ -314,14 +391,28 @@ static int read_policy(struct reading *r)
             *bytes > CONFIG_ACTIVITY_LOG_BYTES_MAX || *bytes % CONFIG_ACTIVITY_LOG_BYTES_STEP)
             return config_unexpected(&r->place, "activity-log", r->err);
     }
-    if (raw->failover) {
-        static const char *const words[] = { "manual", "automatic", NULL };
-        int rc = one_of(r, "failover", raw->failover, words);
-        if (rc < 0)
-            return rc;
-        if (strcmp(raw->failover, "automatic") == 0)
-            return unsupported(r, "failover", "automatic", "it needs a witness; use manual");
-    }
+    return read_failover(r);
+}
+
+static int read_hooks(struct reading *r)
+{
+    const struct raw_hooks *raw = r->raw->hooks;
+    struct config_hooks *hooks = &r->out->hooks;
+    hooks->ns_max = CONFIG_HOOK_NS_DEFAULT;
+    const char *timeout = r->raw->hook_timeout;
+    if (timeout && (!quantity_time(timeout, &hooks->ns_max) || hooks->ns_max < CONFIG_HOOK_NS_MIN ||
+                    hooks->ns_max > CONFIG_HOOK_NS_MAX))
+        return config_unexpected(&r->place, "hook-timeout", r->err);
+    if (!raw)
+        return 0;
+    if (raw->freeze)
+        return unsupported(r, "hooks.freeze", "freeze", "leave it out; there are no snapshots yet");
+    if (raw->thaw)
+        return unsupported(r, "hooks.thaw", "thaw", "leave it out; there are no snapshots yet");
+    if (raw->promote && (!*raw->promote || !join_path(r, raw->promote, hooks->promote, sizeof(hooks->promote))))
+        return config_unexpected(&r->place, "hooks.promote", r->err);
+    if (raw->demote && (!*raw->demote || !join_path(r, raw->demote, hooks->demote, sizeof(hooks->demote))))
+        return config_unexpected(&r->place, "hooks.demote", r->err);
     return 0;
 }
 
@@ -374,7 +465,7 @@ static bool switch_value(const char *text, bool *on)
     return true;
 }
 
-/* Checked though this version has neither hooks nor snapshots, so that a wrong file is not called right by leaving a
+/* Checked though this version has no snapshots, so that a wrong file is not called right by leaving a
  * section out and putting it back. */
 static int read_later(struct reading *r)
 {
@@ -397,8 +488,6 @@ static int read_later(struct reading *r)
             return config_unexpected(&r->place, "offsite.key", r->err);
         return unsupported(r, "offsite", "offsite", "leave the section out; there are no snapshots yet");
     }
-    if (r->raw->hooks)
-        return unsupported(r, "hooks", "hooks", "leave the section out");
     return 0;
 }
 
@@ -554,6 +643,8 @@ static int read_volume(struct reading *r)
         rc = read_link(r, all_loopback);
     if (!rc)
         rc = read_policy(r);
+    if (rc == 0)
+        rc = read_hooks(r);
     if (rc == 0)
         rc = read_upkeep(r);
     if (!rc)

@@ -17,14 +17,19 @@
 #define CONFIG_PATHS_MAX SESSION_PATHS_MAX
 #define CONFIG_FILE_BYTES_MAX (256 * KIB)
 #define CONFIG_VOLUMES_MAX 256
-#define CONFIG_PATH_BYTES 256    /* of a file's name, with the final NUL */
-#define CONFIG_ADDRESS_BYTES 272 /* "HOST:PORT" with a host name of up to 253 characters, with the final NUL */
-#define CONFIG_SOCKET_BYTES 108  /* of a unix socket's name, with the final NUL: sun_path */
+#define CONFIG_PATH_BYTES 256     /* of a file's name, with the final NUL */
+#define CONFIG_ADDRESS_BYTES 272  /* "HOST:PORT" with a host name of up to 253 characters, with the final NUL */
+#define CONFIG_WITNESS_BYTES 2560 /* of a register's URL, with the final NUL: of an etcd with all its members */
+#define CONFIG_SOCKET_BYTES 108   /* of a unix socket's name, with the final NUL: sun_path */
 
 #define CONFIG_SIZE_BYTES_MAX (64 * TIB)
 #define CONFIG_DEAD_AFTER_NS_MIN (100 * NS_PER_MS)
 #define CONFIG_DEAD_AFTER_NS_MAX (600 * NS_PER_S)
 #define CONFIG_DEAD_AFTER_NS_DEFAULT (2 * NS_PER_S)
+#define CONFIG_FAIL_AFTER_NS_MAX (UINT64_C(7) * 86400 * NS_PER_S) /* and longer than dead-after */
+#define CONFIG_HOOK_NS_MIN (1 * NS_PER_S)
+#define CONFIG_HOOK_NS_MAX (600 * NS_PER_S)
+#define CONFIG_HOOK_NS_DEFAULT (30 * NS_PER_S)
 #define CONFIG_ACTIVITY_LOG_BYTES_MIN (256 * MIB)
 #define CONFIG_ACTIVITY_LOG_BYTES_MAX (1 * TIB)
 #define CONFIG_ACTIVITY_LOG_BYTES_DEFAULT (256 * GIB)
@@ -38,12 +43,26 @@
 
 #define CONFIG_RUN_DIR "/run/lockstep" /* where control.sock and the devices of `device: auto` are */
 
-/* What the primary does with writes while the peer is away. */
+#define CONFIG_STATE_DIR "/var/lib/lockstep" /* what is kept of split brains, unless the order says where */
+
+/* What the primary does with writes while the peer is away. In this order also in the hello. */
 enum when_alone {
     ALONE_STRICT,   /* wait, unless the witness agrees. Without a witness: wait */
     ALONE_SUSPEND,  /* wait */
-    ALONE_CONTINUE, /* go on alone, without asking anybody, once it counts as lost */
+    ALONE_CONTINUE, /* go on alone, without asking anybody, once it counts as lost. Never with a witness */
 };
+
+static inline const char *when_alone_name(enum when_alone w)
+{
+    switch (w) {
+    case ALONE_STRICT: return "strict";
+    case ALONE_SUSPEND: return "suspend";
+    case ALONE_CONTINUE: return "continue";
+    }
+    return "?";
+}
+
+static inline const char *failover_name(bool automatic) { return automatic ? "automatic" : "manual"; }
 
 struct config_node {
     char name[NAME_BYTES_MAX];
@@ -53,6 +72,23 @@ struct config_node {
     bool device_is_open;                                /* a TCP address that others than this machine reach */
     unsigned path_count;                                /* 0 only where the volume has a single node */
     char paths[CONFIG_PATHS_MAX][CONFIG_ADDRESS_BYTES]; /* "HOST:PORT" or "[V6]:PORT", in order of preference */
+};
+
+/* The register that says who may serve, and how to reach it. */
+struct config_witness {
+    char url[CONFIG_WITNESS_BYTES];   /* lockstep://ADDRESS, etcd+https://ADDRESS,... or etcd+http://ADDRESS,...;
+                                         "": none */
+    bool is_open;                     /* leaves this machine without TLS: worth a warning */
+    char tls_ca[CONFIG_PATH_BYTES];   /* files; "": none. Only of etcd+https */
+    char tls_cert[CONFIG_PATH_BYTES]; /* set together with the key */
+    char tls_key[CONFIG_PATH_BYTES];
+};
+
+/* An operator's programs that are run when this node has begun, or ended, to serve. */
+struct config_hooks {
+    char promote[CONFIG_PATH_BYTES]; /* files, "": none */
+    char demote[CONFIG_PATH_BYTES];
+    uint64_t ns_max; /* how long each may take */
 };
 
 /* Faults, delays and records that tests and the benchmark ask for; never set unless the daemon was told to allow them.
@@ -79,6 +115,10 @@ struct volume_config {
     unsigned self; /* this node's index in nodes */
     uint64_t dead_after_ns;
     enum when_alone when_alone;
+    struct config_witness witness;
+    bool failover_automatic; /* only with a witness */
+    uint64_t fail_after_ns;  /* of requests that wait, with a witness; above dead_after_ns. 0: they wait for ever */
+    struct config_hooks hooks;
     uint64_t activity_log_bytes; /* how much of the volume may be hot at a time */
     uint64_t resync_bytes_per_s; /* 0: no limit */
     uint64_t verify_bytes_per_s; /* likewise */
@@ -90,6 +130,8 @@ struct volume_config {
 };
 
 static inline const struct config_node *config_self(const struct volume_config *c) { return &c->nodes[c->self]; }
+
+static inline bool config_has_witness(const struct volume_config *c) { return c->witness.url[0] != 0; }
 
 /* NULL: the volume has a single node. */
 static inline const struct config_node *config_peer(const struct volume_config *c)

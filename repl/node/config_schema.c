@@ -40,26 +40,32 @@ static const struct {
     { "link.tls.cert", "the name of a file" },
     { "link.tls.key", "the name of a file" },
     { "link.dead-after", "a time of 100ms to 10min, such as 2s (units ms, s, min)" },
-    { "witness", "lockstep://HOST:PORT or etcd+https://HOST:PORT,..." },
     { "witness.listen", "an address HOST:PORT such as 10.9.0.1:7790, [fd00::1]:7790 or 0.0.0.0:7790" },
     { "witness.state", "the name of a directory, at most 200 bytes with the file's" },
     { "witness.tls", "none, or a mapping with ca, cert and key" },
     { "witness.tls.ca", "the name of a file" },
     { "witness.tls.cert", "the name of a file" },
     { "witness.tls.key", "the name of a file" },
+    { "witness", "lockstep://HOST:PORT, etcd+https://HOST:PORT,... or etcd+http://HOST:PORT,..." },
+    { "witness-tls", "a mapping with ca, cert and key" },
+    { "witness-tls.ca", "the name of a file, at most 255 bytes with its directory" },
+    { "witness-tls.cert", "the name of a file, at most 255 bytes with its directory" },
+    { "witness-tls.key", "the name of a file, at most 255 bytes with its directory" },
     { "when-alone", "strict, suspend or continue" },
     { "activity-log", "a size of 256MiB to 1TiB in steps of 4MiB, such as 256GiB" },
     { "failover", "manual or automatic" },
+    { "fail-after", "a time of at most 7d, longer than dead-after, such as 30s (units ms, s, min, h, d)" },
     { "resync-rate", "a size per second of 1MiB to 1TiB, such as 200MiB (units KiB, MiB, GiB, TiB)" },
     { "verify-rate", "a size per second of 1MiB to 1TiB, such as 200MiB (units KiB, MiB, GiB, TiB)" },
     { "verify", "a mapping with every and at" },
     { "verify.every", "a time of 1h to 366d, such as 7d (units s, min, h, d)" },
     { "verify.at", "a time of day such as \"03:00\", in quotes" },
     { "hooks", "a mapping with promote, demote, freeze and thaw" },
-    { "hooks.promote", "the name of a program" },
-    { "hooks.demote", "the name of a program" },
+    { "hooks.promote", "the name of a program, at most 255 bytes with its directory" },
+    { "hooks.demote", "the name of a program, at most 255 bytes with its directory" },
     { "hooks.freeze", "the name of a program" },
     { "hooks.thaw", "the name of a program" },
+    { "hook-timeout", "a time of 1s to 10min, such as 30s (units s, min)" },
     { "offsite", "a mapping with store, at, keep, continuous and key" },
     { "offsite.store", "file:///DIRECTORY or s3+https://ENDPOINT/BUCKET/PREFIX" },
     { "offsite.at", "a time of day such as \"02:30\", in quotes" },
@@ -133,6 +139,13 @@ static const cyaml_schema_field_t link_fields_word[] = LINK_FIELDS(TEXT_OPTIONAL
 static const cyaml_schema_field_t link_fields_mapping[] =
     LINK_FIELDS(MAPPING_OPTIONAL("tls", raw_link, tls, tls_fields));
 
+static const cyaml_schema_field_t witness_tls_fields[] = {
+    TEXT_OPTIONAL("ca", raw_witness_tls, ca),
+    TEXT_OPTIONAL("cert", raw_witness_tls, cert),
+    TEXT_OPTIONAL("key", raw_witness_tls, key),
+    CYAML_FIELD_END,
+};
+
 static const cyaml_schema_field_t hooks_fields[] = {
     TEXT_OPTIONAL("promote", raw_hooks, promote),
     TEXT_OPTIONAL("demote", raw_hooks, demote),
@@ -196,12 +209,15 @@ static const cyaml_schema_field_t test_fields[] = {
             CYAML_FIELD_SEQUENCE("nodes", CYAML_FLAG_POINTER, struct raw_volume, nodes, &node_value, 0,                \
                                  SEQUENCE_ENTRIES_MAX),                                                                \
             MAPPING_OPTIONAL("link", raw_volume, link, link_fields), TEXT_OPTIONAL("witness", raw_volume, witness),    \
+            MAPPING_OPTIONAL("witness-tls", raw_volume, witness_tls, witness_tls_fields),                              \
             TEXT_OPTIONAL("when-alone", raw_volume, when_alone), TEXT_OPTIONAL("failover", raw_volume, failover),      \
+            TEXT_OPTIONAL("fail-after", raw_volume, fail_after),                                                       \
             TEXT_OPTIONAL("activity-log", raw_volume, activity_log),                                                   \
             TEXT_OPTIONAL("resync-rate", raw_volume, resync_rate),                                                     \
             TEXT_OPTIONAL("verify-rate", raw_volume, verify_rate),                                                     \
             MAPPING_OPTIONAL("verify", raw_volume, verify, verify_fields),                                             \
             MAPPING_OPTIONAL("hooks", raw_volume, hooks, hooks_fields),                                                \
+            TEXT_OPTIONAL("hook-timeout", raw_volume, hook_timeout),                                                   \
             MAPPING_OPTIONAL("offsite", raw_volume, offsite, offsite_fields),                                          \
             MAPPING_OPTIONAL("test", raw_volume, test, test_fields), CYAML_FIELD_END,                                  \
     }

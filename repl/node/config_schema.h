@@ -31,6 +31,12 @@ struct raw_link {
     char *dead_after;
 };
 
+struct raw_witness_tls {
+    char *ca;
+    char *cert;
+    char *key;
+};
+
 struct raw_hooks {
     char *promote;
     char *demote;
@@ -92,13 +98,16 @@ struct raw_volume {
     unsigned nodes_count;
     struct raw_link *link;
     char *witness;
+    struct raw_witness_tls *witness_tls;
     char *when_alone;
     char *activity_log;
     char *failover;
+    char *fail_after;
     char *resync_rate;
     char *verify_rate;
     struct raw_verify *verify;
     struct raw_hooks *hooks;
+    char *hook_timeout;
     struct raw_offsite *offsite;
     struct raw_test *test;
 };

@@ -70,6 +70,10 @@ static void client_free(struct control_client *client)
 {
     list_remove(&client->link);
     client->control->client_count--;
+    /* Not left to close(): a hook that is just being started has a copy of every descriptor until it is a program of
+     * its own, and for as long events would come for memory that is gone. */
+    int rc = epoll_ctl(client->control->epoll_fd, EPOLL_CTL_DEL, client->fd, NULL);
+    assert(rc == 0);
     close(client->fd);
     free(client->in);
     free(client);

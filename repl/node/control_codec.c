@@ -20,6 +20,9 @@ const char *control_command_name(enum control_command c)
     case CONTROL_DEMOTE: return "demote";
     case CONTROL_VERIFY: return "verify";
     case CONTROL_RESIZE: return "resize";
+    case CONTROL_RESOLVE: return "resolve";
+    case CONTROL_SWITCHOVER: return "switchover";
+    case CONTROL_ADOPT: return "witness adopt";
     case CONTROL_WITNESS_STATUS: return "witness status";
     case CONTROL_WITNESS_HISTORY: return "witness history";
     case CONTROL_WITNESS_CONFIRM: return "witness confirm";
@@ -36,6 +39,19 @@ static int take_volume(const char *volume, bool needed, struct control_request *
     if (bytes == 0 && needed)
         return err_set(err, -EINVAL, "%s needs the name of a volume", control_command_name(out->command));
     memcpy(out->volume, volume, bytes + 1);
+    return 0;
+}
+
+/* Of the daemon's own directory nobody knows. */
+static int take_keep(const char *keep, struct control_request *out, struct err *err)
+{
+    size_t bytes = strlen(keep);
+    if (bytes >= sizeof(out->keep))
+        return err_set(err, -EINVAL, "the name of the file to keep blocks in has at most %zu characters",
+                       sizeof(out->keep) - 1);
+    if (bytes > 0 && keep[0] != '/')
+        return err_set(err, -EINVAL, "the file to keep blocks in must be named from the root on");
+    memcpy(out->keep, keep, bytes + 1);
     return 0;
 }
 
@@ -96,6 +112,18 @@ static int take(const Lockstep__Control__Request *r, struct control_request *out
     case LOCKSTEP__CONTROL__REQUEST__COMMAND_RESIZE:
         out->command = CONTROL_RESIZE;
         return take_volume(r->resize->volume, true, out, err);
+    case LOCKSTEP__CONTROL__REQUEST__COMMAND_RESOLVE:
+        out->command = CONTROL_RESOLVE;
+        out->force = r->resolve->force;
+        if (take_keep(r->resolve->keep, out, err))
+            return err->code;
+        return take_volume(r->resolve->volume, true, out, err);
+    case LOCKSTEP__CONTROL__REQUEST__COMMAND_SWITCHOVER:
+        out->command = CONTROL_SWITCHOVER;
+        return take_volume(r->switchover->volume, true, out, err);
+    case LOCKSTEP__CONTROL__REQUEST__COMMAND_ADOPT:
+        out->command = CONTROL_ADOPT;
+        return take_volume(r->adopt->volume, true, out, err);
     case LOCKSTEP__CONTROL__REQUEST__COMMAND_WITNESS: return take_witness(r->witness, out, err);
     case LOCKSTEP__CONTROL__REQUEST__COMMAND__NOT_SET:
     case _LOCKSTEP__CONTROL__REQUEST__COMMAND__CASE_IS_INT_SIZE: break;
@@ -285,6 +313,38 @@ size_t control_encode_decree(uint8_t *out, const struct witness_entry *entry)
     return pack(&r, out);
 }
 
+static void pack_side(Lockstep__Control__ApartSide *m, const struct volume_apart_side *side)
+{
+    lockstep__control__apart_side__init(m);
+    m->epoch = side->epoch;
+    m->first_lsn = side->first_lsn;
+    m->lsn = side->lsn;
+    m->since_us = side->since_us;
+    m->changed_known = side->changed_known;
+    m->changed_bytes = side->changed_bytes;
+}
+
+/* The message's texts are `w`'s, but for the reason. */
+static void fill_witness(struct volume_witness *w, Lockstep__Control__Witness *m, char reason[REGISTER_REASON_BYTES],
+                         char *in_sync[DECREE_MEMBERS_MAX])
+{
+    printable(reason, REGISTER_REASON_BYTES, w->reason, strlen(w->reason));
+    m->state = (char *)register_state_name(w->state);
+    m->reason = reason;
+    if (w->swap_under_way) {
+        m->asks_for = (char *)decree_cause_name(w->swap_cause);
+        m->asks_since_us = w->swap_since_us;
+    }
+    if (decree_is_none(&w->decree))
+        return;
+    m->epoch = w->decree.epoch;
+    m->primary = w->decree.primary;
+    m->cause = (char *)decree_cause_name(w->decree.cause);
+    for (uint32_t i = 0; i < w->decree.member_count && i < DECREE_MEMBERS_MAX; i++)
+        in_sync[m->n_in_sync++] = w->decree.members[i].node;
+    m->in_sync = in_sync;
+}
+
 size_t control_encode_volume(uint8_t *out, const struct volume_config *config, const char *state, const char *why_not,
                              const struct volume_status *status)
 {
@@ -307,6 +367,8 @@ size_t control_encode_volume(uint8_t *out, const struct volume_config *config, c
     v.why_not = why;
     v.device = device;
     v.backing = backing;
+    v.failover = (char *)failover_name(c.failover_automatic);
+    v.when_alone = (char *)(config_peer(&c) ? when_alone_name(c.when_alone) : "");
     if (status) {
         v.role = (char *)role_name(s.role);
         v.leg = (char *)leg_state_name(s.leg);
@@ -335,6 +397,18 @@ size_t control_encode_volume(uint8_t *out, const struct volume_config *config, c
         diskless.epoch = s.diskless_epoch;
         diskless.since_us = s.diskless_since_us;
         v.diskless = &diskless;
+    }
+    Lockstep__Control__Apart apart = LOCKSTEP__CONTROL__APART__INIT;
+    Lockstep__Control__ApartSide apart_own, apart_peer;
+    if (s.apart.rule[0]) {
+        pack_side(&apart_own, &s.apart.own);
+        pack_side(&apart_peer, &s.apart.peer);
+        apart.rule = s.apart.rule;
+        apart.common_epoch = s.apart.common_epoch;
+        apart.differ_bytes_max = s.apart.differ_bytes_max;
+        apart.own = &apart_own;
+        apart.peer = &apart_peer;
+        v.apart = &apart;
     }
     Lockstep__Control__Growth growth = LOCKSTEP__CONTROL__GROWTH__INIT;
     if (s.growth.active) {
@@ -377,6 +451,13 @@ size_t control_encode_volume(uint8_t *out, const struct volume_config *config, c
         verified.done_bytes = s.verify_done_bytes;
         verified.total_bytes = s.verify_total_bytes;
         v.verified = &verified;
+    }
+    Lockstep__Control__Witness witness = LOCKSTEP__CONTROL__WITNESS__INIT;
+    char said[REGISTER_REASON_BYTES];
+    char *in_sync[DECREE_MEMBERS_MAX];
+    if (s.has_witness) {
+        fill_witness(&s.witness, &witness, said, in_sync);
+        v.witness = &witness;
     }
     Lockstep__Control__Response r = LOCKSTEP__CONTROL__RESPONSE__INIT;
     r.message_case = LOCKSTEP__CONTROL__RESPONSE__MESSAGE_VOLUME;

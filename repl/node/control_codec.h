@@ -24,6 +24,9 @@ enum control_command {
     CONTROL_DEMOTE,
     CONTROL_VERIFY,
     CONTROL_RESIZE,
+    CONTROL_RESOLVE,
+    CONTROL_SWITCHOVER,
+    CONTROL_ADOPT,
     CONTROL_WITNESS_STATUS,
     CONTROL_WITNESS_HISTORY,
     CONTROL_WITNESS_CONFIRM,
@@ -37,12 +40,13 @@ const char *control_command_name(enum control_command c);
 
 struct control_request {
     enum control_command command;
-    char volume[NAME_BYTES_MAX]; /* "": all; only of CONTROL_STATUS, _EVENTS and _WITNESS_STATUS. Whether there is such
-                                    a volume is not known here */
-    bool force;                  /* CONTROL_CREATE, _DOWN, _PROMOTE, _DEMOTE */
-    bool repair;                 /* CONTROL_VERIFY */
-    bool adopt;                  /* CONTROL_CREATE */
-    bool follow;                 /* CONTROL_EVENTS */
+    char volume[NAME_BYTES_MAX];  /* "": all; only of CONTROL_STATUS, _EVENTS and _WITNESS_STATUS. Whether there is such
+                                     a volume is not known here */
+    bool force;                   /* CONTROL_CREATE, _DOWN, _PROMOTE, _DEMOTE, _RESOLVE */
+    bool repair;                  /* CONTROL_VERIFY */
+    bool adopt;                   /* CONTROL_CREATE */
+    bool follow;                  /* CONTROL_EVENTS */
+    char keep[CONFIG_PATH_BYTES]; /* CONTROL_RESOLVE: absolute; "": the daemon chooses */
 };
 
 /* The message without its prefix. Returns 0, or a negative errno with the reason: -EPROTO: no request at all;

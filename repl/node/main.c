@@ -24,6 +24,7 @@
 #define FILES_PER_VOLUME 256 /* clients, paths, backing, ring */
 #define FILES_OF_THE_DAEMON 256
 #define LARGE_BYTES (64 * 1024)
+#define STATE_PATH_BYTES_MAX 129 /* a file's name behind it fits into CONFIG_PATH_BYTES */
 
 static const char usage[] =
     "usage: lockstepd [OPTION...]\n"
@@ -33,6 +34,7 @@ static const char usage[] =
     "  -c, --config PATH        a volume's or witness's file, or a directory of them (default: " DEFAULT_CONFIG ")\n"
     "  -n, --node NAME          which of the configured nodes this is (default: the host name)\n"
     "  -s, --control SOCKET     where lockstep reaches the daemon (default: " DEFAULT_CONTROL ")\n"
+    "      --state DIR          where what is given up of a split brain is kept (default: " CONFIG_STATE_DIR ")\n"
     "      --log-level LEVEL    error, warning, info or debug (default: info)\n"
     "      --drain-timeout TIME how long a shutdown waits for writes that wait for a peer (default: 30s)\n"
     "      --check              read the configuration, say whether it is right, and end\n"
@@ -48,6 +50,7 @@ struct arguments {
     const char *config;
     const char *node;
     const char *control;
+    const char *state; /* NULL: CONFIG_STATE_DIR */
     enum log_level level;
     uint64_t drain_ns;
     bool allow_test_faults;
@@ -56,6 +59,7 @@ struct arguments {
 
 enum option_code {
     OPTION_LOG_LEVEL = 256,
+    OPTION_STATE,
     OPTION_DRAIN_TIMEOUT,
     OPTION_CHECK,
     OPTION_TEST_FAULTS,
@@ -73,6 +77,7 @@ static void parse_arguments(int argc, char **argv, struct arguments *out)
         { "config", required_argument, NULL, 'c' },
         { "node", required_argument, NULL, 'n' },
         { "control", required_argument, NULL, 's' },
+        { "state", required_argument, NULL, OPTION_STATE },
         { "log-level", required_argument, NULL, OPTION_LOG_LEVEL },
         { "drain-timeout", required_argument, NULL, OPTION_DRAIN_TIMEOUT },
         { "check", no_argument, NULL, OPTION_CHECK },
@@ -92,6 +97,12 @@ static void parse_arguments(int argc, char **argv, struct arguments *out)
         case 'c': out->config = optarg; break;
         case 'n': out->node = optarg; break;
         case 's': out->control = optarg; break;
+        case OPTION_STATE:
+            out->state = optarg;
+            if (optarg[0] != '/' || strlen(optarg) >= STATE_PATH_BYTES_MAX)
+                used_wrongly("--state: expected a directory of at most 128 characters, from the root on, found ",
+                             optarg);
+            break;
         case OPTION_LOG_LEVEL:
             if (!log_level_from_name(optarg, &out->level))
                 used_wrongly("--log-level: expected error, warning, info or debug, found ", optarg);
@@ -191,6 +202,7 @@ static int run(const struct arguments *args, const struct config *config, struct
                 : config->count ? config_self(&config->volumes[0])->name
                                 : host,
         .control_path = args->control,
+        .state = args->state,
         .log = log,
         .drain_ns_max = args->drain_ns,
         .ready_ns_max = NODE_READY_NS_MAX,
@@ -215,7 +227,8 @@ static int run(const struct arguments *args, const struct config *config, struct
         log_text(log, LOG_LEVEL_ERROR, NULL, "ended, not cleanly: see above");
         return CONTROL_FAILED;
     case NODE_ABANDONED:
-        log_text(log, LOG_LEVEL_ERROR, NULL, "ended, not cleanly: a thread waits for a disk or for `create`");
+        log_text(log, LOG_LEVEL_ERROR, NULL,
+                 "ended, not cleanly: a thread waits for a disk, for `create`, or to start a hook");
         log_close(log);
         unlink(args->control);
         _exit(CONTROL_FAILED);

@@ -15,7 +15,7 @@
 #include "repl/base/clock.h"
 #include "repl/node/node_internal.h"
 
-#define END_GRACE_NS (5 * NS_PER_S) /* for threads to end after draining was given up */
+#define END_GRACE_NS (5 * NS_PER_S) /* for threads and hooks to end after draining was given up */
 /* Two nodes that are told to end at about the same time: as much as one hears of it before the other. */
 #define YIELD_NS (2 * NS_PER_S)
 
@@ -44,6 +44,12 @@ static void host_note(void *ctx, const char *volume, enum note_level level, cons
     struct event_record record;
     event_record_fill(&record, volume, level, topic, text);
     queue_put(&n->notes, &record);
+}
+
+static void host_served(void *ctx, const char *volume, bool on, uint64_t epoch)
+{
+    struct node *n = ctx;
+    hooks_run(n->hooks, volume, on ? HOOK_PROMOTE : HOOK_DEMOTE, epoch);
 }
 
 void node_note(struct node *n, const char *volume, enum note_level level, const char *topic, const char *format, ...)
@@ -145,6 +151,19 @@ static void give_up_draining(struct node *n, const char *why)
     }
 }
 
+/* Who sends a signal, or shuts the machine down, cannot be asked whether that is meant. */
+static void warn_of_only_good_legs(struct node *n)
+{
+    for (unsigned i = 0; i < n->volume_count; i++) {
+        struct node_volume *nv = &n->volumes[i];
+        if (nv->state == STATE_UP && command_takes_only_good_leg(nv))
+            node_note(n, nv->config->volume, NOTE_WARNING, "volume",
+                      "told to end, and this is its only up-to-date leg: nobody can use the volume until this node is "
+                      "back, as %s has none, as far as is known here",
+                      config_peer(nv->config)->name);
+    }
+}
+
 static void begin_ending(struct node *n)
 {
     n->ending = true;
@@ -152,6 +171,7 @@ static void begin_ending(struct node *n)
     n->yield_until_ns = clock_ns() + min_u64(YIELD_NS, n->options.drain_ns_max);
     if (n->options.stopping)
         n->options.stopping(n->options.ctx);
+    warn_of_only_good_legs(n);
     unsigned up = count_up(n);
     log_line(n->options.log, LOG_LEVEL_INFO, NULL,
              "shutting down: %u volume%s to drain, for at most %llu s; another signal ends at once", up,
@@ -186,7 +206,7 @@ static bool go_on_ending(struct node *n)
         if (due && !yields_to_primary(nv, now_ns))
             command_detach(nv);
     }
-    unsigned left = count_up(n) + count_jobs(n);
+    unsigned left = count_up(n) + count_jobs(n) + hooks_count(n->hooks);
     if (left && now_ns >= n->drain_until_ns && !draining_was_given_up(n))
         give_up_draining(n, "the time to drain is over");
     return left == 0 || now_ns >= n->abandon_at_ns;
@@ -259,9 +279,10 @@ enum node_end node_run(struct node *n)
         take_signals(n);
         control_step(n->control);
     }
+    bool hooks_ended = hooks_end(n->hooks);
     take_notes(n);
     control_step(n->control);
-    if (count_jobs(n))
+    if (count_jobs(n) || !hooks_ended)
         return NODE_ABANDONED;
     return n->unclean ? NODE_UNCLEAN : NODE_CLEAN;
 }
@@ -277,6 +298,10 @@ static void warn_of_config(const struct node_volume *nv)
             nv->node, config->volume, NOTE_WARNING, "config",
             "the link leaves this machine and is neither encrypted nor authenticated (`tls: none`): it belongs on "
             "a network of its own");
+    if (config->witness.is_open)
+        node_note(nv->node, config->volume, NOTE_WARNING, "config",
+                  "what is asked of the witness leaves this machine and is neither encrypted nor authenticated: it "
+                  "belongs on a network of its own, as who reaches the witness may decide about the volume");
     if (config_self(config)->device_is_open)
         node_note(
             nv->node, config->volume, NOTE_WARNING, "config",
@@ -331,7 +356,7 @@ struct node *node_open(const struct node_options *options, struct err *err)
     n->ready_until_ns = clock_ns() + options->ready_ns_max;
     n->volumes = volumes;
     n->volume_count = options->config->count;
-    n->host = (struct volume_host) { .ctx = n, .log = host_log, .note = host_note };
+    n->host = (struct volume_host) { .ctx = n, .log = host_log, .note = host_note, .served = host_served };
     list_init(&n->commands);
     struct control_config control = {
         .path = options->control_path,
@@ -346,8 +371,10 @@ struct node *node_open(const struct node_options *options, struct err *err)
     if (events_open(&n->events) || queue_open(&n->notes, NOTES_WAITING_MAX, sizeof(struct event_record)) ||
         queue_open(&n->answers, ANSWERS_WAITING_MAX, sizeof(struct answer)))
         err_set(err, -ENOMEM, "out of memory or descriptors");
-    else
+    else if ((n->registers = registers_open(options->config, err)) &&
+             (n->hooks = hooks_open(options->config, &n->host, err)))
         n->control = control_open(&control, err);
+    n->host.registers = n->registers;
     if (!n->control || open_witness(n, err)) {
         node_close(n);
         return NULL;
@@ -378,6 +405,8 @@ void node_close(struct node *n)
         queue_close(&n->answers);
     if (n->notes.wake_fd >= 0)
         queue_close(&n->notes);
+    registers_close(n->registers);
+    hooks_close(n->hooks);
     events_close(&n->events);
     free(n->volumes);
     free(n);

@@ -14,6 +14,7 @@ struct node_options {
     const struct config *config; /* outlives the node */
     const char *name;            /* this node's, for status */
     const char *control_path;
+    const char *state; /* the directory for what is kept; NULL: CONFIG_STATE_DIR */
     struct log *log;
     uint64_t drain_ns_max; /* how long shutting down waits for volumes to drain */
     int signal_fd;         /* a signalfd: SIGHUP is only logged; any other ends the node, and again, at once */

@@ -7,8 +7,10 @@
 #include "repl/base/list.h"
 #include "repl/node/control.h"
 #include "repl/node/events.h"
+#include "repl/node/hook.h"
 #include "repl/node/node.h"
 #include "repl/node/queue.h"
+#include "repl/node/registers.h"
 #include "repl/node/volume.h"
 
 #define NOTES_WAITING_MAX 1024   /* from volumes' threads to the loop; more are dropped and counted */
@@ -78,7 +80,11 @@ struct command {
     struct node_volume *nv; /* NULL: all */
     enum command_phase phase;
     /* PHASE_ORDERED */
+    bool tries_first; /* a promotion by force: without it first, which tells what is risked */
+    bool demotes;     /* a `down`: the volume is to be demoted before it is detached */
+    bool still_named; /* ... but the register will go on naming this node as its primary */
     struct volume *volume;
+    bool has_kept;               /* of a resolve: its file is whole; likewise */
     struct verify_places places; /* of a verify, when it has ended: written by the volume's thread */
     /* PHASE_STREAMS */
     uint64_t cursor;  /* of the events; of status: 0: nothing sent yet, n: n - 1 volumes */
@@ -107,6 +113,8 @@ struct node {
     unsigned volume_count;
     struct node_volume *volumes;
     struct volume_host host;
+    struct registers *registers;
+    struct hooks *hooks;
     bool ready_told;
     uint64_t ready_until_ns;
     bool ending;
@@ -146,6 +154,9 @@ void command_job_ended(struct node_volume *nv, enum job_kind kind);
 
 /* Orders a volume to detach, for the node itself. */
 void command_detach(struct node_volume *nv);
+
+/* It is in use, or may be needed, and without its leg there is no good one: worth a second thought. */
+bool command_takes_only_good_leg(struct node_volume *nv);
 
 /* Events have come: lets those who follow have them. */
 void command_events(struct node *n);

@@ -33,6 +33,8 @@ static void carry_out(struct volume *v, const struct action *a)
     case ACT_SESSION_DROP: link_drop(v->link, a->text.text); break;
     case ACT_SERVE: volume_serve(v, a->serve.on, a->serve.size_bytes); break;
     case ACT_GROW: volume_grow(v, a->grow.step); break;
+    case ACT_KEEP: volume_keep(v, a); break;
+    case ACT_REGISTER: register_line_ask(v->line, a->ask.request); break;
     case ACT_ORDER_DONE: volume_order_done(a->order.cookie, a->order.result, a->order.text); break;
     case ACT_NOTE: volume_note(v, a->note.level, a->note.topic, a->note.text); break;
     }
@@ -95,6 +97,16 @@ static void look_at_resync(struct volume *v)
         rate_reset(&v->resync_rate);
 }
 
+/* Where a register decides, requests may have to wait although there is room: a switchover that was given up, say. */
+static bool accepts_again(struct volume *v)
+{
+    if (!v->line)
+        return false;
+    bool before = v->accepts;
+    v->accepts = engine_can_accept(v->engine, OP_WRITE);
+    return v->accepts && !before;
+}
+
 static void end_of_turn(void *ctx)
 {
     struct volume *v = ctx;
@@ -103,7 +115,8 @@ static void end_of_turn(void *ctx)
         if (worked)
             carry_out_all(v);
         /* Completions made room: whoever waited for it may go on, and may want more done. */
-        bool room = buf_pool_take_starved(&v->pool);
+        bool accepts = accepts_again(v); /* both are asked: each forgets what it told */
+        bool room = buf_pool_take_starved(&v->pool) || accepts;
         if ((worked || room) && v->front)
             front_resume(v->front);
         if (room && v->link)
@@ -151,6 +164,8 @@ static int open_all(struct volume *v, struct err *err)
                     "the backing's file system refuses O_DIRECT: writes go through the page cache");
     if (!r)
         r = volume_open_engine(v, err);
+    if (!r)
+        r = volume_open_register(v, err);
     if (!r)
         r = volume_open_front(v, err);
     if (!r)
@@ -227,6 +242,7 @@ static void run_stop(struct ring_task *task) { stop_begin(container_of(task, str
 
 static void free_all(struct volume *v)
 {
+    register_line_close(v->line); /* before the ring that its answers are posted to */
     for (struct list *pos; (pos = list_first(&v->orders));)
         volume_order_done(container_of(pos, struct volume_order_task, pending), -ECANCELED, "the volume was stopped");
     leg_close(&v->leg);

@@ -14,9 +14,12 @@ struct volume *volume_start(const struct volume_config *config, const struct vol
 enum volume_order {
     VOLUME_PROMOTE,
     VOLUME_DEMOTE,
-    VOLUME_VERIFY, /* compare both legs; `force`: and resync what differs. -EILSEQ: they differ */
-    VOLUME_RESIZE, /* grow as far as both legs have room */
-    VOLUME_DETACH, /* drain, flush, mark clean; then volume_stop() */
+    VOLUME_VERIFY,     /* compare both legs; `force`: and resync what differs. -EILSEQ: they differ */
+    VOLUME_RESIZE,     /* grow as far as both legs have room */
+    VOLUME_RESOLVE,    /* by volume_resolve() */
+    VOLUME_SWITCHOVER, /* with a witness: the node that does not serve takes over */
+    VOLUME_ADOPT,      /* with a witness: this primary's decree is put over one that is older */
+    VOLUME_DETACH,     /* drain, flush, mark clean; then volume_stop() */
 };
 
 /* Gives an operator's order, from any thread. `done` is called once, on the volume's thread: 0; -EPERM: refused, as it
@@ -24,6 +27,14 @@ enum volume_order {
  * why, in one sentence; NULL when done. */
 void volume_order(struct volume *v, enum volume_order order, bool force,
                   void (*done)(void *ctx, int result, const char *text), void *ctx);
+
+/* The same: what this leg has and the peer's has not is kept in the file `keep`, a name of less than CONFIG_PATH_BYTES,
+ * then given up; by force also if some of it cannot be read. */
+void volume_resolve(struct volume *v, const char *keep, bool force,
+                    void (*done)(void *ctx, int result, const char *text), void *ctx);
+
+/* There is such a file, whole, whatever else came of the order. Only within its `done`. */
+bool volume_has_kept(const struct volume *v);
 
 /* Where the verify that has just ended with -EILSEQ found differences. Only within the `done` of its order. */
 void volume_verify_places(struct volume *v, struct verify_places *out);

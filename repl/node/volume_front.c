@@ -15,9 +15,14 @@ static bool sink_backing_is_current(void *ctx)
     return engine_leg_is_current(v->engine);
 }
 
+/* A read may be answered for as long as this node's lease lasts: not by a clock that was read before the request came.
+ */
 static void sink_submit(void *ctx, const struct request *request)
 {
-    volume_step(ctx, &(struct event) { .kind = EV_REQUEST, .request = *request });
+    struct volume *v = ctx;
+    if (v->line)
+        ring_look_at_clock(v->ring);
+    volume_step(v, &(struct event) { .kind = EV_REQUEST, .request = *request });
 }
 
 /* That a client comes or goes is no change of the volume's state: a monitor that looks every second would leave nothing
@@ -43,17 +48,28 @@ static void refuse_clients(struct volume *v)
     front_refuse(v->front, why);
 }
 
+static void tell_host(struct volume *v, bool on, uint64_t epoch)
+{
+    if (v->serves != on)
+        v->host.served(v->host.ctx, v->config.volume, on, epoch);
+    v->serves = on;
+}
+
 void volume_serve(struct volume *v, bool on, uint64_t size_bytes)
 {
-    if (!v->front) /* closed already: nobody is there to be served or refused */
-        return;
-    if (!on) {
-        refuse_clients(v);
-        return;
-    }
     struct engine_view view;
     engine_view(v->engine, &view);
+    if (!v->front) { /* closed already: nobody is there to be served or refused */
+        tell_host(v, false, view.epoch);
+        return;
+    }
+    if (!on) {
+        refuse_clients(v);
+        tell_host(v, false, view.epoch);
+        return;
+    }
     front_serve(v->front, size_bytes, view.block_bytes);
+    tell_host(v, true, view.epoch);
 }
 
 int volume_open_front(struct volume *v, struct err *err)

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "repl/core/action.h"
+#include "repl/core/decree.h"
 #include "repl/core/names.h"
 
 enum log_level {
@@ -15,6 +16,8 @@ enum log_level {
     LOG_LEVEL_DEBUG,
 };
 
+struct registers;
+
 /* Callbacks of the daemon. They may be called from any thread, copy what they are given, and never block: what there
  * is no room for is dropped, counted, and told of later. The host outlives the volume. */
 struct volume_host {
@@ -23,9 +26,13 @@ struct volume_host {
     void (*log)(void *ctx, const char *volume, enum log_level level, const char *text);
     /* A state change or fault: goes to `lockstep events` and to the log. `topic`: one word, as in ACT_NOTE. */
     void (*note)(void *ctx, const char *volume, enum note_level level, const char *topic, const char *text);
+    /* The volume is open to clients here from now on, or is closed: not for each, but when that changes. */
+    void (*served)(void *ctx, const char *volume, bool on, uint64_t epoch);
+    struct registers *registers; /* those of the configuration (registers.h); outlive the volume */
 };
 
-#define STATUS_TEXT_BYTES 384
+#define STATUS_TEXT_BYTES 768 /* a refusal, and what waits for the witness */
+#define STATUS_RULE_BYTES 32
 
 /* A consistent snapshot, made by the volume's thread at least a few times a second. */
 struct volume_status {
@@ -71,8 +78,35 @@ struct volume_status {
         uint64_t done_bytes;  /* zeroed */
         uint64_t total_bytes; /* 0: not known yet */
     } growth;
+    struct volume_apart {
+        char rule[STATUS_RULE_BYTES]; /* of the refusal that waits for a person to give one leg up; "": none does */
+        uint64_t common_epoch;        /* up to which both legs are the same; 0: they have nothing in common */
+        uint64_t differ_bytes_max;
+        struct volume_apart_side {
+            uint64_t epoch; /* of its first decree of its own; 0: it has none */
+            uint64_t first_lsn;
+            uint64_t lsn;
+            uint64_t since_us; /* since 1970, UTC, by this node's clock; 0: not known */
+            bool changed_known;
+            uint64_t changed_bytes; /* since then, at the most */
+        } own, peer;
+    } apart;
+    struct volume_resolve {
+        bool active;
+        uint64_t done_bytes;
+        uint64_t total_bytes;
+    } resolve;
     uint64_t alone_epoch;    /* since which changes are acknowledged without the peer; 0: they are not */
     uint64_t alone_since_us; /* since 1970, UTC */
     uint64_t diskless_epoch; /* since which its leg has failed, and the peer's stands in, or is to; 0: it has its own */
     uint64_t diskless_since_us;
+    bool has_witness;
+    struct volume_witness {
+        enum register_state state;
+        char reason[REGISTER_REASON_BYTES]; /* why it is not reachable, in a sentence; "" when it is */
+        struct decree decree;               /* that stands, as last heard; its epoch is 0: none was */
+        bool swap_under_way;                /* its end is not known yet */
+        enum decree_cause swap_cause;
+        uint64_t swap_since_us; /* since 1970, UTC */
+    } witness;
 };

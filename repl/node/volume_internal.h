@@ -9,6 +9,7 @@
 #include "repl/link/link.h"
 #include "repl/node/leg.h"
 #include "repl/node/rate.h"
+#include "repl/node/registers.h"
 #include "repl/node/verify_schedule.h"
 #include "repl/node/volume.h"
 
@@ -31,8 +32,28 @@ struct volume_order_task {
     struct volume *volume;
     enum volume_order order;
     bool force;
+    char keep[CONFIG_PATH_BYTES]; /* VOLUME_RESOLVE: the file */
     void (*done)(void *ctx, int result, const char *text);
     void *ctx;
+};
+
+/* The ACT_KEEP under way: its thread's while that runs. */
+struct volume_keep {
+    struct volume *volume;
+    char path[CONFIG_PATH_BYTES];
+    struct keep_file *file;
+    const struct volume_order_task *order; /* whose it is; NULL: it has had its answer */
+    bool whole;                            /* it has come to its end */
+    bool told;                             /* ... and belongs to the order that just has its answer */
+    enum keep_step step;
+    const struct keep_info *info;
+    const struct keep_piece *pieces;
+    uint32_t count;
+    const uint8_t *data;
+    struct err err;
+    pthread_t thread;
+    bool threaded;
+    struct ring_task task;
 };
 
 struct volume {
@@ -45,12 +66,20 @@ struct volume {
     struct leg leg;
     struct engine *engine;
     struct front *front;
-    struct link *link; /* NULL: the volume has a single node */
+    char odd_config[ACTION_TEXT_BYTES]; /* of the peer's, as was told last */
+    struct link *link;                  /* NULL: the volume has a single node */
+    struct register_line *line;         /* NULL: the volume has no witness */
+    struct register_answer answer;
+    struct ring_task answer_task;
+    bool accepts; /* engine_can_accept(), when looked at last; only with a witness */
     struct actions actions;
     struct volume_io *ios;      /* MIRROR_OPS */
     struct volume_io *sync_ios; /* VOLUME_SYNC_OPS */
     struct volume_io own_io;    /* of the engine's operations beside those */
     struct volume_io grow_io;
+    struct volume_io keep_io;
+    struct volume_keep keep;
+    bool serves; /* as the host was told last */
     struct list orders;
     bool stopping;
     struct volume_order_task stop_order;
@@ -103,11 +132,23 @@ int volume_open_front(struct volume *v, struct err *err);
 void volume_serve(struct volume *v, bool on, uint64_t size_bytes);
 
 /* volume_link.c */
+struct hello_config volume_say_config(const struct volume_config *c);
 int volume_open_link(struct volume *v, struct err *err); /* none, where the volume has a single node */
+
+/* volume_register.c */
+int volume_open_register(struct volume *v, struct err *err); /* none, without a witness */
 
 /* volume_order.c */
 void volume_run_order(struct ring_task *task); /* of a volume_order_task */
 void volume_order_done(struct volume_order_task *task, int result, const char *text);
+
+void volume_keep_ends(const struct volume_order_task *order); /* it has its answer */
+/* `keep`: of VOLUME_RESOLVE; else "". */
+void volume_order_with(struct volume *v, enum volume_order order, bool force, const char *keep,
+                       void (*done)(void *ctx, int result, const char *text), void *ctx);
+
+/* volume_keep.c */
+void volume_keep(struct volume *v, const struct action *a);
 
 /* volume_verify.c */
 void volume_begin_schedule(struct volume *v);

@@ -35,6 +35,8 @@ static struct volume_io *io_of(struct volume *v, uint32_t op)
         return &v->ios[op];
     if (op >= SYNC_OP_FIRST && op < SYNC_OP_END)
         return &v->sync_ios[op - SYNC_OP_FIRST];
+    if (op == ENGINE_OP_KEEP)
+        return &v->keep_io;
     return op == ENGINE_OP_GROW ? &v->grow_io : &v->own_io;
 }
 
@@ -145,12 +147,20 @@ static int attach_leg(struct volume *v, struct superblock *sb, struct err *err)
     struct err copies[SUPERBLOCK_COPIES] = { 0 };
     for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
         leg_tell_read_copy(&v->leg, i, &copies[i]);
+    if (sb->registered && !config_has_witness(&v->config))
+        volume_note(v, NOTE_WARNING, "witness",
+                    "a witness decides who serves this volume, and none is in the configuration any more: take it out "
+                    "on the other node, too, or take that one down. Else both may serve");
+    bool ended_serving = sb->role == ROLE_PRIMARY;
     engine_attach(sb, boot_id, v->config.node_count > 1);
     struct attach_write w = { .ring = v->ring };
     leg_write_superblock(&v->leg, sb, attach_written, &w);
     ring_run(v->ring, NULL, NULL);
     if (w.result)
         return err_set(err, w.result, "%s: the metadata cannot be written: %s", v->leg.meta->path, strerror(-w.result));
+    /* Nobody was there to say so then; and whatever fails from here on, the next start knows nothing of it. */
+    if (ended_serving)
+        v->host.served(v->host.ctx, v->config.volume, false, sb->epoch);
     for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
         if (copies[i].code && !(v->leg.store.bad & 1u << i))
             volume_note(v, copies[i].code == -ESTALE ? NOTE_INFO : NOTE_WARNING, "leg", copies[i].text);
@@ -188,6 +198,11 @@ static int load_metadata(struct volume *v, struct err *err)
     return r;
 }
 
+static bool goes_on_alone(const struct volume_config *c)
+{
+    return c->when_alone == ALONE_CONTINUE || (c->when_alone == ALONE_STRICT && config_has_witness(c));
+}
+
 int volume_open_engine(struct volume *v, struct err *err)
 {
     const struct config_node *peer = config_peer(&v->config);
@@ -201,7 +216,12 @@ int volume_open_engine(struct volume *v, struct err *err)
         .window_bytes = WINDOW_BYTES,
         .block_bytes = v->leg.bare->geometry.logical_block_bytes,
         .log_slots = (uint32_t)(v->config.activity_log_bytes / EXTENT_BYTES_DEFAULT),
-        .alone_after_ns = v->config.when_alone == ALONE_CONTINUE ? v->config.dead_after_ns : ENGINE_NEVER_ALONE,
+        .alone_after_ns = goes_on_alone(&v->config) ? v->config.dead_after_ns : ENGINE_NEVER_ALONE,
+        .failover = { .has_register = config_has_witness(&v->config),
+                      .automatic = v->config.failover_automatic,
+                      .dead_after_ns = v->config.dead_after_ns,
+                      .fail_after_ns = v->config.fail_after_ns },
+        .configured = volume_say_config(&v->config),
         .resync_bytes_per_s = v->config.resync_bytes_per_s,
         .verify_bytes_per_s = v->config.verify_bytes_per_s,
         .pool = &v->pool,

@@ -1,8 +1,10 @@
 /* A volume's link: what comes from the peer, and how it is reached. */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 
+#include "repl/base/checksum.h"
 #include "repl/node/volume_internal.h"
 
 #define RETRY_MIN_NS (100 * NS_PER_MS)
@@ -24,11 +26,43 @@ static void forget_session_actions(struct actions *actions)
     actions->count = kept;
 }
 
+struct hello_config volume_say_config(const struct volume_config *c)
+{
+    uint64_t url = checksum64(c->witness.url, strlen(c->witness.url));
+    return (struct hello_config) {
+        .dead_after_us = c->dead_after_ns / NS_PER_US,
+        .witness = config_has_witness(c) ? max_u64(url, 1) : 0,
+        .failover = c->failover_automatic ? 2 : 1,
+        .when_alone = 1 + (uint32_t)c->when_alone,
+    };
+}
+
+/* What must not differ, the handshake refuses. The rest is told once, as a change of it goes from node to node. */
+static void note_odd_config(struct volume *v, const struct hello *peer)
+{
+    struct hello_config own = volume_say_config(&v->config);
+    const struct hello_config *other = &peer->config;
+    bool says = other->dead_after_us;
+    const char *witness = says && own.witness != other->witness ? " witness" : "";
+    const char *failover = says && own.failover != other->failover ? " failover" : "";
+    const char *when_alone = says && own.when_alone != other->when_alone ? " when-alone" : "";
+    char text[ACTION_TEXT_BYTES] = "";
+    if (*witness || *failover || *when_alone)
+        snprintf(text, sizeof(text),
+                 "the configuration of %s differs from that of %s in%s%s%s: use the same file on both nodes",
+                 peer->node, config_self(&v->config)->name, witness, failover, when_alone);
+    if (*text && strcmp(text, v->odd_config) != 0)
+        volume_note(v, NOTE_WARNING, "config", text);
+    memcpy(v->odd_config, text, sizeof(text));
+}
+
 static void link_event(void *ctx, const struct event *ev)
 {
     struct event copy = *ev;
     if (ev->kind == EV_SESSION_DOWN)
         forget_session_actions(&((struct volume *)ctx)->actions);
+    if (ev->kind == EV_HELLO)
+        note_odd_config(ctx, ev->hello);
     volume_step(ctx, &copy);
 }
 

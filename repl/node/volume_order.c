@@ -1,5 +1,6 @@
 /* Orders of operators, from other threads to the engine and back. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -8,6 +9,7 @@
 void volume_order_done(struct volume_order_task *task, int result, const char *text)
 {
     list_remove(&task->pending);
+    volume_keep_ends(task);
     task->done(task->ctx, result, text);
     if (task != &task->volume->stop_order && task != &task->volume->scheduled)
         free(task);
@@ -23,8 +25,9 @@ void volume_run_order(struct ring_task *task)
         return;
     }
     static const enum event_kind kinds[] = {
-        [VOLUME_PROMOTE] = EV_PROMOTE, [VOLUME_DEMOTE] = EV_DEMOTE, [VOLUME_VERIFY] = EV_VERIFY,
-        [VOLUME_RESIZE] = EV_RESIZE,   [VOLUME_DETACH] = EV_DETACH,
+        [VOLUME_PROMOTE] = EV_PROMOTE,       [VOLUME_DEMOTE] = EV_DEMOTE, [VOLUME_VERIFY] = EV_VERIFY,
+        [VOLUME_SWITCHOVER] = EV_SWITCHOVER, [VOLUME_ADOPT] = EV_ADOPT,   [VOLUME_RESIZE] = EV_RESIZE,
+        [VOLUME_RESOLVE] = EV_RESOLVE,       [VOLUME_DETACH] = EV_DETACH,
     };
     volume_step(v, &(struct event) {
                        .kind = kinds[order->order],
@@ -35,6 +38,12 @@ void volume_run_order(struct ring_task *task)
 void volume_order(struct volume *v, enum volume_order order, bool force,
                   void (*done)(void *ctx, int result, const char *text), void *ctx)
 {
+    volume_order_with(v, order, force, "", done, ctx);
+}
+
+void volume_order_with(struct volume *v, enum volume_order order, bool force, const char *keep,
+                       void (*done)(void *ctx, int result, const char *text), void *ctx)
+{
     struct volume_order_task *task = calloc(1, sizeof(*task));
     if (!task) {
         done(ctx, -ENOMEM, "out of memory");
@@ -44,6 +53,7 @@ void volume_order(struct volume *v, enum volume_order order, bool force,
     task->volume = v;
     task->order = order;
     task->force = force;
+    snprintf(task->keep, sizeof(task->keep), "%s", keep);
     task->done = done;
     task->ctx = ctx;
     list_init(&task->pending);

@@ -1,5 +1,6 @@
 /* A volume's state, as its thread tells it to others. */
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #include "repl/node/volume_internal.h"
@@ -28,6 +29,79 @@ static struct volume_resync resync_status(struct volume *v, const struct engine_
                                     .equal_bytes = resync->equal_bytes,
                                     .sent_bytes = resync->sent_bytes,
                                     .zero_bytes = resync->zero_bytes };
+}
+
+static struct volume_apart_side apart_side(const struct engine_apart_side *side, uint64_t now_ns)
+{
+    return (struct volume_apart_side) { .epoch = side->epoch,
+                                        .first_lsn = side->first_lsn,
+                                        .lsn = side->lsn,
+                                        .since_us = side->since_ns ? calendar_us(now_ns, side->since_ns) : 0,
+                                        .changed_known = side->changed_known,
+                                        .changed_bytes = side->changed_bytes };
+}
+
+static struct volume_apart apart_status(const struct engine_apart *apart, uint64_t now_ns)
+{
+    struct volume_apart a = { .common_epoch = apart->common_epoch, .differ_bytes_max = apart->differ_bytes_max };
+    if (!apart->rule)
+        return a;
+    snprintf(a.rule, sizeof(a.rule), "%s", apart->rule);
+    a.own = apart_side(&apart->own, now_ns);
+    a.peer = apart_side(&apart->peer, now_ns);
+    return a;
+}
+
+/* What nobody can do while a register does not carry out swaps; NULL: it does. */
+static const char *waits_for_witness(enum register_state state)
+{
+    switch (state) {
+    case REGISTER_STATE_NONE:
+    case REGISTER_STATE_ASKING:
+    case REGISTER_STATE_REACHABLE: return NULL;
+    case REGISTER_STATE_UNREACHABLE: return "unreachable";
+    case REGISTER_STATE_UNCONFIRMED: return "waiting for both nodes' word after its start";
+    case REGISTER_STATE_OLDER: return "older than this node: an operator is needed";
+    case REGISTER_STATE_REFUSED: return "refusing what it is asked";
+    }
+    return NULL;
+}
+
+/* Of a volume that is not protected: what will not mend itself meanwhile. */
+static void add_what_waits(struct volume_status *s)
+{
+    const char *how = waits_for_witness(s->witness.state);
+    size_t used = strlen(s->why_not);
+    if (how && used)
+        snprintf(
+            s->why_not + used, sizeof(s->why_not) - used,
+            "; the witness is %s, and a takeover, a switchover and the peer's return to the in-sync set wait for it",
+            how);
+}
+
+static struct volume_witness witness_status(const struct engine_register *r, uint64_t now_ns)
+{
+    struct volume_witness w = { .state = r->state,
+                                .decree = r->decree,
+                                .swap_under_way = r->swap_under_way,
+                                .swap_cause = r->swap_cause,
+                                .swap_since_us = r->swap_under_way ? calendar_us(now_ns, r->swap_since_ns) : 0 };
+    snprintf(w.reason, sizeof(w.reason), "%s", r->reason ? r->reason : "");
+    return w;
+}
+
+static void add_link_status(const struct volume *v, const struct engine_view *view, struct volume_status *s)
+{
+    const struct session *session = link_session(v->link);
+    s->link = session_state(session);
+    snprintf(s->link_reason, sizeof(s->link_reason), "%s", session_reason(session));
+    if (s->link == LINK_CONNECTED)
+        snprintf(s->transport, sizeof(s->transport), "%s", link_transport_name(v->link));
+    /* Whom the session itself refuses, the engine never hears of. */
+    if (s->link == LINK_REFUSED && view->leg == LEG_UP_TO_DATE)
+        snprintf(s->why_not, sizeof(s->why_not), "%s", s->link_reason);
+    s->path = session_path(session);
+    s->rtt_us = session_rtt_ns(session) / NS_PER_US;
 }
 
 static void make_status(struct volume *v, struct volume_status *s)
@@ -62,6 +136,10 @@ static void make_status(struct volume *v, struct volume_status *s)
                     .waits_for_peer = view.growth.waits_for_peer,
                     .done_bytes = view.growth.done_bytes,
                     .total_bytes = view.growth.total_bytes },
+        .apart = apart_status(&view.apart, now_ns),
+        .resolve = { .active = view.resolve.active,
+                     .done_bytes = view.resolve.done_bytes,
+                     .total_bytes = view.resolve.total_bytes },
         .alone_epoch = view.alone_epoch,
         .alone_since_us = view.alone_epoch ? calendar_us(now_ns, view.alone_since_ns) : 0,
         .diskless_epoch = view.diskless_epoch,
@@ -70,18 +148,11 @@ static void make_status(struct volume *v, struct volume_status *s)
     if (view.oldest_waiting_ns && now_ns > view.oldest_waiting_ns)
         s->oldest_waiting_us = (now_ns - view.oldest_waiting_ns) / NS_PER_US;
     snprintf(s->why_not, sizeof(s->why_not), "%s", view.why_not ? view.why_not : "");
-    if (!v->link)
-        return;
-    const struct session *session = link_session(v->link);
-    s->link = session_state(session);
-    snprintf(s->link_reason, sizeof(s->link_reason), "%s", session_reason(session));
-    if (s->link == LINK_CONNECTED)
-        snprintf(s->transport, sizeof(s->transport), "%s", link_transport_name(v->link));
-    /* Whom the session itself refuses, the engine never hears of. */
-    if (s->link == LINK_REFUSED && view.leg == LEG_UP_TO_DATE)
-        snprintf(s->why_not, sizeof(s->why_not), "%s", s->link_reason);
-    s->path = session_path(session);
-    s->rtt_us = session_rtt_ns(session) / NS_PER_US;
+    s->has_witness = v->line;
+    s->witness = witness_status(&view.witness, now_ns);
+    if (v->link)
+        add_link_status(v, &view, s);
+    add_what_waits(s);
 }
 
 static void run_status(struct ring_task *task)

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "repl/base/clock.h"
 #include "repl/node/volume_internal.h"
 
 #define CALENDAR_LOOK_NS NS_PER_S
@@ -14,7 +15,7 @@ static struct verify_clocks verify_clocks(const struct volume *v)
     engine_view(v->engine, &view);
     return (struct verify_clocks) {
         .now_s = (uint64_t)time(NULL),
-        .monotonic_s = ring_now_ns(v->ring) / NS_PER_S,
+        .monotonic_s = clock_awake_ns() / NS_PER_S,
         .last_s = view.verified_at_s,
     };
 }

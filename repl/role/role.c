@@ -11,6 +11,7 @@ const char *role_promotion_obstacle(const struct role_machine *r, enum leg_state
     case PHASE_ASKING:
     case PHASE_PROMOTING:
     case PHASE_PRIMARY: return NULL;
+    case PHASE_HANDING: return "it is just handing over to the peer; wait until that is done";
     case PHASE_DEMOTING: return "it is being demoted; wait until that is done";
     case PHASE_DETACHING:
     case PHASE_DETACHED: return "it is being taken down; `lockstep up` first";
@@ -53,6 +54,19 @@ void role_demote(struct role_machine *r)
     r->recorded = false;
 }
 
+void role_hand(struct role_machine *r)
+{
+    assert(r->phase == PHASE_PRIMARY);
+    r->phase = PHASE_HANDING;
+    r->handed = false;
+}
+
+void role_keep(struct role_machine *r)
+{
+    assert(r->phase == PHASE_HANDING);
+    r->phase = PHASE_PRIMARY;
+}
+
 void role_detach(struct role_machine *r)
 {
     assert(r->phase != PHASE_DETACHING && r->phase != PHASE_DETACHED);
@@ -68,7 +82,7 @@ void role_yield(struct role_machine *r)
 
 void role_step_down(struct role_machine *r)
 {
-    if (r->phase == PHASE_PRIMARY || r->phase == PHASE_DEMOTING || r->phase == PHASE_PROMOTING)
+    if (role_of(r) == ROLE_PRIMARY || r->phase == PHASE_PROMOTING)
         r->phase = PHASE_SECONDARY; /* DETACHING goes on, with nothing left to drain */
 }
 
@@ -93,12 +107,24 @@ static enum role_need next_while_leading(struct role_machine *r, const struct ro
     return ROLE_NEED_SERVE;
 }
 
+static enum role_need next_while_handing(struct role_machine *r, const struct role_facts *facts)
+{
+    if (r->handed || !facts->idle)
+        return ROLE_NEED_NOTHING;
+    if (!facts->flushed)
+        return ROLE_NEED_FLUSH;
+    r->handed = true;
+    return ROLE_NEED_HAND;
+}
+
 static enum role_need next_while_ending(struct role_machine *r, const struct role_facts *facts, enum role_phase end)
 {
     if (!facts->idle)
         return ROLE_NEED_NOTHING;
     if (!facts->flushed)
         return ROLE_NEED_FLUSH;
+    if (!facts->released && !r->recorded)
+        return ROLE_NEED_RELEASE;
     if (!r->recorded) {
         r->recorded = true;
         return ROLE_NEED_RECORD;
@@ -117,6 +143,7 @@ enum role_need role_next(struct role_machine *r, const struct role_facts *facts)
     case PHASE_ASKING: return facts->session_up ? send_decree_once(r) : ROLE_NEED_NOTHING;
     case PHASE_PROMOTING:
     case PHASE_PRIMARY: return next_while_leading(r, facts);
+    case PHASE_HANDING: return next_while_handing(r, facts);
     case PHASE_DEMOTING: return next_while_ending(r, facts, PHASE_SECONDARY);
     case PHASE_DETACHING: return next_while_ending(r, facts, PHASE_DETACHED);
     }

@@ -12,6 +12,8 @@
 #define WINDOW_FRAMES_MIN 1
 #define WINDOW_BYTES_MIN (1 * MIB)
 
+#define DEAD_AFTER_FAR_TIMES 2 /* or more: too far apart, also where no register counts by it */
+
 typedef bool applies_fn(const struct hello *own, const struct hello *peer);
 typedef void explain_fn(const struct hello *own, const struct hello *peer, struct sync_judgement *j);
 /* SYNC_SOURCE or SYNC_TARGET: `from` is whose leg is the source. */
@@ -23,6 +25,7 @@ struct rule {
     enum sync_verdict verdict;
     explain_fn *explain; /* of a refusal */
     full_fn *full;       /* of a resync */
+    bool resolvable;     /* a refusal that ends when one of the legs is given up */
 };
 
 __attribute__((format(printf, 2, 3))) static void say(struct sync_judgement *j, const char *format, ...)
@@ -74,8 +77,10 @@ static bool window_too_small(const struct hello *own, const struct hello *peer)
 static void explain_window(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
 {
     (void)own;
-    say(j, "%s takes %u changes and %llu bytes at a time, which is less than one write can need", peer->node,
-        peer->window_frames, (unsigned long long)peer->window_bytes);
+    say(j,
+        "%s takes %u changes and %llu bytes at a time, which is less than one write can need: bring both to the same "
+        "release",
+        peer->node, peer->window_frames, (unsigned long long)peer->window_bytes);
 }
 
 static bool same_leg(const struct hello *own, const struct hello *peer) { return id_equal(own->leg_id, peer->leg_id); }
@@ -187,9 +192,16 @@ static enum history_relation relation(const struct hello *own, const struct hell
 
 static bool is_primary(const struct hello *h) { return h->role == ROLE_PRIMARY; }
 
+/* Of what `other` says that it has seen, nothing is of the register by whose decrees `a` acts. */
+static bool is_none_of_its_register(const struct hello *a, const struct hello *other)
+{
+    bool other_asks_none = other->config.dead_after_us && other->config.witness == 0;
+    return a->registered && a->config.dead_after_us && a->config.witness && other_asks_none;
+}
+
 static bool is_overtaken(const struct hello *primary, const struct hello *other)
 {
-    return is_primary(primary) && other->epoch > primary->epoch;
+    return is_primary(primary) && other->epoch > primary->epoch && !is_none_of_its_register(primary, other);
 }
 
 static bool deposed(const struct hello *own, const struct hello *peer)
@@ -298,6 +310,10 @@ static void explain_leg_failed(const struct hello *own, const struct hello *peer
         bad->node, leg_state_name(bad->leg));
 }
 
+/* Of the volume's name. */
+#define RESOLVE_ADVICE                                                                                                 \
+    "`lockstep resolve %s --discard local` there keeps them in a file first, and gets what it lacks from the other"
+
 static bool diverged(const struct hello *own, const struct hello *peer)
 {
     return relation(own, peer) == HISTORY_DIVERGED;
@@ -313,13 +329,11 @@ static void explain_diverged(const struct hello *own, const struct hello *peer, 
     say(j,
         "split brain: up to epoch %llu both legs are the same; then %s went on alone from epoch %llu, LSN %llu (now at "
         "epoch %llu), and %s from epoch %llu, LSN %llu (now at epoch %llu). Only a person can tell whose changes are "
-        "to "
-        "be given up: on that node, save what is wanted, then `lockstep create --force`, and it gets everything from "
-        "the "
-        "other",
+        "to be given up: " RESOLVE_ADVICE,
         (unsigned long long)both->epoch, own->node, (unsigned long long)ours->epoch,
         (unsigned long long)ours->first_lsn, (unsigned long long)own->epoch, peer->node,
-        (unsigned long long)theirs->epoch, (unsigned long long)theirs->first_lsn, (unsigned long long)peer->epoch);
+        (unsigned long long)theirs->epoch, (unsigned long long)theirs->first_lsn, (unsigned long long)peer->epoch,
+        own->volume);
 }
 
 static bool unrelated(const struct hello *own, const struct hello *peer)
@@ -330,10 +344,9 @@ static bool unrelated(const struct hello *own, const struct hello *peer)
 static void explain_unrelated(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
 {
     say(j,
-        "the legs of %s and %s have nothing in common, or went apart so long ago that it is forgotten: if one of them "
-        "is "
-        "to get everything from the other, run `lockstep create --force` on its node",
-        own->node, peer->node);
+        "the legs of %s and %s have nothing in common, or went apart so long ago that it is forgotten. Only a person "
+        "can tell which of them is to be given up: " RESOLVE_ADVICE,
+        own->node, peer->node, own->volume);
 }
 
 /* It is inconsistent: it can only be a target, of a leg that has all that it has been part of. */
@@ -344,9 +357,9 @@ static bool both_half(const struct hello *own, const struct hello *peer) { retur
 static void explain_both_half(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
 {
     say(j,
-        "neither leg is whole: a resync was under way on both %s and %s. Promote with --force the one whose loss can "
-        "be "
-        "borne, and make the other anew",
+        "neither leg is whole: a resync was under way on both %s and %s, or each was given up for the other (and has "
+        "all that it had yet). Promote with --force the one that is to be kept, and make the other anew if it is "
+        "refused then, too",
         own->node, peer->node);
 }
 
@@ -402,9 +415,8 @@ static void explain_replaced(const struct hello *own, const struct hello *peer, 
 {
     say(j,
         "the legs of %s and %s were in sync once, but were paired with others since, and neither is known to have all "
-        "that the other has: run `lockstep create --force` on the node whose content is to be given up, and it gets "
-        "everything from the other",
-        own->node, peer->node);
+        "that the other has. Only a person can tell whose content is to be given up: " RESOLVE_ADVICE,
+        own->node, peer->node, own->volume);
 }
 
 /* `a` may lack the last of what was acknowledged. `b` has that, and blocks that are not as they should be: neither is
@@ -539,9 +551,8 @@ static void explain_forced_half_made(const struct hello *own, const struct hello
     const struct hello *other = forced == own ? peer : own;
     say(j,
         "split brain: %s was promoted by force in the middle of its resync from %s, whose leg may have acknowledged "
-        "writes that it lacks. Only a person can tell whose are to be given up: on that node, save what is wanted, "
-        "then `lockstep create --force`, and it gets everything from the other",
-        forced->node, other->node);
+        "writes that it lacks. Only a person can tell whose are to be given up: " RESOLVE_ADVICE,
+        forced->node, other->node, own->volume);
 }
 
 /* The source's bitmap knows all that this target lacks only if the target is the leg that it is about, and has been
@@ -577,6 +588,91 @@ static void explain_size(const struct hello *own, const struct hello *peer, stru
         (unsigned long long)(peer->size_bytes ? peer->size_bytes : peer->capacity_bytes), peer->node);
 }
 
+/* ---- with a register (docs/FAILOVER.md) ---- */
+
+/* Rule no-session-while-asking: it may get its decree yet. */
+static bool has_asked(const struct hello *a, const struct hello *b)
+{
+    return a->asked_epoch && a->asked_epoch >= max_u64(a->epoch, b->epoch);
+}
+
+static bool asked_to_take_over(const struct hello *own, const struct hello *peer)
+{
+    return has_asked(own, peer) || has_asked(peer, own);
+}
+
+static void explain_asked(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    const struct hello *asker = has_asked(own, peer) ? own : peer;
+    j->for_now = true;
+    j->peer_asked = has_asked(peer, own);
+    say(j, "%s has asked the witness to take over from epoch %llu, and waits for what comes of it", asker->node,
+        (unsigned long long)asker->asked_epoch);
+}
+
+/* With a register the one counts by it how long it may answer reads, and the other one when it may take over. Without
+ * one it only has to be longer than what comes between two of the other's heartbeats, of which there are four in its
+ * own: it can be changed on one node after the other. */
+static bool other_dead_after(const struct hello *own, const struct hello *peer)
+{
+    uint64_t a_us = own->config.dead_after_us, b_us = peer->config.dead_after_us;
+    if (a_us == 0 || b_us == 0)
+        return false;
+    bool counts = own->config.witness || peer->config.witness;
+    return counts ? a_us != b_us : max_u64(a_us, b_us) / min_u64(a_us, b_us) >= DEAD_AFTER_FAR_TIMES;
+}
+
+static void explain_dead_after(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    say(j, "dead-after is %g s on %s and %g s on %s: the configuration must be the same on both",
+        (double)own->config.dead_after_us / 1e6, own->node, (double)peer->config.dead_after_us / 1e6, peer->node);
+}
+
+/* Who asks no register takes part in none of its decrees. Which one both ask, their addresses do not tell: where one of
+ * them asks another one, that is older than what it knows. */
+static bool only_one_asks(const struct hello *own, const struct hello *peer)
+{
+    bool both_say = own->config.dead_after_us && peer->config.dead_after_us;
+    return both_say && (own->config.witness == 0) != (peer->config.witness == 0);
+}
+
+static void explain_only_one_asks(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    const struct hello *with = own->config.witness ? own : peer;
+    j->two_primaries = two_primaries(own, peer);
+    say(j, "%s has a witness in its configuration, and %s has none: the configuration must be the same on both",
+        with->node, (with == own ? peer : own)->node);
+}
+
+/* Rule out-before-target. */
+static bool counts_target_in(const struct hello *from, const struct hello *to)
+{
+    /* Who has not heard of the register yet does so by this. */
+    bool registered = from->registered || (to->registered && to->epoch >= from->epoch);
+    return registered && from->peer_in_sync && is_ahead(from, to);
+}
+
+static bool target_in_set(const struct hello *own, const struct hello *peer)
+{
+    return counts_target_in(own, peer) || counts_target_in(peer, own);
+}
+
+static void explain_target_in_set(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    const struct hello *to = counts_target_in(own, peer) ? peer : own;
+    const struct hello *from = to == peer ? own : peer;
+    j->for_now = true;
+    j->target_in_set = to == peer;
+    /* Who may lack something itself does not put the other one out: what that may lose, a person says. */
+    if (may_lack_anything(from, to))
+        say(j,
+            "%s is to get what it lacks, and has to leave the in-sync set first. %s may lack something, too, and does "
+            "not see to that by itself: `lockstep promote %s --force` on %s does, and says what may be lost",
+            to->node, from->node, from->volume, from->node);
+    else
+        say(j, "%s is to get what it lacks, and has to leave the in-sync set first", to->node);
+}
+
 static const struct rule rules[] = {
     { "other-version", other_version, SYNC_REFUSE, explain_version, NULL },
     { "other-volume", other_volume_name, SYNC_REFUSE, explain_volume_name, NULL },
@@ -586,23 +682,27 @@ static const struct rule rules[] = {
     { "other-granule", granules_differ, SYNC_REFUSE, explain_granule, NULL },
     { "other-volume-id", other_volume_id, SYNC_REFUSE, explain_volume_id, NULL },
     { "deposed", deposed, SYNC_REFUSE, explain_deposed, NULL },
+    { "asked-to-take-over", asked_to_take_over, SYNC_REFUSE, explain_asked, NULL },
+    { "one-without-witness", only_one_asks, SYNC_REFUSE, explain_only_one_asks, NULL },
     { "two-primaries", two_primaries, SYNC_REFUSE, explain_two_primaries, NULL },
+    { "other-dead-after", other_dead_after, SYNC_REFUSE, explain_dead_after, NULL },
     { "only-leg-lost-power", only_leg_lost_power, SYNC_REFUSE, explain_only_leg, NULL },
     { "leg-failed", a_leg_failed, SYNC_REFUSE, explain_leg_failed, NULL },
     { "other-size", other_size, SYNC_REFUSE, explain_size, NULL },
     { "block-too-large", block_too_large, SYNC_REFUSE, explain_block, NULL },
     { "through-the-peer", through, SYNC_THROUGH, NULL, NULL },
     { "both-fresh", both_fresh, SYNC_PAIR, NULL, NULL },
-    { "split-brain", diverged, SYNC_REFUSE, explain_diverged, NULL },
-    { "unrelated", unrelated, SYNC_REFUSE, explain_unrelated, NULL },
+    { "split-brain", diverged, SYNC_REFUSE, explain_diverged, NULL, true },
+    { "unrelated", unrelated, SYNC_REFUSE, explain_unrelated, NULL, true },
     { "both-syncing", both_half, SYNC_REFUSE, explain_both_half, NULL },
     { "syncing-is-newer", half_is_newer, SYNC_REFUSE, explain_half_is_newer, NULL },
-    { "forced-half-made", forced_half_made, SYNC_REFUSE, explain_forced_half_made, NULL },
-    { "replaced", was_replaced, SYNC_REFUSE, explain_replaced, NULL },
-    { "found-to-differ", found_to_differ, SYNC_REFUSE, explain_found_to_differ, NULL },
-    { "promoted-apart", promoted_apart, SYNC_REFUSE, explain_promoted_apart, NULL },
+    { "forced-half-made", forced_half_made, SYNC_REFUSE, explain_forced_half_made, NULL, true },
+    { "replaced", was_replaced, SYNC_REFUSE, explain_replaced, NULL, true },
+    { "found-to-differ", found_to_differ, SYNC_REFUSE, explain_found_to_differ, NULL, true },
+    { "promoted-apart", promoted_apart, SYNC_REFUSE, explain_promoted_apart, NULL, true },
     { "in-sync", in_sync, SYNC_CONNECT, NULL, NULL },
     { "primary-is-behind", primary_is_behind, SYNC_REFUSE, explain_primary_is_behind, NULL },
+    { "target-in-set", target_in_set, SYNC_REFUSE, explain_target_in_set, NULL },
     { "own-is-ahead", own_is_ahead, SYNC_SOURCE, NULL, bits_do_not_tell },
     { "peer-is-ahead", peer_is_ahead, SYNC_TARGET, NULL, bits_do_not_tell },
 };
@@ -644,6 +744,12 @@ static void make_pair(const struct hello *own, const struct hello *peer, struct 
     out->pair_entry = known->count ? known->entries[0] : (struct history_entry) { out->epoch, 1, pair_tag(own, peer) };
 }
 
+bool sync_bits_tell_apart(const struct hello *own, const struct hello *peer)
+{
+    return relation(own, peer) == HISTORY_DIVERGED && !is_half(own) && !own->full && knows(own, peer) &&
+           knows(peer, own) && !history_entry_is_none(own->base) && history_holds(&peer->history, own->base);
+}
+
 void sync_decide(const struct hello *own, const struct hello *peer, struct sync_judgement *out)
 {
     *out = (struct sync_judgement) { 0 };
@@ -654,6 +760,7 @@ void sync_decide(const struct hello *own, const struct hello *peer, struct sync_
         out->rule = rules[i].name;
         if (out->verdict == SYNC_REFUSE) {
             rules[i].explain(own, peer, out);
+            out->resolvable = rules[i].resolvable;
             return;
         }
         if (out->verdict == SYNC_SOURCE)

@@ -25,13 +25,20 @@ struct sync_judgement {
     const char *rule;    /* its name, for the log and the tests */
     bool full;           /* SYNC_SOURCE, SYNC_TARGET: the bitmaps cannot be relied on: everything is compared */
     bool own_deposed;    /* refused, and we are a primary that another epoch has overtaken */
-    bool two_primaries;  /* refused, and both are primary at one epoch */
+    bool for_now;        /* refused until one of the two has had its answer from the register */
+    bool peer_asked;     /* ... as the peer has asked to take over from this epoch */
+    bool target_in_set;  /* ... as the peer would be our target, and is in the set */
+    bool two_primaries;  /* refused, and both are primary, and neither was deposed */
     bool person_decides; /* refused, and neither leg is to be promoted without force, whatever it says of itself */
+    bool resolvable;     /* refused, until one of the legs is given up: docs/RECOVERY.md, "Split brain" */
     char text[SYNC_TEXT_BYTES]; /* SYNC_REFUSE: why, and what to do, from our side; else "" */
     uint64_t size_bytes;        /* else: of the volume from now on */
     struct id volume_id;
     uint64_t epoch;                  /* the highest that either has seen; at least 1 for a pair */
     struct history_entry pair_entry; /* SYNC_PAIR: the first of both histories */
 };
+
+/* Of two legs that have diverged: do the own one's bits tell all that it has changed since both were the same? */
+bool sync_bits_tell_apart(const struct hello *own, const struct hello *peer);
 
 void sync_decide(const struct hello *own, const struct hello *peer, struct sync_judgement *out);

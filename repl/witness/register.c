@@ -9,9 +9,6 @@
 
 #include "repl/witness/register_backend.h"
 
-#define TIMEOUT_MS_MIN 100
-#define TIMEOUT_MS_MAX 60000
-
 struct register_client {
     const struct register_backend *backend;
     void *client;
@@ -46,9 +43,9 @@ int register_open(struct register_client **out, const struct register_options *o
                  options->url);
         return -EINVAL;
     }
-    if (options->timeout_ms < TIMEOUT_MS_MIN || options->timeout_ms > TIMEOUT_MS_MAX) {
-        snprintf(error, error_bytes, "expected a time of %u to %u ms for a register's answer, found %u", TIMEOUT_MS_MIN,
-                 TIMEOUT_MS_MAX, options->timeout_ms);
+    if (options->timeout_ms < REGISTER_TIMEOUT_MS_MIN || options->timeout_ms > REGISTER_TIMEOUT_MS_MAX) {
+        snprintf(error, error_bytes, "expected a time of %u to %u ms for a register's answer, found %u",
+                 REGISTER_TIMEOUT_MS_MIN, REGISTER_TIMEOUT_MS_MAX, options->timeout_ms);
         return -EINVAL;
     }
     struct register_client *c = calloc(1, sizeof(*c));

@@ -7,6 +7,8 @@
 
 #include "repl/core/decree.h"
 
+#define REGISTER_TIMEOUT_MS_MIN 100
+#define REGISTER_TIMEOUT_MS_MAX 60000
 #define REGISTER_SLOTS_MAX 1024 /* volumes that one client asks for */
 
 struct register_client;
@@ -16,7 +18,8 @@ struct register_options {
     const char *tls_ca; /* files; NULL: none */
     const char *tls_cert;
     const char *tls_key;
-    unsigned timeout_ms; /* after which a question without an answer is REGISTER_UNREACHABLE; 100 ... 60,000 */
+    unsigned timeout_ms; /* after which a question without an answer is REGISTER_UNREACHABLE; REGISTER_TIMEOUT_MS_MIN
+                            ... _MAX */
     /* The answer to what was asked for `slot`; valid during the call. On the client's thread: it must not wait, and
      * must not call the client. */
     void (*answered)(void *context, uint32_t slot, const struct register_answer *answer);

@@ -200,6 +200,11 @@ static void say_unconfirmed(const struct register_row *row, const struct registe
                  node ? node : "a node");
 }
 
+static bool is_confirmed(const struct register_row *row)
+{
+    return row->confirmed && row->highest_told <= row->decree.epoch;
+}
+
 static bool swap(struct register_row *row, const struct register_request *q, struct register_answer *a)
 {
     const struct decree *now = &row->decree;
@@ -231,7 +236,7 @@ static bool swap(struct register_row *row, const struct register_request *q, str
             a->outcome = REGISTER_LOST;
             return false;
         }
-        if (!row->confirmed || row->highest_told > now->epoch) {
+        if (!is_confirmed(row)) {
             say_unconfirmed(row, q, a);
             return false;
         }
@@ -262,8 +267,10 @@ bool register_row_ask(struct register_row *row, const struct register_request *q
         changed = swap(row, q, a);
     else if (known_by(q) > row->decree.epoch)
         say_older(row, q, a);
-    else
+    else if (is_confirmed(row))
         a->outcome = REGISTER_STANDS;
+    else
+        say_unconfirmed(row, q, a);
     a->decree = row->decree;
     return changed;
 }

@@ -9,7 +9,8 @@
  *   swapped        what the swap expects does not stand any more: LOST
  *   confirmed-anew since its start the register has not heard of both nodes what they know, or one knows of a higher
  *                  epoch: UNCONFIRMED
- * A READ tells the register what the node knows, as a SWAP does: that is how confirmed-anew ends. */
+ * A READ tells the register what the node knows, as a SWAP does: that is how confirmed-anew ends. Until then its answer
+ * is UNCONFIRMED, too, with what stands, so that nobody asks for a swap that cannot be carried out. */
 #pragma once
 
 #include "repl/core/decree.h"

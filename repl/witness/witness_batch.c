@@ -110,6 +110,9 @@ static void tell(struct witness *w, struct pending *p)
     case REGISTER_LOST:
     case REGISTER_UNREACHABLE: break;
     case REGISTER_UNCONFIRMED:
+        if (p->request.ask == REGISTER_SWAP)
+            tell_refusal(w, p);
+        break;
     case REGISTER_OLDER:
     case REGISTER_REFUSED: tell_refusal(w, p); break;
     }

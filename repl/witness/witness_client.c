@@ -310,8 +310,8 @@ static bool fits(const struct register_request *q, const struct register_answer 
     case REGISTER_STANDS: return q->ask == REGISTER_READ;
     case REGISTER_DONE:
         return q->ask == REGISTER_SWAP && a->decree.epoch == q->proposal.epoch && a->decree.tag == q->proposal.tag;
-    case REGISTER_LOST:
-    case REGISTER_UNCONFIRMED: return q->ask == REGISTER_SWAP;
+    case REGISTER_LOST: return q->ask == REGISTER_SWAP;
+    case REGISTER_UNCONFIRMED:
     case REGISTER_UNREACHABLE:
     case REGISTER_OLDER:
     case REGISTER_REFUSED: return true;

@@ -25,6 +25,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     if (strcmp(control_command_name(r.command), "?") == 0)
         abort();
+    if (strnlen(r.keep, sizeof(r.keep)) == sizeof(r.keep) || (r.keep[0] && r.keep[0] != '/'))
+        abort();
     /* What a client named comes back to it in a result: that must always fit. */
     uint8_t frame[CONTROL_FRAME_BYTES_MAX];
     if (control_encode_result(frame, CONTROL_USED_WRONGLY, r.volume) == 0)

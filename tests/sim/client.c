@@ -358,7 +358,9 @@ static void complete_read(struct sim *s, struct sim_op *op, int32_t result)
     check_not_deposed(s, op);
     /* What is read apart from the node that goes on is not the volume. */
     bool diskless = is_diskless(s, op->node);
-    if (s->legs.split || (s->legs.behind[op->node] && !diskless) || s->node[1 - op->node].serving)
+    bool apart = (s->legs.behind[op->node] && !diskless) || s->node[1 - op->node].serving;
+    /* With a register, nothing that is read is not the volume. */
+    if (s->legs.split || (apart && !s->registered))
         return;
     if (diskless)
         COVER(read_diskless);
@@ -408,6 +410,14 @@ void sim_client_complete(struct sim *s, unsigned node, void *cookie, int32_t res
     if (op->buf)
         buf_put(op->buf);
     op_free(s, op);
+}
+
+unsigned sim_clients_busy(struct sim *s, unsigned node)
+{
+    unsigned busy = 0;
+    for (struct sim_op *op = op_busy(s, s->clients.ops); op; op = op_busy(s, op + 1))
+        busy += op->node == node;
+    return busy;
 }
 
 void sim_clients_daemon_died(struct sim *s, unsigned node)
@@ -472,10 +482,11 @@ void sim_client_event(struct sim *s, uint32_t client)
     if (s->clients.stopped || s->clients.left == 0)
         return;
     unsigned node = (unsigned)sim_below(s, CHANCE_CLIENT, SIM_NODES);
-    if (!s->node[node].serving)
+    if (!s->node[node].serving || sim_is_paused(&s->node[node], s->now_ns))
         node = 1 - node;
     uint64_t wait_ns = 1 + sim_below(s, CHANCE_CLIENT, c->think_max_ns);
-    if (!s->node[node].serving || c->in_flight == c->queue_depth || !submit_random(s, client, node))
+    if (!s->node[node].serving || sim_is_paused(&s->node[node], s->now_ns) || c->in_flight == c->queue_depth ||
+        !submit_random(s, client, node))
         wait_ns += HELD_BACK_NS;
     sim_at(s, s->now_ns + wait_ns, Q_CLIENT, 0, client);
 }

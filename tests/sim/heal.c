@@ -118,7 +118,7 @@ static bool says_choose(const struct engine_view *v)
 /* Each leg has what the other one may lack. Either is right, but not both. */
 static void choose_one(struct sim *s)
 {
-    unsigned keep = (unsigned)draw(s, 0, 1);
+    unsigned keep = s->plan.resolves ? 1 - s->plan.resolved : (unsigned)draw(s, 0, 1);
     struct superblock sb;
     if (sim_node_orders(s, 0) > 0 || sim_node_orders(s, 1) > 0)
         return;
@@ -129,6 +129,51 @@ static void choose_one(struct sim *s)
     COVER(found_refused);
     if (sb.differs)
         COVER(found_kept);
+}
+
+/* Each member has lost power, or been made half: an operator says which counts (docs/FAILOVER.md). */
+static bool nobody_is_whole(struct sim *s)
+{
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        struct superblock sb;
+        sim_node_superblock(s, i, &sb);
+        if (sim_register_has(s, i) && !superblock_is_doubtful(&sb) && sb.leg == LEG_UP_TO_DATE)
+            return false;
+    }
+    return true;
+}
+
+static void force_one(struct sim *s)
+{
+    unsigned keep = sim_legs_is_target(s, 0) || plan_is_new_disk(s, 0) ? 1 : 0;
+    if (s->plan.resolves)
+        keep = 1 - s->plan.resolved;
+    if (s->now_ns + HEAL_MAX_NS * 2 / 3 > s->plan.deadline_ns && sim_node_orders(s, keep) == 0 &&
+        plan_order(s, keep, ORDER_PROMOTE_FORCE))
+        COVER(register_forced);
+}
+
+/* Where the register has it that nobody serves, no operator is needed for two good legs to find each other. */
+static bool find_each_other(struct sim *s)
+{
+    const struct decree *d = &s->reg.row.decree;
+    if (!s->registered || decree_is_none(d) || *d->primary || s->legs.split || sim_legs_in_sync(s))
+        return false;
+    struct superblock sb[SIM_NODES];
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        struct engine_view v;
+        sim_node_superblock(s, i, &sb[i]);
+        bool good = sb[i].leg == LEG_UP_TO_DATE && !superblock_is_doubtful(&sb[i]) && sb[i].registered;
+        if (!good || sim_node_orders(s, i) > 0 || !sim_node_view(s, i, &v) || v.leg != LEG_UP_TO_DATE)
+            return false;
+    }
+    if (history_relate(&sb[0].history, &sb[1].history) != HISTORY_EQUAL || sb[0].size_bytes != sb[1].size_bytes ||
+        !id_equal(sb[0].peer_leg_id, sb[1].leg_id) || !id_equal(sb[1].peer_leg_id, sb[0].leg_id))
+        return false;
+    COVER(nobody_waited);
+    if (s->now_ns + HEAL_MAX_NS / 2 > s->plan.deadline_ns)
+        sim_fail(s, "apart", "nobody serves, both legs are good, and they are not in sync");
+    return true;
 }
 
 /* What operators do when the nodes cannot decide. */
@@ -145,6 +190,11 @@ static void operate(struct sim *s)
             plan_order(s, loser, ORDER_DEMOTE_FORCE);
         return;
     }
+    /* A register that has started anew waits for a node whose disk was replaced: that one knows nothing. */
+    char reason[REGISTER_REASON_BYTES];
+    if (s->registered && s->now_ns + HEAL_MAX_NS * 2 / 3 > p->deadline_ns && !s->reg.row.confirmed &&
+        register_row_confirm(&s->reg.row, reason))
+        COVER(register_confirmed);
     int serving = sim_primary(s);
     if (serving >= 0) {
         write_unreadable(s, (unsigned)serving);
@@ -171,6 +221,12 @@ static void operate(struct sim *s)
             return;
         }
     }
+    if (s->registered && nobody_is_whole(s)) {
+        force_one(s);
+        return;
+    }
+    if (!sim_register_needs_operator(s) || find_each_other(s))
+        return;
     if (s->legs.alone[0] != s->legs.alone[1])
         p->home = s->legs.alone[0] ? 0 : 1;
     if (plan_is_new_disk(s, p->home))
@@ -180,6 +236,9 @@ static void operate(struct sim *s)
         p->home = 1 - p->home;
     if (v[p->home].leg == LEG_SYNCING && v[1 - p->home].leg == LEG_UP_TO_DATE)
         p->home = 1 - p->home;
+    /* Nobody promotes what he is giving up. */
+    if (p->resolves)
+        p->home = 1 - p->resolved;
     unsigned home = p->home;
     /* When neither can be promoted, and what the source cannot read keeps it so, only force helps. */
     bool stuck = s->now_ns + HEAL_MAX_NS * 3 / 4 > p->deadline_ns && v[home].leg == LEG_UP_TO_DATE;
@@ -252,7 +311,8 @@ void plan_heal(struct sim *s)
     }
     if (restart_failed(s))
         return;
-    if (late && needs_a_person(s)) {
+    plan_resolve_on(s);
+    if (late && !p->resolves && needs_a_person(s)) {
         plan_decide(s);
         return;
     }

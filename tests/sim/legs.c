@@ -101,6 +101,7 @@ void sim_legs_acked(struct sim *s, unsigned node, const char *lacking)
         sim_fail(s, lacking, "on node %u, whose superblock has the other one in the in-sync set; leg %c: %s", node,
                  'A' + other, s->model.facts);
     COVER(acked_alone);
+    sim_register_acked_alone(s, node);
     check_histories_tell(s, node, &sb);
     /* Whether the other leg has it, its content cannot always tell: what was in flight together has no order. */
     if (!l->behind[other])
@@ -141,7 +142,8 @@ void sim_legs_taken_in(struct sim *s, unsigned node) { s->legs.taken_in[node] = 
 
 void sim_legs_leaves_behind(struct sim *s, unsigned node)
 {
-    if (s->legs.split || s->legs.behind[node])
+    /* (A new leg has never had anything.) */
+    if (s->legs.split || s->legs.behind[node] || s->legs.blank[1 - node])
         return;
     COVER(left_behind);
     demand_all_is_stable(s, node, "has left the in-sync set");

@@ -87,7 +87,7 @@ MUTANTS = [
     ("meta-failure-ignored", "a superblock that was not written counts as written", ENGINE,
      [("    if (result == 0) {\n        e->sb_stable", "    if (true) {\n        e->sb_stable")]),
     ("detach-unflushed", "a demotion or detach ends without a flush", ROLE,
-     [("    if (!facts->flushed)\n        return ROLE_NEED_FLUSH;\n", "")]),
+     [("    if (!facts->flushed)\n        return ROLE_NEED_FLUSH;\n    if (!facts->released", "    if (!facts->released")]),
     ("detach-undrained", "a demotion or detach ends with requests in flight", ROLE,
      [("    if (!facts->idle)\n        return ROLE_NEED_NOTHING;\n", "")]),
     ("failed-reach-disk", "what a deposed primary lets go of reaches its disk", LEGS,
@@ -177,8 +177,68 @@ MUTANTS = [
        "        al_commit_done(e->al, true);")]),
     ("evicts-without-bits", "an extent leaves the log before its bits are on disk", ENGINE,
      [("            if (!bitmap_page_is_stale(e->bitmap, page))", "            if (true)")]),
+    ("given-up-unkept", "a leg is given up, and nothing of it was kept", ENGINE,
+     [("    if (r->info.bytes_max == 0) {", "    if (true) {")]),
+    ("kept-in-part", "of what is kept of a leg that is given up, some is passed over", ENGINE,
+     [("    r->cursor_bytes = range_end(r->reading);\n", "    r->cursor_bytes = range_end(r->reading) + granule;\n")]),
     ("clean-end-keeps-bits", "a clean end does not write the bits", ENGINE,
      [("    e->log.settle = true;\n    log_advance(e, out);\n    return log_is_settled(e);", "    return true;")]),
+    # With a register: the rules of docs/FAILOVER.md.
+    ("read-without-lease", "a primary answers reads whatever its peer has heard", ENGINE,
+     [("    return register_may_rule(e) && e->config.peer && is_leading(e) && !e->leg_is_out && member;",
+       "    return member && false;")]),
+    ("lease-by-hearing", "a lease counts from when the peer was heard", SESSION,
+     [("        a->event.heard.sent_ns = c->opened_ns + echo - 1;", "        a->event.heard.sent_ns = ev->now_ns;")]),
+    ("take-at-once", "a secondary takes over when its session has ended", ENGINE,
+     [(" && e->now_ns >= silent_since_ns(e) + take_after_ns(e);", ";"),
+      ("                  e->now_ns >= w->heard_ns + e->config.failover.dead_after_ns;",
+       "                  e->now_ns >= w->heard_ns;")]),
+    ("out-unasked", "a primary leaves its peer behind by a decree of its own", ENGINE,
+     [("    if (needs_decree(e) && register_rules(e)) {\n        e->witness.out_wanted = true;\n        return;\n    }\n", "")]),
+    ("out-unflushed", "... of the register, and has not flushed its leg", ENGINE,
+     [("    return e->stable == STABLE_ALL && e->session == SESSION_NONE && !e->leg_failed",
+       "    return e->session == SESSION_NONE && !e->leg_failed"),
+      ("    if (needs_decree(e) && e->stable != STABLE_ALL) {",
+       "    if (needs_decree(e) && e->stable != STABLE_ALL && !register_rules(e)) {")]),
+    ("session-while-asking", "who has asked to take over takes part in sessions", ENGINE,
+     [("        .asked_epoch = register_rules(e) ? e->sb.asked_epoch : 0,\n", ""),
+      ("    bool undecided = e->witness.swap != SWAP_NOT && !j.own_deposed && !j.peer_asked;", "    bool undecided = false;")]),
+    ("asking-not-persisted", "... once it has restarted", ENGINE,
+     [("        e->sb.asked_epoch = w->decree.epoch;\n        want_persisted(e);", "        want_persisted(e);")]),
+    ("in-early", "the peer is taken in before its resync is done", ENGINE,
+     [("           resync_source_state(e->source) == RESYNC_DONE && !e->sync_finishing;", "           !e->sync_finishing;")]),
+    ("in-unknown", "a primary goes on alone while it asks for its peer to be taken in", ENGINE,
+     [("    return e->sb.registered && !asks_in;", "    return e->sb.registered;")]),
+    ("target-in-set", "a leg becomes a target while the set has it", "repl/sync/decide.c",
+     [("    return registered && from->peer_in_sync && is_ahead(from, to);", "    return registered && !to;")]),
+    ("outside-set", "a leg that is no member takes over", "repl/role/swaps.c",
+     [("    return is_current(f) && has_own(f) && f->whole && (!f->lost_power || sole);",
+       "    return is_current(f) && f->whole && (!f->lost_power || sole);")]),
+    ("not-whole", "a leg that may lack something takes over", "repl/role/swaps.c",
+     [("    return is_current(f) && has_own(f) && f->whole && (!f->lost_power || sole);",
+       "    return is_current(f) && has_own(f) && (sole || !sole);")]),
+    ("handed-undrained", "a primary hands over before its requests have ended", ROLE,
+     [("    if (r->handed || !facts->idle)", "    if (r->handed)")]),
+    ("switch-unasked", "the new primary serves before the register has answered", ENGINE,
+     [("        w->swap = SWAP_SENT;\n        w->retry_at_ns = e->now_ns;\n",
+       "        w->swap = SWAP_SENT;\n        w->retry_at_ns = e->now_ns;\n"
+       "        if (w->request.proposal.cause == DECREE_SWITCH) {\n"
+       "            send(e, REGISTER_SWAP, out);\n            w->is_void = true;\n            w->decree = w->request.proposal;\n"
+       "            swap_over(e, true, out);\n        }\n"),
+      ("static void send_what_is_prepared(struct engine *e)\n{",
+       "static void swap_over(struct engine *e, bool done, struct actions *out);\n"
+       "static void send_what_is_prepared(struct engine *e, struct actions *out)\n{"),
+      ("        send_what_is_prepared(e);", "        send_what_is_prepared(e, out);")]),
+    ("switch-back-unasked", "a switchover is given up without a decree", ENGINE,
+     [("    if (has_handed(e) && late)\n"
+       "        give_up(e, actions_text(out, \"%s did not take over in time\", e->config.peer));\n",
+       "    if (has_handed(e) && (late || w->gives_up)) {\n        role_keep(&e->role);\n        w->gives_up = false;\n"
+       "        orders_finish(e, -EBUSY, \"not in time: it serves on\", out);\n    }\n")]),
+    ("old-leg-forgotten", "a primary that resumes takes a set with a replaced disk for one of its own", ENGINE,
+     [("    e->sb.peer_in_sync = has_other_member(e, d);", "    e->sb.peer_in_sync = decree_has_member(d, e->sb.peer_leg_id);"),
+      ("    bool alone = !has_other_member(e, d);", "    bool alone = !decree_has_member(d, e->sb.peer_leg_id);")]),
+    ("entry-lost", "a decree that was carried out after its node had died adds no entry to its history", ENGINE,
+     [("    record(e, d, entry);\n    if (d->cause", "    see_epoch(e, d->epoch);\n    if (d->cause")]),
 ]
 
 
@@ -231,7 +291,7 @@ def main():
         shutil.copytree(options.top, tree, dirs_exist_ok=True, ignore=ignore)
         build = os.path.join(tree, "build")
         simulator = os.path.join(build, "tests/sim/lockstep-sim")
-        r = run(["meson", "setup", build, tree, "-Dwerror=false"])
+        r = run(["meson", "setup", build, tree, "-Dwerror=false", "-Doptimization=2"])
         if r.returncode:
             raise SystemExit(r.stdout)
         for name, what, where, edits in [("none", "nothing", None, [])] + MUTANTS:
@@ -245,8 +305,12 @@ def main():
                 raise SystemExit(f"{name}:\n{r.stdout}")
             seeds = "1000" if name == "none" else options.seeds
             r = run([simulator, "--seeds", seeds, "--jobs", options.jobs, "--failures", "1"])
-            found = r.returncode != 0
-            line = next((l for l in r.stdout.splitlines() if " FAILED" in l), r.stdout.splitlines()[-1])
+            # A batch in which a rare branch was not reached fails, too: that finds nothing.
+            line = next((l for l in r.stdout.splitlines() if " FAILED" in l), None)
+            found = line is not None
+            line = line or r.stdout.splitlines()[-1]
+            if name == "none" and r.returncode:
+                found = True
             good = found != (name == "none")
             if not good:
                 survivors.append(name)

@@ -9,10 +9,10 @@
 #include "repl/link/hello_codec.h"
 #include "tests/sim/sim.h"
 
-#define NODE_NAME(node) ((node) == 0 ? "paris-a" : "paris-b")
-
-/* Clocks differ in speed by this at the most, in both directions: 1 %. */
+/* Clocks differ in speed by this at the most, in both directions: 1 %. With a register, which counts on it, by what it
+ * bears: 10 % between two. */
 #define CLOCK_DRIFT_PER_MILLION 10000
+#define CLOCK_DRIFT_WITH_REGISTER_PER_MILLION 48000
 #define MILLION UINT64_C(1000000)
 
 uint64_t sim_node_now(const struct sim *s, unsigned node)
@@ -52,7 +52,7 @@ void sim_node_create(struct sim *s, unsigned node)
         .extent_bytes = SIM_EXTENT_BYTES,
     };
     strcpy(sb.volume, SIM_VOLUME);
-    strcpy(sb.node, NODE_NAME(node));
+    strcpy(sb.node, SIM_NODE_NAME(node));
     sim_meta_reset(&n->meta);
     for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
         uint8_t block[SUPERBLOCK_BYTES];
@@ -70,11 +70,13 @@ void sim_node_reset(struct sim *s, unsigned node)
     n->index = node;
     n->machine = random_id(s);
     n->up = false;
+    n->asks = false;
+    n->paused_until_ns = 0;
     n->boot = 0;
+    uint64_t drift = s->registered ? CLOCK_DRIFT_WITH_REGISTER_PER_MILLION : CLOCK_DRIFT_PER_MILLION;
     n->clock = (struct sim_clock) {
         .local_ns = sim_below(s, CHANCE_NODE, 1000 * NS_PER_S),
-        .per_million =
-            sim_between(s, CHANCE_NODE, MILLION - CLOCK_DRIFT_PER_MILLION, MILLION + CLOCK_DRIFT_PER_MILLION),
+        .per_million = sim_between(s, CHANCE_NODE, MILLION - drift, MILLION + drift),
     };
     n->tells_heard = sim_chance(s, CHANCE_NODE, 500000);
     n->tick_at_ns = UINT64_MAX;
@@ -106,11 +108,18 @@ void sim_node_superblock(struct sim *s, unsigned node, struct superblock *sb)
 }
 
 static const char *const order_names[] = {
-    [ORDER_PROMOTE] = "promote", [ORDER_PROMOTE_FORCE] = "promote by force",
-    [ORDER_DEMOTE] = "demote",   [ORDER_DEMOTE_FORCE] = "demote by force",
-    [ORDER_DETACH] = "detach",   [ORDER_DETACH_FORCE] = "detach by force",
-    [ORDER_VERIFY] = "verify",   [ORDER_VERIFY_REPAIR] = "verify and repair",
+    [ORDER_PROMOTE] = "promote",
+    [ORDER_PROMOTE_FORCE] = "promote by force",
+    [ORDER_DEMOTE] = "demote",
+    [ORDER_DEMOTE_FORCE] = "demote by force",
+    [ORDER_DETACH] = "detach",
+    [ORDER_DETACH_FORCE] = "detach by force",
+    [ORDER_VERIFY] = "verify",
+    [ORDER_VERIFY_REPAIR] = "verify and repair",
     [ORDER_RESIZE] = "resize",
+    [ORDER_RESOLVE] = "resolve",
+    [ORDER_RESOLVE_FORCE] = "resolve by force",
+    [ORDER_SWITCHOVER] = "switch over",
 };
 
 static void run(struct sim *s, struct sim_node *n);
@@ -176,8 +185,8 @@ void sim_node_start(struct sim *s, unsigned node)
     }
     struct engine_config config = {
         .volume = SIM_VOLUME,
-        .node = NODE_NAME(node),
-        .peer = NODE_NAME(1 - node),
+        .node = SIM_NODE_NAME(node),
+        .peer = SIM_NODE_NAME(1 - node),
         .backing = node == 0 ? "disk-a" : "disk-b",
         .node_index = node,
         .capacity_bytes = sb.backing_bytes,
@@ -190,15 +199,19 @@ void sim_node_start(struct sim *s, unsigned node)
         .log_blocks = SIM_META_LOG_PAGES,
         .resync_window_bytes = SIM_RESYNC_WINDOW_BYTES,
         .unflushed_max = SIM_UNFLUSHED_MAX,
-        .alone_after_ns = s->goes_alone ? s->dead_after_ns : ENGINE_NEVER_ALONE,
+        .alone_after_ns = (s->registered ? !s->reg.suspends : s->goes_alone) ? s->dead_after_ns : ENGINE_NEVER_ALONE,
+        .failover = { .has_register = s->registered,
+                      .automatic = s->reg.automatic,
+                      .dead_after_ns = s->dead_after_ns,
+                      .fail_after_ns = s->reg.fail_after_ns },
         .seed = sim_below(s, CHANCE_NODE, UINT64_MAX),
         .pool = &n->pool,
         .pool_keep_free_bytes = SIM_POOL_BYTES / 8,
     };
     struct session_config session = {
         .volume = SIM_VOLUME,
-        .node = NODE_NAME(node),
-        .peer = NODE_NAME(1 - node),
+        .node = SIM_NODE_NAME(node),
+        .peer = SIM_NODE_NAME(1 - node),
         .initiator = node == 0,
         .path_count = 2,
         .dead_after_ns = s->dead_after_ns,
@@ -211,6 +224,7 @@ void sim_node_start(struct sim *s, unsigned node)
     n->epoch = sb.epoch;
     n->heard_epoch = 0;
     n->boot++;
+    n->asks = false;
     n->serving = n->detached = n->superblock_busy = n->stepping = n->moves = false;
     memset(n->orders, 0, sizeof(n->orders));
     n->event_count = 0;
@@ -236,6 +250,7 @@ static void end(struct sim *s, struct sim_node *n)
     n->engine = NULL;
     n->session = NULL;
     n->up = n->serving = false;
+    n->paused_until_ns = 0;
 }
 
 static void drop_ballast(struct sim_node *n)
@@ -371,8 +386,12 @@ static void superblock_write(struct sim *s, struct sim_node *n, const struct sup
     /* (Who is promoted by force does so as a secondary.) */
     if (before.role == ROLE_PRIMARY && before.peer_in_sync && sb->role == ROLE_PRIMARY && !sb->peer_in_sync)
         sim_legs_leaves_behind(s, n->index);
-    if (before.leg != LEG_SYNCING && sb->leg == LEG_SYNCING)
+    if (before.leg != LEG_SYNCING && sb->leg == LEG_SYNCING) {
         sim_legs_becomes_target(s, n->index);
+        sim_register_becomes_target(s, n->index);
+    }
+    sim_register_takes_in(s, n->index, &before, sb);
+    sim_resolve_on_record(s, n->index, &before, sb);
     sim_trace(s, "%c meta    %s, leg %s, peer leg %s, epoch %" PRIu64 ", sequence %" PRIu64 "%s%s", 'A' + n->index,
               role_name(sb->role), leg_state_name(sb->leg), leg_state_name(sb->peer_leg), sb->epoch, sb->sequence,
               sb->attached ? ", attached" : "", sb->pristine ? ", pristine" : "");
@@ -420,11 +439,15 @@ static void check_session_event(struct sim *s, struct sim_node *n, const struct 
             sim_fail(s, "payload", "node %u: a damaged payload of %s LSN %" PRIu64 " got past the session", n->index,
                      frame_kind_name(ev->frame.frame.kind), ev->frame.frame.lsn);
         return;
-    case EV_SESSION_UP: COVER(sessions_up); return;
+    case EV_SESSION_UP:
+        COVER(sessions_up);
+        sim_register_session_is_up(s, n->index);
+        return;
     case EV_SESSION_DOWN:
         COVER(sessions_down);
         sim_clients_session_lost(s);
         return;
+    case EV_HEARD: return;
     case EV_HELLO:
         n->hello_volume = ev->hello->volume_id;
         n->hello_epoch = ev->hello->epoch;
@@ -438,9 +461,14 @@ static void check_session_event(struct sim *s, struct sim_node *n, const struct 
     case EV_VERIFY:
     case EV_RESIZE:
     case EV_GROW_DONE:
+    case EV_RESOLVE:
+    case EV_KEEP_DONE:
     case EV_PROMOTE:
     case EV_DEMOTE:
-    case EV_DETACH: break;
+    case EV_DETACH:
+    case EV_REGISTER:
+    case EV_SWITCHOVER:
+    case EV_ADOPT: break;
     }
     sim_fail(s, "session", "node %u: event %d comes from the session", n->index, (int)ev->kind);
 }
@@ -498,7 +526,10 @@ static void check_epoch_is_new(struct sim *s, struct sim_node *n)
 {
     struct engine_view v;
     engine_view(n->engine, &v);
-    if (v.epoch <= n->heard_epoch)
+    /* Others may have read of its own swap before it knew the end. */
+    const struct decree *d = &s->reg.row.decree;
+    bool is_own = s->registered && d->epoch == v.epoch && strcmp(d->primary, SIM_NODE_NAME(n->index)) == 0;
+    if (v.epoch < n->heard_epoch || (v.epoch == n->heard_epoch && !is_own))
         sim_fail(s, "epoch", "node %u serves at epoch %" PRIu64 ", and has heard of epoch %" PRIu64, n->index, v.epoch,
                  n->heard_epoch);
     if (n->heard_epoch)
@@ -550,6 +581,12 @@ static void carry_out(struct sim *s, struct sim_node *n, const struct action *a)
         return;
     case ACT_SERVE: serve(s, n, a->serve.on, a->serve.size_bytes); return;
     case ACT_GROW: sim_grow(s, node, a->grow.step); return;
+    case ACT_KEEP: sim_keep(s, node, a); return;
+    case ACT_REGISTER:
+        if (!s->registered)
+            sim_fail(s, "register", "node %u asks a register, and has none", node);
+        sim_register_ask(s, node, a->ask.request);
+        return;
     case ACT_ORDER_DONE: {
         struct sim_order *o = a->order.cookie;
         if (o < n->orders || o >= n->orders + SIM_ORDERS_MAX || !o->busy)
@@ -639,6 +676,14 @@ unsigned sim_node_orders(const struct sim *s, unsigned node)
     return count;
 }
 
+bool sim_node_resolves(const struct sim *s, unsigned node)
+{
+    bool any = false;
+    for (unsigned i = 0; i < SIM_ORDERS_MAX; i++)
+        any |= s->node[node].orders[i].busy && order_resolves(s->node[node].orders[i].what);
+    return any;
+}
+
 bool sim_node_verifies(const struct sim *s, unsigned node)
 {
     bool any = false;
@@ -653,6 +698,7 @@ void sim_node_order(struct sim *s, unsigned node, enum order what)
         [ORDER_PROMOTE] = EV_PROMOTE,     [ORDER_PROMOTE_FORCE] = EV_PROMOTE, [ORDER_DEMOTE] = EV_DEMOTE,
         [ORDER_DEMOTE_FORCE] = EV_DEMOTE, [ORDER_DETACH] = EV_DETACH,         [ORDER_DETACH_FORCE] = EV_DETACH,
         [ORDER_VERIFY] = EV_VERIFY,       [ORDER_VERIFY_REPAIR] = EV_VERIFY,  [ORDER_RESIZE] = EV_RESIZE,
+        [ORDER_RESOLVE] = EV_RESOLVE,     [ORDER_RESOLVE_FORCE] = EV_RESOLVE, [ORDER_SWITCHOVER] = EV_SWITCHOVER,
     };
     struct sim_order *o = s->node[node].orders;
     while (o->busy)
@@ -662,6 +708,6 @@ void sim_node_order(struct sim *s, unsigned node, enum order what)
     *o = (struct sim_order) { .busy = true, .what = what };
     sim_trace(s, "%c order   to %s", 'A' + node, order_names[what]);
     bool force = what == ORDER_PROMOTE_FORCE || what == ORDER_DEMOTE_FORCE || what == ORDER_DETACH_FORCE ||
-                 what == ORDER_VERIFY_REPAIR;
+                 what == ORDER_VERIFY_REPAIR || what == ORDER_RESOLVE_FORCE;
     sim_node_engine(s, node, (struct event) { .kind = kinds[what], .order = { .force = force, .cookie = o } });
 }

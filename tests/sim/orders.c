@@ -35,6 +35,8 @@ bool plan_order(struct sim *s, unsigned node, enum order what)
     struct engine_view v;
     /* One at a time; but force may come to the help of one that waits. */
     bool force = what == ORDER_PROMOTE_FORCE || what == ORDER_DEMOTE_FORCE || what == ORDER_DETACH_FORCE;
+    if (sim_is_paused(&s->node[node], s->now_ns))
+        return false;
     if (!sim_node_view(s, node, &v) || sim_node_orders(s, node) > (force ? 1 : 0))
         return false;
     bool promotes = what == ORDER_PROMOTE || what == ORDER_PROMOTE_FORCE;
@@ -57,12 +59,32 @@ bool plan_order(struct sim *s, unsigned node, enum order what)
     return true;
 }
 
+/* Nobody serves by a decree that is not there yet. A switchover: both legs have everything, and nobody has anything to
+ * resync. */
+static void check_decree(struct sim *s, unsigned node)
+{
+    const struct decree *d = &s->reg.row.decree;
+    struct engine_view v, other;
+    if (s->registered && sim_node_view(s, node, &v) && v.witness.decree.epoch > d->epoch)
+        sim_fail(s, "undecreed", "node %u serves by a decree of epoch %" PRIu64 ", which the register does not have",
+                 node, v.witness.decree.epoch);
+    if (!s->registered || d->cause != DECREE_SWITCH || !sim_node_view(s, node, &v) || v.epoch != d->epoch)
+        return;
+    COVER(switched);
+    if (!v.session_up || !sim_node_view(s, 1 - node, &other) || !other.session_up)
+        return;
+    COVER(switched_in_sync);
+    if (!v.in_sync || v.out_of_sync_bytes || other.out_of_sync_bytes)
+        sim_fail(s, "switchover", "node %u has taken over, and is not in sync: %s", node, v.why_not ? v.why_not : "-");
+}
+
 /* Without a witness, an operator may promote a node that cannot see the other, so that two may serve. One will be
  * deposed, and what waited there is lost; or both go on alone, and that is a split brain. Connected, there is one
  * primary. */
 void sim_plan_serves(struct sim *s, unsigned node)
 {
     struct engine_view v;
+    check_decree(s, node);
     sim_legs_serves(s, node);
     s->served_at[node] = s->model.clock;
     if (link_is_down(s, node) && !s->legs.split && !s->legs.behind[node]) {
@@ -74,7 +96,7 @@ void sim_plan_serves(struct sim *s, unsigned node)
     struct engine_view other;
     if (v.session_up && sim_node_view(s, 1 - node, &other) && other.session_up)
         sim_fail(s, "two-primaries", "node %u begins to serve, connected to the other, which is primary", node);
-    if (s->plan.asked[node])
+    if (s->plan.asked[node] && !s->registered)
         sim_fail(s, "two-primaries", "node %u was told to promote while it was connected to a primary, and serves",
                  node);
     COVER(two_primaries);
@@ -114,6 +136,8 @@ void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t 
     /* What the peer has not flushed is marked when a primary ends without it. */
     s->plan.resync.known &= what == ORDER_PROMOTE || what == ORDER_PROMOTE_FORCE || order_stands_aside(what);
     s->plan.resync.known &= result != -EILSEQ;
+    /* What such a leg lacks is in no bitmap. */
+    s->plan.resync.known &= what != ORDER_PROMOTE_FORCE || !s->plan.obstacle[node];
     if (node != s->plan.home && s->plan.stage == STAGE_SETUP)
         sim_fail(s, "simulator", "node %u ends an order that it was not given", node);
     if (result < 0 && (!text || !*text))
@@ -155,6 +179,16 @@ void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t 
             COVER(primary_detach);
         if (result == 0 && s->plan.stage == STAGE_LOAD)
             sim_at(s, now_plus(s, draw(s, 1, 50) * NS_PER_MS), Q_START, node, 0);
+        return;
+    case ORDER_RESOLVE:
+    case ORDER_RESOLVE_FORCE: plan_resolve_done(s, node, result); return;
+    case ORDER_SWITCHOVER:
+        if (result == 0)
+            s->plan.home = strcmp(s->reg.row.decree.primary, SIM_NODE_NAME(1)) == 0;
+        else if (result == -EBUSY && strstr(text, "serves on"))
+            COVER(switch_called_off);
+        else
+            COVER(switch_refused);
         return;
     case ORDER_RESIZE: plan_resize_done(s, node, result); return;
     case ORDER_VERIFY:

@@ -44,6 +44,16 @@ void sim_plan_reset(struct sim *s)
         if (chance(s, 600000))
             network_faults(s);
     }
+    /* With a register operators don't force, nor promote where another one may serve. */
+    if (s->registered)
+        p->kinds &= STRIKES_WITH_REGISTER;
+    else
+        p->kinds &= ~OF_STRIKE(STRIKE_SWITCHOVER);
+    /* Where everything else goes wrong as well, few come to their end. */
+    if (has(s, STRIKE_SWITCHOVER) && chance(s, 500000)) {
+        p->kinds &= OF_STRIKE(STRIKE_SWITCHOVER) | OF_STRIKE(STRIKE_POWER) | OF_STRIKE(STRIKE_BREAK);
+        s->net.faults = (struct sim_net_faults) { 0 };
+    }
     p->mends = chance(s, 700000);
     bool loses_power = has(s, STRIKE_POWER) || has(s, STRIKE_POWER_BOTH) || has(s, STRIKE_DISKLESS) ||
                        has(s, STRIKE_PROMOTE_FORCE) || has(s, STRIKE_FOUND) || has(s, STRIKE_LOG_POWER);
@@ -195,7 +205,7 @@ static void setup(struct sim *s)
 {
     struct engine_view v;
     unsigned home = s->plan.home;
-    if (s->node[home].serving) {
+    if (s->node[home].serving && (!s->registered || !decree_is_none(&s->reg.row.decree))) {
         plan_enter(s, STAGE_LOAD, LOAD_MAX_NS);
         s->plan.load_until_ns = s->plan.deadline_ns;
         for (uint32_t i = 0; i < s->clients.client_count; i++)
@@ -214,6 +224,7 @@ static void load(struct sim *s)
     if (over || s->now_ns >= s->plan.load_until_ns) {
         s->clients.stopped = true;
         sim_net_heal(s);
+        sim_register_heal(s);
         for (unsigned i = 0; i < SIM_NODES; i++) {
             s->disk[i].faults = (struct sim_disk_faults) { 0 };
             s->disk[i].stalled_until_ns = 0;
@@ -222,6 +233,7 @@ static void load(struct sim *s)
         plan_enter(s, STAGE_HEAL, HEAL_MAX_NS);
         return;
     }
+    sim_register_strike(s);
     plan_strike(s);
 }
 

@@ -25,6 +25,7 @@ enum strike {
     STRIKE_RESYNC_BREAK, /* see sim_plan_sends() */
     STRIKE_REPLACE,      /* a node gets a new disk */
     STRIKE_RESIZE,
+    STRIKE_SWITCHOVER,  /* and something goes wrong at its worst moments */
     STRIKE_RECOVERABLE, /* those above: the volume is in sync again afterwards */
     STRIKE_DISK_ERRORS = STRIKE_RECOVERABLE,
     STRIKE_DISKLESS, /* the primary's disk fails; then cuts and orders at the worst moments */
@@ -40,6 +41,17 @@ enum strike {
     STRIKE_SILENT_DAMAGE, /* writes that are lost or land elsewhere, and bits that rot, on either */
     STRIKES,
 };
+
+#define OF_STRIKE(k) (1u << (k))
+#define STRIKES_WITH_REGISTER                                                                                          \
+    (OF_STRIKE(STRIKE_BREAK) | OF_STRIKE(STRIKE_STALL) | OF_STRIKE(STRIKE_PARTITION) | OF_STRIKE(STRIKE_STRANGER) |    \
+     OF_STRIKE(STRIKE_PATH) | OF_STRIKE(STRIKE_DISK_STALL) | OF_STRIKE(STRIKE_SECONDARY_CRASH) |                       \
+     OF_STRIKE(STRIKE_SECONDARY_DETACH) | OF_STRIKE(STRIKE_DEMOTE) | OF_STRIKE(STRIKE_PROMOTE_SECONDARY) |             \
+     OF_STRIKE(STRIKE_PROMOTE_BOTH) | OF_STRIKE(STRIKE_PRIMARY_DETACH) | OF_STRIKE(STRIKE_VERIFY) |                    \
+     OF_STRIKE(STRIKE_RESYNC_BREAK) | OF_STRIKE(STRIKE_PRIMARY_CRASH) | OF_STRIKE(STRIKE_RESIZE) |                     \
+     OF_STRIKE(STRIKE_META_DAMAGE) | OF_STRIKE(STRIKE_POWER) | OF_STRIKE(STRIKE_DISKLESS) |                            \
+     OF_STRIKE(STRIKE_LATENT_ERROR) | OF_STRIKE(STRIKE_META_ERRORS) | OF_STRIKE(STRIKE_DISK_ERRORS) |                  \
+     OF_STRIKE(STRIKE_LOG_POWER) | OF_STRIKE(STRIKE_REPLACE) | OF_STRIKE(STRIKE_SWITCHOVER))
 
 static inline bool has(const struct sim *s, enum strike k) { return s->plan.kinds >> k & 1; }
 
@@ -72,6 +84,12 @@ void plan_replace(struct sim *s, unsigned node);
 void plan_decide(struct sim *s);
 /* It is one, and has never been whole: nobody takes it for the volume. */
 bool plan_is_new_disk(struct sim *s, unsigned node);
+
+/* resolve.c */
+bool plan_can_resolve(struct sim *s, unsigned node); /* `node` may be the one that is given up */
+void plan_resolve(struct sim *s, unsigned node);
+void plan_resolve_on(struct sim *s);
+void plan_resolve_done(struct sim *s, unsigned node, int32_t result);
 
 /* resize.c */
 void plan_resize(struct sim *s, unsigned p); /* by the primary, or not */

@@ -5,17 +5,19 @@
 #include <stdint.h>
 
 enum queue_kind {
-    Q_DISK,   /* node; a: slot of the request */
-    Q_META,   /* node; a: slot of the request */
-    Q_FRAME,  /* node: direction; a: connection */
-    Q_OPENED, /* node: side; a: connection */
-    Q_TICK,   /* node: its session's deadline */
-    Q_CLIENT, /* a: client */
-    Q_PLAN,   /* the next fault or order */
-    Q_CRASH,  /* node; a: enum cut */
-    Q_START,  /* node: its daemon starts */
-    Q_ORDER,  /* node; a: enum order */
-    Q_GROW,   /* node; a: enum grow_step */
+    Q_DISK,     /* node; a: slot of the request */
+    Q_META,     /* node; a: slot of the request */
+    Q_FRAME,    /* node: direction; a: connection */
+    Q_OPENED,   /* node: side; a: connection */
+    Q_TICK,     /* node: its session's deadline */
+    Q_CLIENT,   /* a: client */
+    Q_PLAN,     /* the next fault or order */
+    Q_CRASH,    /* node; a: enum cut */
+    Q_START,    /* node: its daemon starts */
+    Q_ORDER,    /* node; a: enum order */
+    Q_GROW,     /* node; a: enum grow_step */
+    Q_KEEP,     /* node */
+    Q_REGISTER, /* a: message */
 };
 
 struct queue_event {

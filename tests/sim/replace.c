@@ -17,6 +17,14 @@ static bool may_be_given_up(struct sim *s, unsigned node)
     return !sim_node_view(s, other, &v) || (v.leg == LEG_UP_TO_DATE && !v.diskless_epoch);
 }
 
+/* Nobody counts on what is on this leg any more. */
+static void forget(struct sim *s, unsigned node)
+{
+    sim_legs_replaced(s, node);
+    s->plan.resync.known = false;
+    s->plan.half_forced[node] = s->plan.half[node] = s->plan.obstacle[node] = false;
+}
+
 static void replace(struct sim *s, unsigned node)
 {
     unsigned other = 1 - node;
@@ -31,9 +39,7 @@ static void replace(struct sim *s, unsigned node)
     sim_node_superblock(s, other, &theirs);
     sim_disk_replace(s, node, theirs.history.count > 0 && chance(s, 300000));
     sim_node_create(s, node);
-    sim_legs_replaced(s, node);
-    s->plan.resync.known = false;
-    s->plan.half_forced[node] = s->plan.half[node] = s->plan.obstacle[node] = false;
+    forget(s, node);
 }
 
 void sim_plan_start(struct sim *s, unsigned node)
@@ -95,13 +101,20 @@ void plan_decide(struct sim *s)
     if (s->plan.decided)
         sim_fail(s, "decided", "a person has made one leg anew, and is to decide once more");
     COVER(decided);
-    sim_trace(s, "  plan    leg %c is kept, the other one made anew", 'A' + keep);
+    bool resolves = plan_can_resolve(s, 1 - keep) && chance(s, 600000);
+    sim_trace(s, "  plan    leg %c is kept, the other one %s", 'A' + keep, resolves ? "given up" : "made anew");
     s->plan.decided = true;
-    if (s->node[1 - keep].up)
-        sim_node_crash(s, 1 - keep);
     sim_disk_stop_lying(s, keep);
+    sim_register_keeps(s, keep);
+    if (resolves)
+        plan_resolve(s, 1 - keep);
+    else if (s->node[1 - keep].up)
+        sim_node_crash(s, 1 - keep);
     sim_legs_keep(s, keep);
-    replace(s, 1 - keep);
+    if (resolves)
+        forget(s, 1 - keep);
+    else
+        replace(s, 1 - keep);
     s->plan.half_forced[keep] = s->plan.half[keep] = s->plan.gone[keep] = s->plan.gone[1 - keep] = false;
     s->plan.home = keep;
     s->acked_epoch = 0;

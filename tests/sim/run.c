@@ -105,6 +105,7 @@ void sim_reset(struct sim *s, uint64_t seed)
     if (s->spoilt.any)
         s->spoilt = (struct sim_spoilt) { 0 };
     model_reset(&s->model, s->block_count);
+    sim_register_reset(s);
     for (unsigned i = 0; i < SIM_NODES; i++) {
         sim_disk_reset(s, i, s->block_count);
         sim_node_reset(s, i);
@@ -118,6 +119,18 @@ void sim_reset(struct sim *s, uint64_t seed)
 static void dispatch(struct sim *s, const struct queue_event *ev)
 {
     bool of_this_boot = ev->node < SIM_NODES && s->node[ev->node].up && ev->boot == s->node[ev->node].boot;
+    /* What is for a node that stands still reaches it when it goes on. A frame's event is of its sender. */
+    unsigned reached = ev->kind == Q_FRAME ? 1 - ev->node : ev->node;
+    bool reaches = ev->kind == Q_DISK || ev->kind == Q_META || ev->kind == Q_TICK || ev->kind == Q_FRAME ||
+                   ev->kind == Q_OPENED || ev->kind == Q_GROW || ev->kind == Q_ORDER;
+    if (reaches && reached < SIM_NODES && sim_is_paused(&s->node[reached], s->now_ns)) {
+        struct queue_event later = *ev;
+        later.time_ns = s->node[reached].paused_until_ns;
+        if (ev->kind == Q_TICK && of_this_boot && s->node[reached].tick_at_ns == s->now_ns)
+            s->node[reached].tick_at_ns = later.time_ns;
+        queue_push(&s->queue, later);
+        return;
+    }
     switch (ev->kind) {
     case Q_DISK:
         if (of_this_boot)
@@ -147,6 +160,11 @@ static void dispatch(struct sim *s, const struct queue_event *ev)
         if (of_this_boot)
             sim_grow_event(s, ev->node, (enum grow_step)ev->a);
         return;
+    case Q_KEEP:
+        if (of_this_boot)
+            sim_keep_event(s, ev->node);
+        return;
+    case Q_REGISTER: sim_register_event(s, ev->a); return;
     case Q_ORDER: sim_plan_late_order(s, ev->node, (enum order)ev->a); return;
     }
 }
@@ -177,8 +195,10 @@ uint64_t sim_run(struct sim *s, uint64_t seed)
         if (++s->steps > STEPS_MAX)
             sim_fail(s, "liveness", "no end after %u steps", STEPS_MAX);
         dispatch(s, &ev);
-        if (s->steps % AUDIT_EVERY_STEPS == 0)
+        if (s->steps % AUDIT_EVERY_STEPS == 0) {
             sim_audit(s);
+            sim_register_check(s);
+        }
     }
     tear_down(s);
     return s->hash;

@@ -11,6 +11,7 @@
 #include "repl/engine/engine.h"
 #include "repl/link/session.h"
 #include "repl/meta/superblock_disk.h"
+#include "repl/witness/register_table.h"
 #include "tests/sim/cover.h"
 #include "tests/sim/medium.h"
 #include "tests/sim/model.h"
@@ -18,6 +19,7 @@
 
 #define SIM_NODES 2
 #define SIM_VOLUME "gold42"
+#define SIM_NODE_NAME(node) ((node) == 0 ? "paris-a" : "paris-b")
 #define SIM_EXIT_VIOLATION 3
 #define SIM_GRANULE_BYTES BLOCK_BYTES /* of the bitmap */
 #define SIM_EXTENT_BYTES (8 * BLOCK_BYTES)
@@ -31,7 +33,16 @@ struct sim;
 /* ---- run.c: the clock, chance, the trace, and how a run fails ---- */
 
 /* The streams of chance, so that what one part draws does not change what another meets. */
-enum chance { CHANCE_PLAN, CHANCE_CLIENT, CHANCE_DISK, CHANCE_NET, CHANCE_NODE, CHANCE_QUEUE, CHANCES };
+enum chance {
+    CHANCE_PLAN,
+    CHANCE_CLIENT,
+    CHANCE_DISK,
+    CHANCE_NET,
+    CHANCE_NODE,
+    CHANCE_QUEUE,
+    CHANCE_REGISTER,
+    CHANCES
+};
 
 uint64_t sim_below(struct sim *s, enum chance c, uint64_t bound);
 uint64_t sim_between(struct sim *s, enum chance c, uint64_t low, uint64_t high);
@@ -304,12 +315,28 @@ enum order {
     ORDER_VERIFY,
     ORDER_VERIFY_REPAIR,
     ORDER_RESIZE,
+    ORDER_RESOLVE,
+    ORDER_RESOLVE_FORCE,
+    ORDER_SWITCHOVER,
 };
 
 static inline bool order_verifies(enum order o) { return o == ORDER_VERIFY || o == ORDER_VERIFY_REPAIR; }
+static inline bool order_resolves(enum order o) { return o == ORDER_RESOLVE || o == ORDER_RESOLVE_FORCE; }
 
 /* It holds up no other. */
-static inline bool order_stands_aside(enum order o) { return order_verifies(o) || o == ORDER_RESIZE; }
+static inline bool order_stands_aside(enum order o)
+{
+    return order_verifies(o) || o == ORDER_RESIZE || order_resolves(o);
+}
+
+/* What a leg that is to be given up has in its file. */
+struct sim_keep {
+    bool open;  /* it is being written */
+    bool whole; /* it is on stable storage */
+    int32_t result;
+    enum { SIM_KEPT_NOT, SIM_KEPT, SIM_KEPT_UNREADABLE } state[MODEL_BLOCKS_MAX];
+    uint8_t data[MODEL_BLOCKS_MAX * BLOCK_BYTES];
+};
 
 /* A node's own clock: nodes agree neither on the time nor on how fast it goes. */
 struct sim_clock {
@@ -360,10 +387,15 @@ struct sim_node {
         bool busy;
         enum order what;
     } orders[SIM_ORDERS_MAX]; /* given and not yet answered */
-    bool detached;            /* the engine has said so */
-    bool moves;               /* its metadata, to its new place */
-    uint32_t former_blocks;   /* behind the volume, where it was before; 0: elsewhere */
-    uint32_t served_blocks;   /* that its clients have seen, at the most */
+    struct sim_keep keep;
+    bool detached;          /* the engine has said so */
+    bool moves;             /* its metadata, to its new place */
+    uint32_t former_blocks; /* behind the volume, where it was before; 0: elsewhere */
+    uint32_t served_blocks; /* that its clients have seen, at the most */
+    bool asks;              /* the register, and has not been answered */
+    uint32_t asked_serial;
+    struct register_answer answer;
+    uint64_t paused_until_ns; /* it stands still, as after SIGSTOP: nothing reaches it, and its clock goes on */
 };
 
 void sim_node_reset(struct sim *s, unsigned node);
@@ -386,7 +418,59 @@ void sim_node_tick(struct sim *s, unsigned node);
 void sim_node_order(struct sim *s, unsigned node, enum order what);
 unsigned sim_node_orders(const struct sim *s, unsigned node); /* under way, that hold up others */
 bool sim_node_verifies(const struct sim *s, unsigned node);
+bool sim_node_resolves(const struct sim *s, unsigned node);
 uint64_t sim_node_now(const struct sim *s, unsigned node);
+
+static inline bool sim_is_paused(const struct sim_node *n, uint64_t now_ns) { return n->paused_until_ns > now_ns; }
+
+/* ---- register.c: the third party ---- */
+
+#define SIM_REGISTER_MESSAGES_MAX 1024
+
+enum sim_register_way { WAY_THERE, WAY_BACK, WAYS };
+
+struct sim_register_message {
+    bool busy;
+    enum { REGISTER_ARRIVES, REGISTER_ANSWERS, REGISTER_TIMES_OUT } step;
+    unsigned node;
+    uint32_t boot;
+    uint32_t serial;
+    struct register_request request;
+    struct register_answer answer;
+};
+
+struct sim_register {
+    struct register_row row;
+    bool automatic;         /* `failover` */
+    bool suspends;          /* `when-alone: suspend` */
+    bool calm;              /* it answers at once, always */
+    bool forced;            /* an operator has promoted a leg that may lack something */
+    uint64_t fail_after_ns; /* 0: never */
+    uint64_t timeout_ns;
+    unsigned lose_per_million;
+    unsigned late_per_million;   /* messages that come long after */
+    unsigned repeat_per_million; /* questions that arrive once more, at any later time */
+    unsigned strikes;            /* bits: which of sim_register_strike() */
+    uint64_t cut_until_ns[SIM_NODES][WAYS];
+    uint64_t down_until_ns;
+    uint64_t deaf_until_ns; /* a primary is heard by nobody, on no path; 0: none is */
+    struct sim_register_message messages[SIM_REGISTER_MESSAGES_MAX];
+};
+
+void sim_register_reset(struct sim *s);
+void sim_register_ask(struct sim *s, unsigned node, const struct register_request *request);
+void sim_register_event(struct sim *s, uint32_t message);
+bool sim_register_has(struct sim *s, unsigned node);         /* its leg is a member */
+void sim_register_check(struct sim *s);                      /* every member has everything */
+void sim_register_acked_alone(struct sim *s, unsigned node); /* ... also a disk that is not there */
+void sim_register_session_is_up(struct sim *s, unsigned node);
+void sim_register_becomes_target(struct sim *s, unsigned node);
+/* A target becomes whole. */
+void sim_register_takes_in(struct sim *s, unsigned node, const struct superblock *before, const struct superblock *sb);
+void sim_register_keeps(struct sim *s, unsigned node);
+void sim_register_strike(struct sim *s);
+void sim_register_heal(struct sim *s);
+bool sim_register_needs_operator(struct sim *s); /* for somebody to serve */
 
 /* ---- resize.c: sizes ---- */
 
@@ -397,6 +481,15 @@ void sim_grow_event(struct sim *s, unsigned node, enum grow_step step);
 /* No size shrinks, and none is taken for which the other leg has no room; room is zeroes. */
 void sim_size_on_record(struct sim *s, unsigned node, const struct superblock *sb); /* is about to go to its disk */
 void sim_size_served(struct sim *s, unsigned node, uint64_t bytes);
+
+/* ---- resolve.c: what is given up is kept ---- */
+
+/* The shell's part. */
+void sim_keep(struct sim *s, unsigned node, const struct action *a);
+void sim_keep_event(struct sim *s, unsigned node);
+
+/* What the leg has on its own is kept before it is given up. */
+void sim_resolve_on_record(struct sim *s, unsigned node, const struct superblock *before, const struct superblock *sb);
 
 /* ---- client.c ---- */
 
@@ -455,6 +548,7 @@ void sim_client_event(struct sim *s, uint32_t client);
 bool sim_client_submit(struct sim *s, uint32_t client, unsigned node, enum op_kind kind, uint32_t flags, uint32_t first,
                        uint32_t count);
 void sim_client_complete(struct sim *s, unsigned node, void *cookie, int32_t result);
+unsigned sim_clients_busy(struct sim *s, unsigned node); /* requests in flight there */
 void sim_clients_daemon_died(struct sim *s, unsigned node);
 void sim_clients_session_lost(struct sim *s);
 
@@ -567,10 +661,16 @@ struct sim_plan {
     bool asked[SIM_NODES];            /* promoted while it was connected to a primary, who has to agree */
     bool detaches_primary[SIM_NODES]; /* it was told to, while it was primary */
     bool mended[SIM_NODES];           /* the failed leg was taken down and up */
-    bool decided;                     /* a person has ended a split brain: there must be none after that */
-    uint32_t grow_to;                 /* blocks, of both backings, sooner or later; 0: nobody thinks of it */
-    bool wrote_to_the_end;            /* ... when the volume has grown */
-    bool replaces[SIM_NODES];         /* its disk is to be replaced while it is down */
+    bool resolves;                    /* a person gives up a leg, which is on its record soon */
+    unsigned resolved;                /* of this node */
+    bool resolves_by_force;           /* as it has heard that some of it cannot be read */
+    bool was_half;                    /* it was inconsistent before that */
+    bool keeps_something;             /* it has anything to keep */
+    uint64_t alone_since;     /* what its node got acknowledged from then on, the other leg has not; or MODEL_NEVER */
+    bool decided;             /* a person has ended a split brain: there must be none after that */
+    uint32_t grow_to;         /* blocks, of both backings, sooner or later; 0: nobody thinks of it */
+    bool wrote_to_the_end;    /* ... when the volume has grown */
+    bool replaces[SIM_NODES]; /* its disk is to be replaced while it is down */
     /* What a loss of power does to sectors that are just being written. */
     struct {
         unsigned torn_per_million;
@@ -590,9 +690,10 @@ void sim_plan_writes_meta(struct sim *s, unsigned node, const struct superblock 
 void sim_plan_flushed(struct sim *s);
 void sim_plan_page_failed(struct sim *s, unsigned node); /* of its activity log or bitmap */
 void sim_plan_sends(struct sim *s, unsigned from, const struct frame *frame);
-void sim_plan_look(struct sim *s, unsigned node);  /* after each step of its engine */
-bool sim_resyncs(const struct sim *s);             /* a resync is under way */
-void sim_plan_start(struct sim *s, unsigned node); /* its daemon */
+void sim_plan_hands_over(struct sim *s, unsigned from); /* it has told the other node, or that one has its place */
+void sim_plan_look(struct sim *s, unsigned node);       /* after each step of its engine */
+bool sim_resyncs(const struct sim *s);                  /* a resync is under way */
+void sim_plan_start(struct sim *s, unsigned node);      /* its daemon */
 bool sim_plan_cuts_start(struct sim *s); /* while a daemon writes its first superblock, its machine loses power... */
 void sim_plan_start_is_cut(struct sim *s, unsigned node); /* ... now */
 enum cut {
@@ -605,6 +706,7 @@ enum cut {
     CUT_NODE,
     CUT_POWER_OF,
     CUT_REPLACE,
+    CUT_RESOLVE,
     CUT_PAGE, /* after a page of metadata has failed */
     CUT_FOUND /* after a verify has found something */
 };
@@ -636,6 +738,8 @@ struct sim {
     struct sim_clients clients;
     struct sim_legs legs;
     struct sim_plan plan;
+    struct sim_register reg;
+    bool registered; /* the nodes have a register */
     struct model model;
 
     struct actions actions; /* of one engine step */

@@ -113,10 +113,25 @@ static void cut_soon(struct sim *s, unsigned node, enum cut how)
     sim_at(s, now_plus(s, draw(s, 1, NS_PER_MS)), Q_CRASH, node, how);
 }
 
+/* Each step of a switchover is a moment in which either node, their connection, or the register may be lost. */
+void sim_plan_hands_over(struct sim *s, unsigned from)
+{
+    if (s->plan.stage != STAGE_LOAD || !has(s, STRIKE_SWITCHOVER) || !chance(s, 400000))
+        return;
+    COVER(switch_cut);
+    if (!s->reg.calm && chance(s, 300000))
+        s->reg.down_until_ns = now_plus(s, draw(s, 1, 4 * s->dead_after_ns));
+    enum cut how = has(s, STRIKE_POWER) && chance(s, 300000) ? CUT_POWER_OF : CUT_NODE;
+    unsigned node = chance(s, 500000) ? from : 1 - from;
+    sim_at(s, now_plus(s, draw(s, 1, 5 * NS_PER_MS)), Q_CRASH, node, chance(s, 300000) ? CUT_SESSION : how);
+}
+
 /* Each frame of a resync is a moment in which something may end. */
 void sim_plan_sends(struct sim *s, unsigned from, const struct frame *frame)
 {
     bool taken = frame->kind == FRAME_DECREE && (frame->flags & FRAME_FLAG_TAKEN);
+    if (frame->kind == FRAME_DECREE && (frame->flags & FRAME_FLAG_HAND))
+        sim_plan_hands_over(s, from);
     bool of_resync = taken || (frame->kind >= FRAME_SYNC_BITS && frame->kind <= FRAME_SYNC_DONE);
     if (!of_resync || s->plan.stage != STAGE_LOAD)
         return;
@@ -192,6 +207,17 @@ void sim_plan_cut(struct sim *s, unsigned node, enum cut how)
         power_of(s, (bool[SIM_NODES]) { node == 0, node == 1 });
         return;
     }
+    if (how == CUT_RESOLVE) {
+        if (!s->plan.resolves)
+            return;
+        COVER(resolve_cut);
+        /* (One more copy of the superblock that is torn would be too many.) */
+        if (has(s, STRIKE_META_DAMAGE) || chance(s, 500000))
+            sim_node_crash(s, node);
+        else
+            cut_power_of(s, node);
+        return;
+    }
     if (how == CUT_REPLACE) {
         if (s->plan.stage == STAGE_LOAD)
             plan_replace(s, node);
@@ -217,7 +243,8 @@ void sim_plan_cut(struct sim *s, unsigned node, enum cut how)
         if (how == CUT_NODE)
             crash(s, node);
         else {
-            COVER(diskless_power);
+            if (has(s, STRIKE_DISKLESS))
+                COVER(diskless_power);
             cut_power_of(s, node);
         }
         return;
@@ -242,7 +269,7 @@ static void strike_primary_crash(struct sim *s, unsigned primary_node)
         s->plan.gone[primary_node] = true;
     if (chance(s, 700000))
         sim_at(s, now_plus(s, draw(s, 0, 2 * s->dead_after_ns)), Q_ORDER, 1 - primary_node,
-               chance(s, 700000) ? ORDER_PROMOTE : ORDER_PROMOTE_FORCE);
+               s->registered || chance(s, 700000) ? ORDER_PROMOTE : ORDER_PROMOTE_FORCE);
 }
 
 static void strike_force(struct sim *s, unsigned primary_node)
@@ -294,7 +321,8 @@ static void strike_diskless(struct sim *s, unsigned p)
     if (!plan_is_diskless(s, p)) {
         /* By a write or a flush, or by its metadata. */
         if (chance(s, 700000)) {
-            s->disk[p].faults.error_per_million[OP_WRITE] = (unsigned)draw(s, 1, 1000000);
+            if (chance(s, 700000)) /* else no write is first */
+                s->disk[p].faults.error_per_million[OP_WRITE] = (unsigned)draw(s, 1, 1000000);
             s->disk[p].faults.error_per_million[OP_FLUSH] = (unsigned)draw(s, 1, 1000000);
         }
         if (chance(s, 500000))
@@ -462,6 +490,10 @@ static void strike_at(struct sim *s, enum strike k, unsigned p)
     case STRIKE_VERIFY: strike_verify(s, p); return;
     case STRIKE_RESYNC_BREAK: return;
     case STRIKE_RESIZE: plan_resize(s, p); return;
+    case STRIKE_SWITCHOVER:
+        if (sim_legs_in_sync(s) || chance(s, 20000)) /* else it is refused */
+            plan_order(s, chance(s, 600000) ? p : other, ORDER_SWITCHOVER);
+        return;
     case STRIKE_REPLACE: plan_replace(s, chance(s, 700000) ? other : p); return;
     case STRIKE_LATENT_ERROR: sim_disk_make_unreadable(s, (unsigned)draw(s, 0, 1)); return;
     case STRIKE_POWER: strike_power(s, false); return;
@@ -484,6 +516,8 @@ void plan_strike(struct sim *s)
     do
         k = (enum strike)draw(s, 0, STRIKES - 1);
     while (!has(s, k));
+    if (has(s, STRIKE_SWITCHOVER) && chance(s, 300000))
+        k = STRIKE_SWITCHOVER;
     int p = sim_primary(s);
     if (p >= 0) {
         strike_at(s, k, (unsigned)p);

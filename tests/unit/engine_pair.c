@@ -34,7 +34,9 @@ static void attach(struct node *n)
         .log_slots = n->options.log_slots ? n->options.log_slots : LOG_SLOTS,
         .log_blocks = LOG_BLOCKS,
         .alone_after_ns = n->options.alone_after_ns,
-        .seed = n->index + 1,
+        .failover = n->options.failover,
+        .configured = n->options.configured,
+        .seed = n->index + 1 + 2 * n->lives,
         .pool = &n->pool,
         .pool_keep_free_bytes = POOL_KEEP_FREE_BYTES,
         .superblock = n->on_disk,
@@ -67,6 +69,8 @@ void node_open_with(struct node *n, unsigned index, const struct node_options *o
     n->bitmap = calloc(1, META_PAGE_BYTES);
     n->content = calloc(1, DISK_BYTES);
     n->stable = calloc(1, DISK_BYTES);
+    n->kept = calloc(1, DISK_BYTES);
+    n->is_kept = calloc(DISK_BYTES / CHANGE_BYTES, sizeof(*n->is_kept));
     attach(n);
     take_actions(n);
 }
@@ -99,6 +103,8 @@ void node_close(struct node *n)
     free(n->bitmap);
     free(n->content);
     free(n->stable);
+    free(n->kept);
+    free(n->is_kept);
 }
 
 void node_restart(struct node *n, bool has_peer)
@@ -109,12 +115,16 @@ void node_restart(struct node *n, bool has_peer)
         .options = n->options,
         .now_ns = n->now_ns,
         .boot = n->boot,
+        .lives = n->lives + 1,
         .on_disk = n->on_disk,
         .ring = n->ring,
         .bitmap = n->bitmap,
         .page_unreadable = n->page_unreadable,
         .content = n->content,
         .stable = n->stable,
+        .kept = n->kept,
+        .is_kept = n->is_kept,
+        .kept_whole = n->kept_whole,
         .plan = n->plan,
     };
     *n = fresh;
@@ -186,6 +196,15 @@ static void take_actions(struct node *n)
         case ACT_GROW:
             assert_int_equal(n->grow_pending, 0);
             n->grow_pending = 1 + (int)a->grow.step;
+            break;
+        case ACT_KEEP:
+            assert_int_equal(n->keep_pending, 0);
+            n->keep_pending = 1 + (int)a->keep.step;
+            n->keep = *a;
+            break;
+        case ACT_REGISTER:
+            assert_null(n->asked);
+            n->asked = a->ask.request;
             break;
         case ACT_ORDER_DONE:
             n->orders_done++;
@@ -262,6 +281,40 @@ void grow_done(struct node *n, int32_t result)
     n->grow_pending = 0;
     step(n, (struct event) { .kind = EV_GROW_DONE,
                              .grow = { .step = done, .result = result, .reason = "test", .plan = n->plan } });
+}
+
+static void forget_kept(struct node *n)
+{
+    memset(n->is_kept, 0, DISK_BYTES / CHANGE_BYTES * sizeof(*n->is_kept));
+    n->kept_whole = false;
+}
+
+static void keep_pieces(struct node *n)
+{
+    for (uint32_t i = 0; i < n->keep.keep.count; i++) {
+        const struct keep_piece *p = &n->keep.keep.pieces[i];
+        assert_true(p->range.length_bytes > 0 && range_fits(p->range, VOLUME_BYTES));
+        if (p->kind == KEEP_KIND_UNREADABLE)
+            continue;
+        memcpy(n->kept + p->range.offset_bytes, n->keep.keep.buf->data + p->buf_offset_bytes, p->range.length_bytes);
+        for (uint64_t at = p->range.offset_bytes; at < range_end(p->range); at += CHANGE_BYTES) {
+            assert_false(n->is_kept[at / CHANGE_BYTES]);
+            n->is_kept[at / CHANGE_BYTES] = true;
+        }
+    }
+}
+
+void keep_done(struct node *n, int32_t result)
+{
+    assert_true(n->keep_pending > 0);
+    enum keep_step done = (enum keep_step)(n->keep_pending - 1);
+    n->keep_pending = 0;
+    if (done == KEEP_BEGIN || done == KEEP_DROP)
+        forget_kept(n);
+    if (done == KEEP_DATA && result == 0)
+        keep_pieces(n);
+    n->kept_whole |= done == KEEP_END && result == 0;
+    step(n, (struct event) { .kind = EV_KEEP_DONE, .keep = { .result = result, .reason = result ? "no room" : NULL } });
 }
 
 static void carry_out(struct node *n, const struct action *a)
@@ -419,6 +472,8 @@ static bool run_one(struct node *n)
         page_done(n, 0);
     else if (n->grow_pending)
         grow_done(n, 0);
+    else if (n->keep_pending)
+        keep_done(n, 0);
     else if (n->disk_count && !n->hold_disk)
         disk_done(n, 0);
     else

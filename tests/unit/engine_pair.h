@@ -17,6 +17,8 @@ struct node_options {
     uint64_t alone_after_ns;
     uint32_t extent_bytes; /* as in struct engine_config; 0: the default, which covers the volume */
     uint32_t log_slots;    /* 0: LOG_SLOTS */
+    struct engine_failover failover;
+    struct hello_config configured;
 };
 
 struct sent_frame {
@@ -33,6 +35,7 @@ struct node {
     struct buf_pool pool;
     uint64_t now_ns;
     uint8_t boot;
+    unsigned lives; /* of daemons before this one: none draws the same tags again */
 
     /* What lies on the disks. */
     struct superblock on_disk;
@@ -44,10 +47,16 @@ struct node {
 
     bool serving;
     uint64_t served_bytes;
-    struct grow_plan plan; /* what a look at the backing will give */
-    int grow_pending;      /* 1 + the step of the ACT_GROW that nobody has answered; 0: there is none */
-    bool hold_pages;       /* else each is on disk at once */
-    bool hold_disk;        /* run() leaves what is with its disk there */
+    struct grow_plan plan;                /* what a look at the backing will give */
+    const struct register_request *asked; /* of the register, and not answered; NULL: nothing */
+    int grow_pending;                     /* 1 + the step of the ACT_GROW that nobody has answered; 0: there is none */
+    int keep_pending;                     /* the same of the ACT_KEEP */
+    struct action keep;                   /* ... itself */
+    uint8_t *kept;                        /* what was kept, at its places... */
+    bool *is_kept;                        /* ... of each CHANGE_BYTES */
+    bool kept_whole;                      /* to its end */
+    bool hold_pages;                      /* else each is on disk at once */
+    bool hold_disk;                       /* run() leaves what is with its disk there */
     struct action pages[META_PAGES_MAX];
     unsigned page_count;
     bool meta_pending;
@@ -97,6 +106,8 @@ void flush_done(struct node *n, int32_t result);
 void patience_ends(struct node *n, uint64_t patience_ns);
 /* Answers the ACT_GROW. */
 void grow_done(struct node *n, int32_t result);
+/* Answers the ACT_KEEP. */
+void keep_done(struct node *n, int32_t result);
 /* Carries the oldest frame over. */
 struct frame deliver(struct node *from, struct node *to);
 

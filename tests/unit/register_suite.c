@@ -162,11 +162,19 @@ static struct register_answer ask(struct asker *a, const struct register_request
     return answer;
 }
 
+/* One that starts anew may wait for both nodes' word. */
+static struct register_answer ask_new(struct asker *a, const struct register_request *q)
+{
+    struct register_answer answer = asker_ask(a, 0, q);
+    assert_true(answer.outcome == REGISTER_STANDS || answer.outcome == REGISTER_UNCONFIRMED);
+    return answer;
+}
+
 struct decree make_first(struct asker *a, const char *volume)
 {
     static const struct decree none;
     struct register_request q = make_read(volume, NODE_A, 0);
-    ask(a, &q, REGISTER_STANDS);
+    ask_new(a, &q);
     q = make_read(volume, NODE_B, 0);
     ask(a, &q, REGISTER_STANDS);
     q = make_swap(volume, NODE_A, &none, make_decree(7, 70, DECREE_FIRST, NODE_A, SET_BOTH));
@@ -204,7 +212,7 @@ static void what_was_swapped_stands(void **state)
 {
     struct pair *p = *state;
     struct register_request q = make_read(p->volume, NODE_A, 0);
-    struct register_answer a = ask(p->a, &q, REGISTER_STANDS);
+    struct register_answer a = ask_new(p->a, &q);
     assert_true(decree_is_none(&a.decree));
     struct decree first = make_first(p->a, p->volume);
     struct decree right = make_decree(7, 70, DECREE_FIRST, NODE_A, SET_BOTH);

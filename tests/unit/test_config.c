@@ -133,6 +133,56 @@ static void a_device_that_others_reach_is_known(void **state)
     }
 }
 
+static void failover_is_asked_for(void **state)
+{
+    struct volume_config c;
+    understood(VOLUME, &c);
+    assert_false(config_has_witness(&c));
+    assert_false(c.failover_automatic);
+    assert_int_equal(c.hooks.ns_max, 30 * NS_PER_S);
+    assert_string_equal(c.hooks.promote, "");
+
+    understood(VOLUME "witness: lockstep://10.9.0.1:7790\n", &c);
+    assert_true(config_has_witness(&c));
+    assert_string_equal(c.witness.url, "lockstep://10.9.0.1:7790");
+    assert_true(c.failover_automatic); /* what a witness is there for */
+    assert_int_equal(c.when_alone, ALONE_STRICT);
+    assert_int_equal(c.fail_after_ns, 0);
+
+    understood(VOLUME "witness: etcd+https://10.9.0.1:1,h:2\n"
+                      "witness-tls: {ca: ca.pem, cert: /etc/c.pem, key: k.pem}\n"
+                      "failover: manual\n"
+                      "fail-after: 30s\n"
+                      "hooks: {promote: bin/up, demote: /bin/down}\n"
+                      "hook-timeout: 2min\n",
+               &c);
+    assert_string_equal(c.witness.url, "etcd+https://10.9.0.1:1,h:2");
+    assert_string_equal(c.witness.tls_ca, "dir/ca.pem");
+    assert_string_equal(c.witness.tls_cert, "/etc/c.pem");
+    assert_string_equal(c.witness.tls_key, "dir/k.pem");
+    assert_false(c.failover_automatic);
+    assert_int_equal(c.fail_after_ns, 30 * NS_PER_S);
+    assert_string_equal(c.hooks.promote, "dir/bin/up");
+    assert_string_equal(c.hooks.demote, "/bin/down");
+    assert_int_equal(c.hooks.ns_max, 120 * NS_PER_S);
+
+    understood(VOLUME "witness: etcd+http://127.0.0.1:1,localhost:2\nfailover: automatic\nwhen-alone: suspend\n", &c);
+    assert_true(c.failover_automatic);
+    assert_int_equal(c.when_alone, ALONE_SUSPEND);
+    assert_false(c.witness.is_open);
+    understood(VOLUME "witness: etcd+http://127.0.0.1:1,10.9.0.1:2\n", &c);
+    assert_true(c.witness.is_open);
+    understood(VOLUME "witness: etcd+https://10.9.0.1:1,[fd00::1]:2,host_2.example:3\n", &c);
+    assert_false(c.witness.is_open);
+    understood(VOLUME "witness: lockstep://[::1]:7790\n", &c);
+    assert_false(c.witness.is_open);
+    understood(VOLUME "witness: lockstep://rome:7790\n", &c);
+    assert_true(c.witness.is_open);
+
+    understood(VOLUME "failover: manual\nhooks: {demote: x}\n", &c); /* hooks need no witness */
+    assert_string_equal(c.hooks.demote, "dir/x");
+}
+
 static void going_on_alone_is_asked_for(void **state)
 {
     struct volume_config c;
@@ -224,11 +274,15 @@ static void test_faults_need_permission(void **state)
 #define EXPECTED_SIZE "expected a size of 4KiB to 64TiB in steps of 4KiB, such as 40GiB (units KiB, MiB, GiB, TiB)"
 #define EXPECTED_TIME "expected a time of 100ms to 10min, such as 2s (units ms, s, min)"
 #define EXPECTED_PATH "expected an address HOST:PORT such as 10.0.0.1:7789 or [fd00::1]:7789"
+#define EXPECTED_ETCD "expected etcd+https://HOST:PORT,HOST:PORT,... (or etcd+http://)"
+#define EXPECTED_WITNESS "expected lockstep://HOST:PORT, etcd+https://HOST:PORT,... or etcd+http://HOST:PORT,..."
 #define EXPECTED_EVERY "expected a time of 1h to 366d, such as 7d (units s, min, h, d)"
 #define EXPECTED_RATE "expected a size per second of 1MiB to 1TiB, such as 200MiB (units KiB, MiB, GiB, TiB)"
+#define EXPECTED_FAIL_AFTER                                                                                            \
+    "expected a time of at most 7d, longer than dead-after, such as 30s (units ms, s, min, h, d)"
 #define VOLUME_KEYS                                                                                                    \
-    "volume, size, nodes, link, witness, when-alone, failover, activity-log, resync-rate, verify-rate, verify, "       \
-    "hooks, offsite, test"
+    "volume, size, nodes, link, witness, witness-tls, when-alone, failover, fail-after, activity-log, resync-rate, "   \
+    "verify-rate, verify, hooks, hook-timeout, offsite, test"
 
 static const struct wrong {
     const char *text;
@@ -375,8 +429,40 @@ static const struct wrong {
     { VOLUME "link: {transport: pigeon}\n", "9: link.transport: expected auto, tcp or rdma, found \"pigeon\"" },
     { VOLUME "when-alone: panic\n", "9: when-alone: expected strict, suspend or continue, found \"panic\"" },
     { VOLUME "failover: maybe\n", "9: failover: expected manual or automatic, found \"maybe\"" },
-    { VOLUME "witness: 10.0.0.1:1\n",
-      "9: witness: expected lockstep://HOST:PORT or etcd+https://HOST:PORT,..., found \"10.0.0.1:1\"" },
+    { VOLUME "witness: 10.0.0.1:1\n", "9: witness: " EXPECTED_WITNESS ", found \"10.0.0.1:1\"" },
+    { VOLUME "witness: etcd+https://10.9.0.1:1,\n", "9: witness: " EXPECTED_ETCD ", found : this is no HOST:PORT" },
+    { VOLUME "witness: etcd+https://10.9.0.1\n",
+      "9: witness: " EXPECTED_ETCD ", found 10.9.0.1: this is no HOST:PORT" },
+    { VOLUME "witness: etcd+https://u@h:1\n",
+      "9: witness: " EXPECTED_ETCD ", found u@h:1: users of etcd's own are not supported, only certificates" },
+    { VOLUME "witness: etcd+https://h:1,http://h:2\n",
+      "9: witness: " EXPECTED_ETCD ", found http://h:2: the scheme is written once, before the first host" },
+    { VOLUME "witness: etcd+ftp://h:1\n", "9: witness: " EXPECTED_ETCD ", found etcd+ftp://h:1: not a URL of etcd" },
+    { VOLUME "witness: etcd+http://h:1,h:2,h:3,h:4,h:5,h:6,h:7,h:8,h:9,h:10\n",
+      "9: witness: " EXPECTED_ETCD ", found more than 9 of them" },
+    { VOLUME "witness: lockstep://*:7790\n", "9: witness: " EXPECTED_WITNESS ", found \"lockstep://*:7790\"" },
+    { VOLUME "witness: lockstep://10.9.0.1\n", "9: witness: " EXPECTED_WITNESS ", found \"lockstep://10.9.0.1\"" },
+    { VOLUME "witness-tls: {ca: x}\n", "9: witness-tls: expected only with a witness of etcd+https://" },
+    { VOLUME "witness: lockstep://h:1\nwitness-tls: {ca: x}\n",
+      "10: witness-tls: expected only with a witness of etcd+https://" },
+    { VOLUME "witness: etcd+https://h:1\nwitness-tls: {cert: x}\n",
+      "10: witness-tls: expected cert and key, or neither; found one of them" },
+    { VOLUME "witness: etcd+https://h:1\nwitness-tls: {ca: ''}\n",
+      "10: witness-tls.ca: expected the name of a file, at most 255 bytes with its directory, found nothing" },
+    { VOLUME "witness: lockstep://h:1\nwhen-alone: continue\n",
+      "10: when-alone: continue does not go with a witness, which would not know of a primary that goes on without "
+      "asking it, and let the peer take over: write strict, or leave the witness out" },
+    { VOLUME "failover: automatic\n",
+      "9: failover: automatic needs a witness, which says who may serve: add one, or write manual" },
+    { VOLUME "fail-after: 30s\n", "9: fail-after: expected only with a witness" },
+    { VOLUME "witness: lockstep://h:1\nwhen-alone: suspend\nfail-after: 30s\n",
+      "11: fail-after: does not go with `when-alone: suspend`, where writes wait however long it takes" },
+    { VOLUME "witness: lockstep://h:1\nfail-after: 2s\n", "10: fail-after: " EXPECTED_FAIL_AFTER ", found \"2s\"" },
+    { VOLUME "witness: lockstep://h:1\nfail-after: soon\n", "10: fail-after: " EXPECTED_FAIL_AFTER ", found \"soon\"" },
+    { VOLUME "hooks: {promote: ''}\n",
+      "9: hooks.promote: expected the name of a program, at most 255 bytes with its directory, found nothing" },
+    { VOLUME "hook-timeout: 0s\n",
+      "9: hook-timeout: expected a time of 1s to 10min, such as 30s (units s, min), found \"0s\"" },
     { VOLUME "offsite: {store: /srv}\n",
       "9: offsite.store: expected file:///DIRECTORY or s3+https://ENDPOINT/BUCKET/PREFIX, found \"/srv\"" },
     { VOLUME "offsite: {store: 'file:///x', at: 25:00}\n",
@@ -399,13 +485,10 @@ static const struct wrong {
       "2: nodes[0].device: ublk is not supported by this version: use nbd:unix:/PATH or auto" },
     { "volume: g\nnodes: [{name: a, backing: x, device: 'ublk:3'}]\n",
       "2: nodes[0].device: ublk is not supported by this version: use nbd:unix:/PATH or auto" },
-    { VOLUME "witness: lockstep://10.9.0.1:7790\n",
-      "9: witness: a witness is not supported by this version: leave it out; promotion is manual" },
-    { VOLUME "witness: etcd+https://10.9.0.1:1,h:2\n",
-      "9: witness: a witness is not supported by this version: leave it out; promotion is manual" },
-    { VOLUME "failover: automatic\n",
-      "9: failover: automatic is not supported by this version: it needs a witness; use manual" },
-    { VOLUME "hooks: {promote: /x}\n", "9: hooks: hooks is not supported by this version: leave the section out" },
+    { VOLUME "hooks: {freeze: /x}\n",
+      "9: hooks.freeze: freeze is not supported by this version: leave it out; there are no snapshots yet" },
+    { VOLUME "hooks: {promote: /x, thaw: /x}\n",
+      "9: hooks.thaw: thaw is not supported by this version: leave it out; there are no snapshots yet" },
     { VOLUME "offsite: {store: 'file:///x', at: '02:30', keep: 30d, continuous: off, key: k}\n",
       "9: offsite: offsite is not supported by this version: leave the section out; there are no snapshots yet" },
     { "metrics: 127.0.0.1:9\n", "1: metrics: metrics is not supported by this version: leave it out" },
@@ -710,6 +793,7 @@ int main(void)
         cmocka_unit_test(everything_is_read),
         cmocka_unit_test(what_is_left_out_has_defaults),
         cmocka_unit_test(a_device_that_others_reach_is_known),
+        cmocka_unit_test(failover_is_asked_for),
         cmocka_unit_test(going_on_alone_is_asked_for),
         cmocka_unit_test(a_single_node_is_a_volume),
         cmocka_unit_test(relative_names_begin_where_they_are_told),

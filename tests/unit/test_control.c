@@ -4,12 +4,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "repl/base/endian.h"
@@ -380,6 +382,27 @@ static void a_client_may_go_at_any_time(void **state)
     expect_alive();
 }
 
+/* As a hook's has, from when its process is made until it is a program of its own. */
+static void a_copy_of_its_descriptor_keeps_nothing_alive(void **state)
+{
+    int fd = connect_client();
+    ask_up(fd);
+    pid_t holder = fork();
+    assert_true(holder >= 0);
+    if (holder == 0)
+        for (;;)
+            pause();
+    control_end(asked, CONTROL_DONE, "done");
+    control_step(control); /* it is sent, and the client is gone */
+    struct pollfd events = { .fd = control_fd(control), .events = POLLIN };
+    int stale = poll(&events, 1, 0);
+    assert_int_equal(kill(holder, SIGKILL), 0);
+    assert_int_equal(waitpid(holder, NULL, 0), holder);
+    assert_int_equal(stale, 0);
+    expect_result(fd, CONTROL_DONE, "done");
+    expect_alive();
+}
+
 static void one_that_reads_slowly_gets_everything(void **state)
 {
     int fd = connect_client();
@@ -534,6 +557,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(half_a_request_and_silence_ends_in_time, setup_impatient, teardown),
         TEST(one_that_is_silent_holds_up_nobody),
         TEST(a_client_may_go_at_any_time),
+        TEST(a_copy_of_its_descriptor_keeps_nothing_alive),
         TEST(one_that_reads_slowly_gets_everything),
         cmocka_unit_test_setup_teardown(one_that_reads_nothing_is_closed, setup_impatient, teardown),
         TEST(many_clients_are_served_and_too_many_are_told),

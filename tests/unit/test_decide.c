@@ -94,6 +94,71 @@ static void expect(const struct hello *x, const struct hello *y, const char *rul
     assert_int_equal(j.full, full);
 }
 
+static void who_is_configured_otherwise(void **state)
+{
+    struct hello x = a(), y = b();
+    x.config = (struct hello_config) { .dead_after_us = 2000000, .witness = 7, .failover = 2, .when_alone = 1 };
+    expect(&x, &y, "both-fresh", SYNC_PAIR, false); /* the other one does not say */
+    y.config = (struct hello_config) { .dead_after_us = 2000000, .witness = 8, .failover = 1, .when_alone = 2 };
+    expect(&x, &y, "both-fresh", SYNC_PAIR, false); /* told, and no more */
+    y.config.witness = 0;
+    expect(&x, &y, "one-without-witness", SYNC_REFUSE, false);
+    assert_string_equal(
+        judge(&x, &y).text,
+        "paris-a has a witness in its configuration, and paris-b has none: the configuration must be the same on both");
+    y.config.witness = 8;
+    y.config.dead_after_us = 1500000;
+    expect(&x, &y, "other-dead-after", SYNC_REFUSE, false);
+    assert_string_equal(
+        judge(&y, &x).text,
+        "dead-after is 1.5 s on paris-b and 2 s on paris-a: the configuration must be the same on both");
+    /* Without a register nobody counts on the other's; but each has to hear the other in time. */
+    x.config.witness = y.config.witness = 0;
+    expect(&x, &y, "both-fresh", SYNC_PAIR, false);
+    y.config.dead_after_us = 4000000;
+    expect(&x, &y, "other-dead-after", SYNC_REFUSE, false);
+    y.config.dead_after_us--;
+    expect(&x, &y, "both-fresh", SYNC_PAIR, false);
+    x.config.witness = 7;
+    expect(&x, &y, "one-without-witness", SYNC_REFUSE, false);
+    y.config.witness = 8;
+    /* A primary that was deposed stops first. */
+    pair_up(&x, &y);
+    x.role = y.role = ROLE_PRIMARY;
+    part_of(&y, 3, 3);
+    expect(&x, &y, "deposed", SYNC_REFUSE, false);
+    assert_true(judge(&x, &y).own_deposed);
+}
+
+/* Epochs that nobody had from the register end no term that it has given. */
+static void a_registers_primary_meets_one_without(void **state)
+{
+    struct hello x = a(), y = b();
+    pair_up(&x, &y);
+    x.config = (struct hello_config) { .dead_after_us = 2000000, .witness = 7 };
+    y.config = (struct hello_config) { .dead_after_us = 2000000 };
+    x.role = ROLE_PRIMARY;
+    y.epoch = x.epoch + 5;
+    expect(&x, &y, "deposed", SYNC_REFUSE, false); /* it has no decree yet: an operator has promoted it */
+    x.registered = true;
+    for (int both = 0; both < 2; both++) {
+        y.role = both ? ROLE_PRIMARY : ROLE_SECONDARY;
+        expect(&x, &y, "one-without-witness", SYNC_REFUSE, false);
+        struct sync_judgement j = judge(&x, &y);
+        assert_true(!j.own_deposed && j.two_primaries == both);
+    }
+    y.epoch = x.epoch;
+    expect(&x, &y, "one-without-witness", SYNC_REFUSE, false);
+    y.config.dead_after_us = 0; /* it does not say: of an older release */
+    y.epoch = x.epoch + 5;
+    expect(&x, &y, "deposed", SYNC_REFUSE, false);
+    /* A decree is more than what an operator has said to one of the two. */
+    y.config.dead_after_us = 2000000;
+    y.epoch = x.epoch - 1;
+    expect(&x, &y, "deposed", SYNC_REFUSE, false);
+    assert_true(judge(&y, &x).own_deposed);
+}
+
 static void who_belongs_to_whom(void **state)
 {
     (void)state;
@@ -250,6 +315,76 @@ static void what_one_lacks_the_other_gives(void **state)
     part_of(&y, 1, 2);
     x.pristine = y.pristine = false;
     expect(&x, &y, "unrelated", SYNC_REFUSE, false);
+}
+
+/* As engine_resolve.c leaves a leg that was given up: by the bits of both, or with nothing that could be relied on. */
+static struct hello given_up(const struct hello *own, const struct hello *peer)
+{
+    struct hello h = *own;
+    bool by_bits = sync_bits_tell_apart(own, peer);
+    h.history.count = (uint32_t)(history_last_common(&own->history, &peer->history) + 1);
+    h.leg = LEG_SYNCING;
+    h.was_primary = h.peer_in_sync = h.pristine = false;
+    h.served_epoch = 0;
+    if (!by_bits)
+        h.base = (struct history_entry) { 0 };
+    return h;
+}
+
+static void what_a_person_gives_up_gets_everything_from_the_other(void **state)
+{
+    struct hello x = a(), y = b();
+    pair_up(&x, &y);
+    part_of(&x, 3, 33);
+    part_of(&y, 4, 44);
+    x.dirty_bytes = y.dirty_bytes = 4096;
+    assert_true(judge(&x, &y).resolvable);
+    assert_true(sync_bits_tell_apart(&x, &y) && sync_bits_tell_apart(&y, &x));
+    struct hello lost = given_up(&x, &y);
+    expect(&y, &lost, "own-is-ahead", SYNC_SOURCE, false);
+    y.role = ROLE_PRIMARY;
+    expect(&y, &lost, "own-is-ahead", SYNC_SOURCE, false);
+    y.role = ROLE_SECONDARY;
+    /* The one that is kept may know nothing of the other; or has no bits for it. */
+    y.base = y.history.entries[2];
+    expect(&y, &lost, "own-is-ahead", SYNC_SOURCE, true);
+    assert_false(sync_bits_tell_apart(&y, &x));
+    y.base = y.history.entries[1];
+    x.base = x.history.entries[2];
+    assert_false(sync_bits_tell_apart(&x, &y));
+    x.base = x.history.entries[1];
+    x.peer_leg_id = make_id(7);
+    assert_false(sync_bits_tell_apart(&x, &y));
+    lost = given_up(&x, &y);
+    expect(&y, &lost, "own-is-ahead", SYNC_SOURCE, true);
+
+    /* Nothing in common: like a new disk in its first resync. */
+    x = a(), y = b();
+    part_of(&x, 1, 1);
+    part_of(&y, 1, 2);
+    x.pristine = y.pristine = false;
+    assert_true(judge(&x, &y).resolvable);
+    lost = given_up(&x, &y);
+    assert_int_equal(lost.history.count, 0);
+    expect(&y, &lost, "own-is-ahead", SYNC_SOURCE, true);
+
+    /* No refusal of another kind is a person's to end so. */
+    x = a(), y = b();
+    pair_up(&x, &y);
+    y.volume_id = make_id(8);
+    assert_false(judge(&x, &y).resolvable);
+    y.volume_id = x.volume_id;
+    x.role = y.role = ROLE_PRIMARY;
+    assert_false(judge(&x, &y).resolvable);
+
+    /* All that is said is to fit into what is shown of it. */
+    x = a(), y = b();
+    pair_up(&x, &y);
+    part_of(&x, 12345, 33);
+    part_of(&y, 123456, 44);
+    x.history.entries[2].first_lsn = y.history.entries[2].first_lsn = UINT64_C(1) << 40;
+    assert_true(strlen(judge(&x, &y).text) < 384);
+    assert_non_null(strstr(judge(&x, &y).text, "`lockstep resolve gold42 --discard local`"));
 }
 
 static void equal_histories_reconcile_what_is_left(void **state)
@@ -469,6 +604,25 @@ static void a_primary_without_a_leg_serves_through_the_other(void **state)
     expect(&x, &y, "peer-is-ahead", SYNC_TARGET, true);
 }
 
+/* The one of the two that knows of the register is enough, if it does not know of older things. */
+static void a_target_leaves_the_set_first(void **state)
+{
+    for (unsigned who = 0; who < 3; who++) {
+        struct hello x = a(), y = b();
+        pair_up(&x, &y);
+        x.was_primary = x.peer_in_sync = y.peer_in_sync = true;
+        y.lost_power = true;
+        expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+        x.registered = who != 1;
+        y.registered = who != 0;
+        expect(&x, &y, "target-in-set", SYNC_REFUSE, false);
+        struct sync_judgement j = judge(&x, &y);
+        assert_true(j.for_now && j.target_in_set);
+        x.peer_in_sync = false;
+        expect(&x, &y, "own-is-ahead", SYNC_SOURCE, false);
+    }
+}
+
 static void a_syncing_leg_only_takes(void **state)
 {
     (void)state;
@@ -596,7 +750,7 @@ static void all_pairs_of_states(void **state)
     (void)state;
     struct hello x0 = a(), y0 = b();
     pair_up(&x0, &y0);
-    unsigned long verdicts[SYNC_THROUGH + 1] = { 0 };
+    unsigned long verdicts[SYNC_THROUGH + 1] = { 0 }, resolved = 0;
     for (unsigned i = 0; i < STATES; i++) {
         struct hello x = state_of(x0, i, 101);
         for (unsigned k = 0; k < STATES; k++) {
@@ -604,8 +758,15 @@ static void all_pairs_of_states(void **state)
             struct sync_judgement j = judge(&x, &y);
             verdicts[j.verdict]++;
             enum history_relation r = history_relate(&x.history, &y.history);
-            if (j.verdict == SYNC_REFUSE)
+            if (j.verdict == SYNC_REFUSE) {
+                /* Who is given up gets what the other has, and nothing else stands against it. */
+                if (j.resolvable && x.role == ROLE_SECONDARY && x.leg != LEG_FAILED && y.leg == LEG_UP_TO_DATE) {
+                    struct hello lost = given_up(&x, &y);
+                    assert_int_equal(judge(&y, &lost).verdict, SYNC_SOURCE);
+                    resolved++;
+                }
                 continue;
+            }
             /* Data never flows from the older to the newer leg, from an inconsistent one, or to a primary. */
             assert_true(r != HISTORY_DIVERGED && r != HISTORY_UNRELATED);
             if (j.verdict == SYNC_THROUGH) {
@@ -656,18 +817,23 @@ static void all_pairs_of_states(void **state)
         if (v != SYNC_PAIR)
             assert_true(verdicts[v] > 0);
     }
+    assert_true(resolved > 0);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_belongs_to_whom),
+        cmocka_unit_test(who_is_configured_otherwise),
+        cmocka_unit_test(a_registers_primary_meets_one_without),
         cmocka_unit_test(who_is_primary),
         cmocka_unit_test(what_one_lacks_the_other_gives),
+        cmocka_unit_test(what_a_person_gives_up_gets_everything_from_the_other),
         cmocka_unit_test(equal_histories_reconcile_what_is_left),
         cmocka_unit_test(two_that_were_promoted_apart_wait_for_a_person),
         cmocka_unit_test(what_a_verify_found_weighs_less_than_a_loss),
         cmocka_unit_test(a_primary_without_a_leg_serves_through_the_other),
+        cmocka_unit_test(a_target_leaves_the_set_first),
         cmocka_unit_test(a_syncing_leg_only_takes),
         cmocka_unit_test(all_pairs_of_states),
     };

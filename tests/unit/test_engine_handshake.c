@@ -100,6 +100,26 @@ static void a_term_apart_is_forgotten_in_sync(void **state)
     }
 }
 
+/* The same of two fresh legs that become a pair with that. */
+static void a_term_apart_is_forgotten_in_a_first_meeting(void **state)
+{
+    struct node x, y;
+    node_open_with(&x, 0, &strict);
+    node_open_with(&y, 1, &strict);
+    promote(&x, &x);
+    promote(&y, &y);
+    assert_int_equal(x.on_disk.served_epoch, y.on_disk.served_epoch);
+    order(&y, EV_DEMOTE, false);
+    run(&y, &y);
+    connect_nodes(&x, &y);
+    run(&x, &y);
+    assert_true(told(&x, "paired with the fresh leg"));
+    assert_in_sync(&x, &y);
+    assert_true(x.on_disk.served_epoch > 0);
+    assert_int_equal(y.on_disk.served_epoch, 0);
+    close_both(&x, &y);
+}
+
 /* One has lost its power, and knows of a flush of the other one's that failed, of which that has no record. */
 static void a_leg_that_a_person_is_to_judge_needs_force(void **state)
 {
@@ -264,6 +284,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_has_heard_that_it_is_behind_is_not_promoted),
         cmocka_unit_test(a_term_apart_is_forgotten_in_sync),
+        cmocka_unit_test(a_term_apart_is_forgotten_in_a_first_meeting),
         cmocka_unit_test(a_leg_that_a_person_is_to_judge_needs_force),
         cmocka_unit_test(a_new_leg_that_was_promoted_once_is_new_all_the_same),
         cmocka_unit_test(the_pair_is_known_by_both_or_by_none),

@@ -119,7 +119,7 @@ static void who_has_moved_on_is_the_source_or_nobody(void **state)
         hellos(&a, &b);
         assert_true(a.refused == lost_power && b.refused == lost_power);
         if (lost_power) {
-            assert_non_null(strstr(a.text, "create --force"));
+            assert_non_null(strstr(a.text, "resolve gold42 --discard local"));
         } else {
             connect_judged(&a, &b);
             run(&a, &b);

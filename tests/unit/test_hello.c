@@ -32,7 +32,12 @@ static struct hello sample(void)
         .lsn = 77,
         .was_primary = true,
         .served_epoch = FRAME_EPOCH_MAX,
+        .alone_s = UINT64_MAX,
         .peer_in_sync = true,
+        .registered = true,
+        .asked_epoch = 9,
+        .hands_over = true,
+        .config = { .dead_after_us = UINT64_MAX, .witness = UINT64_MAX - 1, .failover = UINT32_MAX, .when_alone = 3 },
         .history = { .count = 2, .entries = { { 3, 1, 0xaaaa }, { 7, 99, UINT64_MAX } } },
         .base = { 3, 1, 0xaaaa },
         .window_bytes = 32 * MIB,
@@ -152,6 +157,9 @@ static void test_bad_fields(void **state)
     m.epoch = 4;
     m.served_epoch = 5;
     refused(&m, "(served_epoch)");
+    m = valid_message();
+    m.asked_epoch = FRAME_EPOCH_MAX + 1;
+    refused(&m, "(asked_epoch)");
     m = valid_message();
     m.size_bytes = 513;
     refused(&m, "(size_bytes)");

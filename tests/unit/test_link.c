@@ -173,6 +173,7 @@ static void on_event(void *ctx, const struct event *ev)
             n->flushes++;
         }
         break;
+    case EV_HEARD: break;
     case EV_REQUEST:
     case EV_DISK_DONE:
     case EV_META_DONE:
@@ -181,9 +182,14 @@ static void on_event(void *ctx, const struct event *ev)
     case EV_VERIFY:
     case EV_RESIZE:
     case EV_GROW_DONE:
+    case EV_RESOLVE:
+    case EV_KEEP_DONE:
     case EV_PROMOTE:
     case EV_DEMOTE:
-    case EV_DETACH: fail_msg("the link gave an event that is not its own"); break;
+    case EV_DETACH:
+    case EV_REGISTER:
+    case EV_SWITCHOVER:
+    case EV_ADOPT: fail_msg("the link gave an event that is not its own"); break;
     }
 }
 

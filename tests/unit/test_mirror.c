@@ -113,6 +113,8 @@ static void rig_take(struct rig *r)
         case ACT_SESSION_DROP:
         case ACT_SERVE:
         case ACT_GROW:
+        case ACT_KEEP:
+        case ACT_REGISTER:
         case ACT_ORDER_DONE: fail_msg("not the mirror's");
         }
     }

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -36,27 +37,35 @@ struct volume {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool stopping;
+    struct volume_host host;
     struct fake_order orders[8];
     unsigned order_count;
 };
 
 enum answer_kind {
     ANSWER_DONE,
-    ANSWER_REFUSED, /* -EPERM */
-    ANSWER_NOT_NOW, /* -EBUSY */
-    ANSWER_NO_PEER, /* -ENOTCONN */
-    ANSWER_DIFFERS, /* -EILSEQ */
-    ANSWER_NEVER,   /* until the volume is stopped */
-    ANSWER_LATE,    /* done, but heard of only when the volume is being stopped */
+    ANSWER_REFUSED,          /* -EPERM */
+    ANSWER_REFUSED_UNFORCED, /* likewise, but done by force */
+    ANSWER_REFUSED_ON_CUE,   /* likewise, when `cue` is given */
+    ANSWER_NOT_NOW,          /* -EBUSY */
+    ANSWER_NO_PEER,          /* -ENOTCONN */
+    ANSWER_DIFFERS,          /* -EILSEQ */
+    ANSWER_NEVER,            /* until the volume is stopped */
+    ANSWER_LATE,             /* done, but heard of only when the volume is being stopped */
 };
 
 static _Atomic enum answer_kind answer_kind;
 static atomic_bool leg_exists;
 static atomic_int create_result;
 static atomic_int start_result;
-static atomic_bool create_waits, start_waits;
+static atomic_bool create_waits, start_waits, cue;
 static atomic_uint detached, stopped, forced, late;
+static _Atomic enum volume_order given[16];
+static atomic_uint given_count;
 static struct volume_status shown;
+static char kept_in[CONFIG_PATH_BYTES];
+static char g[] = "g";
+#define STATE_DIR "/tmp" /* is there already: nothing is written */
 
 struct volume *volume_start(const struct volume_config *config, const struct volume_host *host, struct err *err)
 {
@@ -72,6 +81,7 @@ struct volume *volume_start(const struct volume_config *config, const struct vol
     }
     struct volume *v = calloc(1, sizeof(*v));
     assert_non_null(v);
+    v->host = *host;
     pthread_mutex_init(&v->lock, NULL);
     pthread_cond_init(&v->changed, NULL);
     host->note(host->ctx, config->volume, NOTE_INFO, "link", "hello from the volume");
@@ -94,7 +104,11 @@ static void *run_order(void *arg)
             o->done(o->ctx, 0, NULL);
         else
             o->done(o->ctx, -ECANCELED, "the volume was stopped");
-    } else if (kind == ANSWER_REFUSED) {
+    } else if (kind == ANSWER_REFUSED_ON_CUE && !o->force) {
+        while (!atomic_load(&cue))
+            usleep(1000);
+        o->done(o->ctx, -EPERM, "its leg is not in the in-sync set");
+    } else if (kind == ANSWER_REFUSED || (kind == ANSWER_REFUSED_UNFORCED && !o->force)) {
         o->done(o->ctx, -EPERM, "promise 4 forbids it");
     } else if (kind == ANSWER_NOT_NOW) {
         o->done(o->ctx, -EBUSY, "its role is just changing");
@@ -120,9 +134,21 @@ void volume_order(struct volume *v, enum volume_order order, bool force,
         return;
     }
     struct fake_order *o = &v->orders[v->order_count++];
+    atomic_store(&given[atomic_fetch_add(&given_count, 1) % ARRAY_LEN(given)], order);
     *o = (struct fake_order) { .volume = v, .order = order, .force = force, .done = done, .ctx = ctx };
     assert_int_equal(pthread_create(&o->thread, NULL, run_order, o), 0);
 }
+
+void volume_resolve(struct volume *v, const char *keep, bool force,
+                    void (*done)(void *ctx, int result, const char *text), void *ctx)
+{
+    pthread_mutex_lock(&v->lock);
+    snprintf(kept_in, sizeof(kept_in), "%s", keep);
+    pthread_mutex_unlock(&v->lock);
+    volume_order(v, VOLUME_RESOLVE, force, done, ctx);
+}
+
+bool volume_has_kept(const struct volume *v) { return v->order_count > 0; }
 
 void volume_verify_places(struct volume *v, struct verify_places *out)
 {
@@ -146,6 +172,7 @@ void volume_stop(struct volume *v)
     pthread_mutex_unlock(&v->lock);
     for (unsigned i = 0; i < v->order_count; i++)
         pthread_join(v->orders[i].thread, NULL);
+    v->host.served(v->host.ctx, g, false, 7);
     pthread_cond_destroy(&v->changed);
     pthread_mutex_destroy(&v->lock);
     free(v);
@@ -189,6 +216,7 @@ static void open_node(uint64_t drain_ns)
         .config = &config,
         .name = "a",
         .control_path = socket_path,
+        .state = STATE_DIR,
         .log = quiet_log,
         .drain_ns_max = drain_ns,
         .ready_ns_max = ready_ns_max,
@@ -247,10 +275,12 @@ static int setup(void **state)
     atomic_store(&start_result, 0);
     atomic_store(&create_waits, false);
     atomic_store(&start_waits, false);
+    atomic_store(&cue, false);
     ready_ns_max = 3600 * NS_PER_S;
     atomic_store(&detached, 0);
     atomic_store(&stopped, 0);
     atomic_store(&forced, 0);
+    atomic_store(&given_count, 0);
     atomic_store(&late, 0);
     atomic_store(&readies, 0);
     atomic_store(&stoppings, 0);
@@ -330,8 +360,6 @@ static void send_request(const Lockstep__Control__Request *r)
         send_request(&r_);                                                                                             \
     } while (0)
 
-static char g[] = "g";
-
 static unsigned ask_create(bool force)
 {
     SEND(CREATE, create, Create, create, .volume = g, .force = force);
@@ -353,6 +381,18 @@ static unsigned ask_down(bool force)
 static unsigned ask_promote(bool force)
 {
     SEND(PROMOTE, promote, Promote, promote, .volume = g, .force = force);
+    return read_result(NULL);
+}
+
+static unsigned ask_switchover(void)
+{
+    SEND(SWITCHOVER, switchover, Switchover, switchover, .volume = g);
+    return read_result(NULL);
+}
+
+static unsigned ask_adopt(void)
+{
+    SEND(ADOPT, adopt, Adopt, adopt, .volume = g);
     return read_result(NULL);
 }
 
@@ -554,6 +594,193 @@ static void the_only_good_leg_stays_up(void **state)
 
 static char warnings[2048];
 
+static const char *words_sought;
+static unsigned words_seen;
+
+static void seek_words(const Lockstep__Control__Response *r)
+{
+    words_seen += strstr(r->event->text, words_sought) != NULL;
+}
+
+/* ---- with a witness ---- */
+
+static void open_node_with_witness(enum register_state state)
+{
+    struct config_witness *w = &config.volumes[0].witness;
+    snprintf(w->url, sizeof(w->url), "lockstep://127.0.0.1:1"); /* nobody is there, and nobody is asked */
+    shown.has_witness = true;
+    shown.witness.state = state;
+    open_node(NODE_DRAIN_NS_DEFAULT);
+    wait_ready();
+}
+
+static void a_switchover_and_an_adoption_are_orders(void **state)
+{
+    open_node_with_witness(REGISTER_STATE_REACHABLE);
+    assert_int_equal(ask_switchover(), CONTROL_DONE);
+    assert_string_equal(result_text, "volume g: the other node serves it now");
+    assert_int_equal(ask_adopt(), CONTROL_DONE);
+    assert_int_equal(given[0], VOLUME_SWITCHOVER);
+    assert_int_equal(given[1], VOLUME_ADOPT);
+    atomic_store(&answer_kind, ANSWER_REFUSED);
+    assert_int_equal(ask_switchover(), CONTROL_REFUSED);
+    assert_string_equal(result_text, "volume g: promise 4 forbids it");
+    atomic_store(&answer_kind, ANSWER_NO_PEER);
+    assert_int_equal(ask_adopt(), CONTROL_UNREACHABLE);
+    atomic_store(&answer_kind, ANSWER_DONE);
+    end_cleanly();
+}
+
+/* It was not heard of since the start, but the witness has it in sync: it would take over. */
+static void beside_another_member_it_is_not_the_only_good_leg(void **state)
+{
+    shown.link = LINK_CONNECTING;
+    shown.peer_leg = LEG_NONE;
+    shown.witness.decree = (struct decree) {
+        .epoch = 9, .cause = DECREE_OUT, .primary = "a", .member_count = 1, .members = { { .node = "a" } }
+    };
+    open_node_with_witness(REGISTER_STATE_REACHABLE);
+    assert_int_equal(ask_down(false), CONTROL_REFUSED);
+    assert_non_null(strstr(result_text, "only up-to-date leg"));
+
+    shown.witness.decree.member_count = 2;
+    snprintf(shown.witness.decree.members[1].node, sizeof(shown.witness.decree.members[1].node), "b");
+    shown.peer_leg = LEG_FAILED; /* what was heard of it since is worse */
+    assert_int_equal(ask_down(false), CONTROL_REFUSED);
+    shown.peer_leg = LEG_NONE;
+    assert_int_equal(ask_down(false), CONTROL_DONE);
+    end_cleanly();
+}
+
+static char told[CONTROL_TEXT_BYTES];
+
+static void keep_progress(const Lockstep__Control__Response *r)
+{
+    if (r->message_case == LOCKSTEP__CONTROL__RESPONSE__MESSAGE_PROGRESS)
+        snprintf(told, sizeof(told), "%s", r->progress->text);
+}
+
+static void force_tells_first_what_it_risks(void **state)
+{
+    shown.role = ROLE_SECONDARY;
+    shown.leg = LEG_OUTDATED;
+    shown.epoch = 7;
+    shown.lsn = 100;
+    shown.out_of_sync_bytes = 4096;
+    shown.witness.decree = (struct decree) {
+        .epoch = 9, .cause = DECREE_OUT, .primary = "paris-b", .member_count = 1, .members = { { .node = "paris-b" } }
+    };
+    open_node_with_witness(REGISTER_STATE_REACHABLE);
+    assert_int_equal(ask_promote(true), CONTROL_DONE); /* nothing stood against it */
+    assert_int_equal(atomic_load(&given_count), 1);
+    assert_int_equal(atomic_load(&forced), 0);
+
+    atomic_store(&answer_kind, ANSWER_REFUSED_UNFORCED);
+    SEND(PROMOTE, promote, Promote, promote, .volume = g, .force = true);
+    assert_int_equal(read_result(keep_progress), CONTROL_DONE);
+    assert_string_equal(told,
+                        "asked to promote by force, although: promise 4 forbids it; may be lost: what this leg lacks, "
+                        "which is outdated, at epoch 7 and LSN 100; the witness has epoch 9 (out), primary "
+                        "paris-b, in sync paris-b; how much differs from the leg of b is not known here");
+    assert_int_equal(atomic_load(&given_count), 3);
+    assert_int_equal(atomic_load(&forced), 1);
+
+    shown.leg = LEG_SYNCING; /* only the bits of such a leg are what it lacks */
+    SEND(PROMOTE, promote, Promote, promote, .volume = g, .force = true);
+    assert_int_equal(read_result(keep_progress), CONTROL_DONE);
+    assert_non_null(strstr(told, "which is syncing, at epoch 7"));
+    assert_non_null(strstr(told, "; 4096 bytes were still to come when it was last connected; what was written since "
+                                 "is not known here"));
+
+    atomic_store(&answer_kind, ANSWER_NO_PEER); /* what force does not help against */
+    assert_int_equal(ask_promote(true), CONTROL_UNREACHABLE);
+    assert_int_equal(atomic_load(&given_count), 6);
+    atomic_store(&answer_kind, ANSWER_DONE);
+    end_cleanly();
+}
+
+static bool was_told(const char *words)
+{
+    char all[] = "";
+    words_sought = words;
+    words_seen = 0;
+    SEND(EVENTS, events, EventsQuery, events_query, .volume = all, .follow = false);
+    assert_int_equal(read_result(seek_words), CONTROL_DONE);
+    return words_seen > 0;
+}
+
+/* The primary may be back since. */
+static void what_its_operator_has_given_up_is_not_forced(void **state)
+{
+    shown.role = ROLE_SECONDARY;
+    open_node_with_witness(REGISTER_STATE_REACHABLE);
+    atomic_store(&answer_kind, ANSWER_REFUSED_ON_CUE);
+    SEND(PROMOTE, promote, Promote, promote, .volume = g, .force = true);
+    static struct client operator;
+    operator= client;
+    while (!atomic_load(&given_count))
+        usleep(1000);
+    client_close(&operator);
+    assert_string_equal(state_of_volume(), "up");
+    assert_string_equal(state_of_volume(), "up"); /* by now it has seen that one go */
+    atomic_store(&cue, true);
+    while (!was_told("not forced"))
+        usleep(1000);
+    assert_int_equal(atomic_load(&given_count), 1);
+    atomic_store(&answer_kind, ANSWER_DONE);
+    end_cleanly();
+}
+
+static void a_primary_is_demoted_before_it_is_taken_down(void **state)
+{
+    open_node_with_witness(REGISTER_STATE_REACHABLE);
+    assert_int_equal(ask_down(false), CONTROL_DONE);
+    assert_int_equal(atomic_load(&given_count), 2);
+    assert_int_equal(given[0], VOLUME_DEMOTE);
+    assert_int_equal(given[1], VOLUME_DETACH);
+    assert_string_equal(result_text, "volume g is down");
+
+    assert_int_equal(ask_up(), CONTROL_DONE);
+    atomic_store(&answer_kind, ANSWER_NO_PEER); /* it cannot be demoted: nothing is detached */
+    assert_int_equal(ask_down(false), CONTROL_UNREACHABLE);
+    assert_int_equal(atomic_load(&given_count), 3);
+    atomic_store(&answer_kind, ANSWER_DONE);
+
+    signal_node(); /* the peer is to take over from a daemon that ends */
+    expect_end(NODE_CLEAN);
+    assert_int_equal(atomic_load(&given_count), 4);
+    assert_int_equal(given[3], VOLUME_DETACH);
+}
+
+static void a_primary_that_cannot_tell_its_witness_stays_up(void **state)
+{
+    open_node_with_witness(REGISTER_STATE_UNREACHABLE);
+    assert_int_equal(ask_down(false), CONTROL_UNREACHABLE);
+    assert_non_null(strstr(result_text, "would go on naming it"));
+    assert_int_equal(atomic_load(&given_count), 0);
+    assert_int_equal(ask_down(true), CONTROL_DONE);
+    assert_int_equal(given[0], VOLUME_DETACH);
+    assert_non_null(strstr(result_text, "The witness still names this node"));
+    end_cleanly();
+}
+
+static void a_secondary_that_its_primary_needs_stays_up(void **state)
+{
+    shown.role = ROLE_SECONDARY;
+    shown.peer_leads = true;
+    open_node_with_witness(REGISTER_STATE_UNREACHABLE);
+    assert_int_equal(ask_down(false), CONTROL_REFUSED);
+    assert_non_null(strstr(result_text, "without the witness it may not go on alone"));
+    shown.witness.state = REGISTER_STATE_REACHABLE;
+    config.volumes[0].when_alone = ALONE_SUSPEND;
+    assert_int_equal(ask_down(false), CONTROL_REFUSED);
+    assert_non_null(strstr(result_text, "when-alone: suspend"));
+    config.volumes[0].when_alone = ALONE_STRICT;
+    assert_int_equal(ask_down(false), CONTROL_DONE);
+    assert_int_equal(atomic_load(&given_count), 1);
+    end_cleanly();
+}
+
 static void keep_warnings(const Lockstep__Control__Response *r)
 {
     if (strcmp(r->event->topic, "config") == 0)
@@ -699,6 +926,29 @@ static void a_verify_tells_where_the_legs_differ(void **state)
     end_cleanly();
 }
 
+static void what_is_given_up_goes_into_a_file_that_is_told(void **state)
+{
+    static char named[] = "/somewhere/kept";
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    SEND(RESOLVE, resolve, Resolve, resolve, .volume = g, .keep = named);
+    assert_int_equal(read_result(NULL), CONTROL_DONE);
+    assert_string_equal(kept_in, "/somewhere/kept");
+    assert_non_null(strstr(result_text, "What was kept is in /somewhere/kept"));
+    /* By the volume and the time, where the daemon keeps such things. */
+    SEND(RESOLVE, resolve, Resolve, resolve, .volume = g);
+    assert_int_equal(read_result(NULL), CONTROL_DONE);
+    assert_int_equal(strncmp(kept_in, STATE_DIR "/g-2", strlen(STATE_DIR "/g-2")), 0);
+    assert_int_equal(strcmp(kept_in + strlen(kept_in) - strlen("Z.kept"), "Z.kept"), 0);
+    /* Also of one that came to nothing. */
+    atomic_store(&answer_kind, ANSWER_NO_PEER);
+    SEND(RESOLVE, resolve, Resolve, resolve, .volume = g, .keep = named);
+    assert_int_equal(read_result(NULL), CONTROL_UNREACHABLE);
+    assert_non_null(strstr(result_text, "What was kept is in /somewhere/kept"));
+    atomic_store(&answer_kind, ANSWER_DONE);
+    end_cleanly();
+}
+
 static void a_resize_tells_how_far_it_is(void **state)
 {
     open_node(60 * NS_PER_S);
@@ -763,6 +1013,27 @@ static void what_cannot_drain_does_not_hang_the_shutdown(void **state)
     expect_end(NODE_UNCLEAN);
     assert_int_equal(atomic_load(&detached), 0);
     assert_int_equal(atomic_load(&stopped), 1);
+}
+
+/* What it does, such as to give up the service address, nobody else would do. */
+static void a_demote_hook_runs_also_when_draining_was_given_up(void **state)
+{
+    struct config_hooks *hooks = &config.volumes[0].hooks;
+    snprintf(hooks->demote, sizeof(hooks->demote), "%s/demote", dir);
+    hooks->ns_max = 30 * NS_PER_S;
+    FILE *f = fopen(hooks->demote, "we");
+    assert_non_null(f);
+    fprintf(f, "#!/bin/sh\nsleep 1\ntouch %s/demoted\n", dir);
+    fclose(f);
+    assert_int_equal(chmod(hooks->demote, 0755), 0);
+    open_node(100 * NS_PER_MS);
+    wait_ready();
+    atomic_store(&answer_kind, ANSWER_NO_PEER);
+    signal_node();
+    expect_end(NODE_UNCLEAN);
+    char path[128];
+    snprintf(path, sizeof(path), "%s/demoted", dir);
+    assert_int_equal(access(path, F_OK), 0);
 }
 
 static void a_second_signal_ends_at_once(void **state)
@@ -851,15 +1122,24 @@ int main(void)
         TEST(a_disk_that_hangs_does_not_keep_the_daemon_from_being_ready),
         TEST(a_daemon_that_accepts_nobody_is_timed_out),
         TEST(the_only_good_leg_stays_up),
+        TEST(a_switchover_and_an_adoption_are_orders),
+        TEST(beside_another_member_it_is_not_the_only_good_leg),
+        TEST(force_tells_first_what_it_risks),
+        TEST(what_its_operator_has_given_up_is_not_forced),
+        TEST(a_primary_is_demoted_before_it_is_taken_down),
+        TEST(a_primary_that_cannot_tell_its_witness_stays_up),
+        TEST(a_secondary_that_its_primary_needs_stays_up),
         TEST(what_is_open_to_others_is_warned_of),
         TEST(unknown_volumes_are_told_apart),
         TEST(events_are_shown_and_followed),
         TEST(status_answers_while_a_job_runs),
         TEST(a_verify_tells_where_the_legs_differ),
+        TEST(what_is_given_up_goes_into_a_file_that_is_told),
         TEST(a_resize_tells_how_far_it_is),
         TEST(clients_may_go_while_their_command_runs),
         TEST(a_hangup_is_told_and_ends_nothing),
         TEST(what_cannot_drain_does_not_hang_the_shutdown),
+        TEST(a_demote_hook_runs_also_when_draining_was_given_up),
         TEST(a_second_signal_ends_at_once),
         TEST(an_answer_may_come_after_the_volume_is_given_up),
         TEST(draining_goes_on_when_the_peer_is_back),

@@ -329,14 +329,27 @@ static void test_round_trip_time(void **state)
     struct solo *t = accepted_up();
     const struct session_action *sent = find(t, SA_SEND);
     assert_int_equal(sent->send.frame.kind, FRAME_HEARTBEAT);
-    uint64_t stamp = sent->send.frame.lsn;
+    uint64_t stamp = sent->send.frame.lsn, sent_ns = t->now;
     t->now += 700 * NS_PER_US;
     says(t, 1, (struct frame) { .kind = FRAME_HEARTBEAT, .lsn = 5, .offset_bytes = stamp });
     assert_int_equal(session_rtt_ns(t->s), 700 * NS_PER_US);
-    /* Ours gives the peer's stamp back, moved on by the time that we kept it. */
+    /* ... and what the peer had received from this node, was sent then. */
+    assert_int_equal(event_of(t)->kind, EV_HEARD);
+    assert_int_equal(event_of(t)->heard.sent_ns, t->now - 700 * NS_PER_US);
+    /* Ours gives the peer's stamp back, and for how long we kept it. */
     uint64_t kept = session_deadline_ns(t->s) - t->now;
     tick_at_deadline(t);
-    assert_int_equal(find(t, SA_SEND)->send.frame.offset_bytes, 5 + kept);
+    assert_int_equal(find(t, SA_SEND)->send.frame.offset_bytes, 5);
+    assert_int_equal(find(t, SA_SEND)->send.frame.tag, kept / NS_PER_US);
+    /* What the peer has kept is no part of the round trip, but of the age of what it had received. */
+    t->now += 800 * NS_PER_US;
+    says(t, 1,
+         (struct frame) { .kind = FRAME_HEARTBEAT,
+                          .lsn = 6,
+                          .offset_bytes = stamp,
+                          .tag = (uint32_t)((t->now - sent_ns) / NS_PER_US) - 700 });
+    assert_int_equal(session_rtt_ns(t->s) / NS_PER_US, 700);
+    assert_int_equal(event_of(t)->heard.sent_ns, sent_ns);
     /* Nonsense changes nothing. */
     says(t, 1, (struct frame) { .kind = FRAME_HEARTBEAT, .lsn = 5, .offset_bytes = UINT64_MAX });
     assert_int_equal(session_rtt_ns(t->s), 700 * NS_PER_US);
@@ -831,6 +844,7 @@ static void engine_event(struct side *side, const struct event *ev)
             buf_put(ev->frame.payload);
         }
         break;
+    case EV_HEARD: break;
     case EV_REQUEST:
     case EV_DISK_DONE:
     case EV_META_DONE:
@@ -839,9 +853,14 @@ static void engine_event(struct side *side, const struct event *ev)
     case EV_VERIFY:
     case EV_RESIZE:
     case EV_GROW_DONE:
+    case EV_RESOLVE:
+    case EV_KEEP_DONE:
     case EV_PROMOTE:
     case EV_DEMOTE:
-    case EV_DETACH: fail_msg("not the session's to give"); break;
+    case EV_DETACH:
+    case EV_REGISTER:
+    case EV_SWITCHOVER:
+    case EV_ADOPT: fail_msg("not the session's to give"); break;
     }
 }
 

@@ -49,6 +49,8 @@ static Lockstep__Control__VolumeStatus gold42(Lockstep__Control__Peer *peer)
     v.device = (char *)"nbd:unix:/run/lockstep/gold42.sock";
     v.backing = (char *)"/dev/vg0/gold42";
     v.peer = peer;
+    v.failover = (char *)"automatic";
+    v.when_alone = (char *)"strict";
     return v;
 }
 
@@ -64,11 +66,12 @@ static void status_is_json(void **state)
                "\"size_bytes\":42949672960,\"device\":\"nbd:unix:/run/lockstep/gold42.sock\",\"serving\":true,"
                "\"leg\":\"up-to-date\",\"backing\":\"/dev/vg0/"
                "gold42\",\"consistent\":null,\"writes_waiting\":0,\"oldest_waiting_us\":0,"
-               "\"alone\":null,\"diskless\":null,\"peer\":{\"name\":\"paris-b\",\"link\":\"connected\",\"reason\":null,"
+               "\"alone\":null,\"diskless\":null,\"split_brain\":null,\"peer\":{\"name\":\"paris-b\",\"link\":"
+               "\"connected\",\"reason\":null,"
                "\"transport\":\"tcp\","
                "\"path\":\"10.0.0.2:7789\",\"tls\":false,\"rtt_us\":412,\"leg\":\"up-to-date\","
-               "\"out_of_sync_bytes\":0,\"resync\":null},\"verify\":null,\"resize\":null,\"witness\":null,\"offsite\":"
-               "null}]}\n");
+               "\"out_of_sync_bytes\":0,\"resync\":null},\"verify\":null,\"resize\":null,\"failover\":\"automatic\","
+               "\"when_alone\":\"strict\",\"witness\":null,\"offsite\":null}]}\n");
 }
 
 static void what_is_not_known_is_null(void **state)
@@ -87,16 +90,17 @@ static void what_is_not_known_is_null(void **state)
     Lockstep__Control__VolumeStatus *const list[] = { &v };
     struct show s = begin(true, false);
     show_status(&s, "a", list, 1);
-    expect(&s,
-           "{\"version\":1,\"node\":\"a\",\"volumes\":[{\"name\":\"h\",\"state\":\"down\",\"role\":null,"
-           "\"protected\":false,\"why_not\":\"a \\\"quoted\\\\\\\" reason\",\"epoch\":null,"
-           "\"lsn\":null,\"size_bytes\":null,\"device\":\"nbd:h:1\",\"serving\":false,"
-           "\"leg\":null,\"backing\":\"x\",\"consistent\":null,\"writes_waiting\":null,\"oldest_waiting_us\":null,"
-           "\"alone\":null,"
-           "\"diskless\":null,"
-           "\"peer\":{\"name\":\"b\",\"link\":\"down\",\"reason\":null,\"transport\":null,\"path\":null,\"tls\":false,"
-           "\"rtt_us\":null,\"leg\":null,\"out_of_sync_bytes\":null,\"resync\":null},"
-           "\"verify\":null,\"resize\":null,\"witness\":null,\"offsite\":null}]}\n");
+    expect(
+        &s,
+        "{\"version\":1,\"node\":\"a\",\"volumes\":[{\"name\":\"h\",\"state\":\"down\",\"role\":null,"
+        "\"protected\":false,\"why_not\":\"a \\\"quoted\\\\\\\" reason\",\"epoch\":null,"
+        "\"lsn\":null,\"size_bytes\":null,\"device\":\"nbd:h:1\",\"serving\":false,"
+        "\"leg\":null,\"backing\":\"x\",\"consistent\":null,\"writes_waiting\":null,\"oldest_waiting_us\":null,"
+        "\"alone\":null,"
+        "\"diskless\":null,\"split_brain\":null,"
+        "\"peer\":{\"name\":\"b\",\"link\":\"down\",\"reason\":null,\"transport\":null,\"path\":null,\"tls\":false,"
+        "\"rtt_us\":null,\"leg\":null,\"out_of_sync_bytes\":null,\"resync\":null},"
+        "\"verify\":null,\"resize\":null,\"failover\":null,\"when_alone\":null,\"witness\":null,\"offsite\":null}]}\n");
 
     /* No leg: that is known. One that is up with its peer away: zeroes are zeroes, but the size is not fixed yet. */
     v.state = (char *)"not-created";
@@ -125,13 +129,16 @@ static void status_is_for_eyes(void **state)
     Lockstep__Control__VolumeStatus *const list[] = { &v };
     struct show s = begin(false, false);
     show_status(&s, "paris-a", list, 1);
-    expect(&s, "node paris-a, 1 volume\n"
-               "\n"
-               "gold42  protected\n"
-               "  role    primary, serving nbd:unix:/run/lockstep/gold42.sock\n"
-               "  leg     up-to-date, /dev/vg0/gold42, 40 GiB\n"
-               "  peer    paris-b: up-to-date, connected by tcp to 10.0.0.2:7789, round trip 412 us\n"
-               "  writes  epoch 7, LSN 123456\n");
+    expect(
+        &s,
+        "node paris-a, 1 volume\n"
+        "\n"
+        "gold42  protected\n"
+        "  role    primary, serving nbd:unix:/run/lockstep/gold42.sock\n"
+        "  leg     up-to-date, /dev/vg0/gold42, 40 GiB\n"
+        "  peer    paris-b: up-to-date, connected by tcp to 10.0.0.2:7789, round trip 412 us\n"
+        "  policy  failover automatic; alone strict: writes wait for the peer: each acknowledged one is on two legs\n"
+        "  writes  epoch 7, LSN 123456\n");
 }
 
 static void what_waits_is_told(void **state)
@@ -148,12 +155,14 @@ static void what_waits_is_told(void **state)
     Lockstep__Control__VolumeStatus *const list[] = { &v, &v };
     struct show s = begin(false, false);
     show_status(&s, "paris-a", list, 2);
-    static const char one[] = "\n"
-                              "gold42  not protected: no connection to paris-b\n"
-                              "  role    primary, serving nbd:unix:/run/lockstep/gold42.sock\n"
-                              "  leg     up-to-date, /dev/vg0/gold42, 40 GiB\n"
-                              "  peer    paris-b: up-to-date, connecting (Connection refused), 1.5 MiB out of sync\n"
-                              "  writes  epoch 7, LSN 123456, 48 wait for the peer, the oldest for 978.6 ms\n";
+    static const char one[] =
+        "\n"
+        "gold42  not protected: no connection to paris-b\n"
+        "  role    primary, serving nbd:unix:/run/lockstep/gold42.sock\n"
+        "  leg     up-to-date, /dev/vg0/gold42, 40 GiB\n"
+        "  peer    paris-b: up-to-date, connecting (Connection refused), 1.5 MiB out of sync\n"
+        "  policy  failover automatic; alone strict: writes wait for the peer: each acknowledged one is on two legs\n"
+        "  writes  epoch 7, LSN 123456, 48 wait for the peer, the oldest for 978.6 ms\n";
     char both[2048];
     snprintf(both, sizeof(both), "node paris-a, 2 volumes\n%s%s", one, one);
     expect(&s, both);
@@ -179,14 +188,17 @@ static void a_resync_is_told(void **state)
     Lockstep__Control__VolumeStatus *const list[] = { &v };
     struct show s = begin(false, false);
     show_status(&s, "paris-a", list, 1);
-    expect(&s, "node paris-a, 1 volume\n"
-               "\n"
-               "gold42  not protected: the leg of paris-b is being resynced\n"
-               "  role    primary, serving nbd:unix:/run/lockstep/gold42.sock\n"
-               "  leg     up-to-date, /dev/vg0/gold42, 40 GiB\n"
-               "  peer    paris-b: syncing, connected by tcp to 10.0.0.2:7789, round trip 412 us, 256 MiB out of sync\n"
-               "  resync  paris-b [###############     ] 75%, 768 MiB of 1 GiB, 100 MiB/s, 3.0 s left\n"
-               "  writes  epoch 7, LSN 123456\n");
+    expect(
+        &s,
+        "node paris-a, 1 volume\n"
+        "\n"
+        "gold42  not protected: the leg of paris-b is being resynced\n"
+        "  role    primary, serving nbd:unix:/run/lockstep/gold42.sock\n"
+        "  leg     up-to-date, /dev/vg0/gold42, 40 GiB\n"
+        "  peer    paris-b: syncing, connected by tcp to 10.0.0.2:7789, round trip 412 us, 256 MiB out of sync\n"
+        "  resync  paris-b [###############     ] 75%, 768 MiB of 1 GiB, 100 MiB/s, 3.0 s left\n"
+        "  policy  failover automatic; alone strict: writes wait for the peer: each acknowledged one is on two legs\n"
+        "  writes  epoch 7, LSN 123456\n");
     s = begin(true, false);
     show_status(&s, "paris-a", list, 1);
     fclose(s.out);
@@ -232,6 +244,49 @@ static void who_serves_without_a_leg_is_told(void **state)
     show_status(&s, "paris-a", list, 1);
     fclose(s.out);
     assert_non_null(strstr(text, "\"diskless\":{\"epoch\":8,\"since\":\"2026-11-23T02:13:20.123Z\"},"));
+    free(text);
+}
+
+static void what_each_side_of_a_split_brain_has_is_shown(void **state)
+{
+    Lockstep__Control__ApartSide own = LOCKSTEP__CONTROL__APART_SIDE__INIT, other = own;
+    own.epoch = 5;
+    own.first_lsn = 500;
+    own.lsn = 700;
+    own.changed_known = true;
+    own.changed_bytes = 8192;
+    own.since_us = 1795400000123456;
+    other.epoch = 6;
+    other.first_lsn = 500;
+    other.lsn = 900;
+    Lockstep__Control__Apart apart = LOCKSTEP__CONTROL__APART__INIT;
+    apart.rule = (char *)"split-brain";
+    apart.common_epoch = 3;
+    apart.differ_bytes_max = 40 * GIB;
+    apart.own = &own;
+    apart.peer = &other;
+    Lockstep__Control__Peer peer = peer_b();
+    Lockstep__Control__VolumeStatus v = gold42(&peer);
+    v.apart = &apart;
+    Lockstep__Control__VolumeStatus *const list[] = { &v };
+    struct show s = begin(false, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text,
+                           "  apart   split-brain: the same up to epoch 3; at most 40 GiB differ\n"
+                           "          paris-a: on its own from epoch 5, LSN 500 (2026-11-23T02:13:20.123Z) to LSN "
+                           "700; at most 8 KiB changed\n"
+                           "          paris-b: on its own from epoch 6, LSN 500 to LSN 900; what it has changed is "
+                           "not known: up to all of it\n"));
+    free(text);
+    s = begin(true, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(
+        strstr(text, "\"split_brain\":{\"rule\":\"split-brain\",\"common_epoch\":3,\"differ_bytes_max\":42949672960,"
+                     "\"local\":{\"epoch\":5,\"first_lsn\":500,\"lsn\":700,\"since\":\"2026-11-23T02:13:20.123Z\","
+                     "\"changed_bytes\":8192},"
+                     "\"peer\":{\"epoch\":6,\"first_lsn\":500,\"lsn\":900,\"since\":null,\"changed_bytes\":null}}"));
     free(text);
 }
 
@@ -288,6 +343,66 @@ static void who_goes_on_alone_is_told(void **state)
     show_status(&s, "paris-a", list, 1);
     fclose(s.out);
     assert_non_null(strstr(text, "\"alone\":{\"epoch\":8,\"since\":\"2026-11-23T02:13:20.123Z\"},"));
+    free(text);
+}
+
+static void the_witness_is_shown(void **state)
+{
+    char *in_sync[] = { (char *)"paris-a", (char *)"paris-b" };
+    Lockstep__Control__Witness witness = LOCKSTEP__CONTROL__WITNESS__INIT;
+    witness.state = (char *)"reachable";
+    witness.epoch = 7;
+    witness.primary = (char *)"paris-a";
+    witness.cause = (char *)"in";
+    witness.n_in_sync = 2;
+    witness.in_sync = in_sync;
+    Lockstep__Control__Peer peer = peer_b();
+    Lockstep__Control__VolumeStatus v = gold42(&peer);
+    v.witness = &witness;
+    Lockstep__Control__VolumeStatus *const list[] = { &v };
+    struct show s = begin(false, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text, "\n  witness reachable, epoch 7 (in), primary paris-a, in sync paris-a, paris-b\n"));
+    assert_null(strstr(text, "until it answers"));
+    free(text);
+    s = begin(true, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text,
+                           "\"witness\":{\"state\":\"reachable\",\"reason\":null,\"epoch\":7,\"primary\":\"paris-a\","
+                           "\"cause\":\"in\",\"in_sync\":[\"paris-a\",\"paris-b\"],\"asks_for\":null,"
+                           "\"asks_since\":null}"));
+    free(text);
+
+    witness.state = (char *)"unreachable";
+    witness.reason = (char *)"10.9.0.1:7790 does not answer";
+    witness.primary = (char *)"";
+    witness.n_in_sync = 1;
+    witness.asks_for = (char *)"out";
+    witness.asks_since_us = 1795400000123456;
+    s = begin(false, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text,
+                           "\n  witness unreachable (10.9.0.1:7790 does not answer), last heard: epoch 7 (in), primary "
+                           "nobody, in sync paris-a\n"
+                           "          asked for \"out\" at 2026-11-23T02:13:20.123Z, without an answer yet\n"
+                           "          until it answers: no takeover"));
+    free(text);
+
+    witness = (Lockstep__Control__Witness)LOCKSTEP__CONTROL__WITNESS__INIT; /* nothing was ever heard */
+    witness.state = (char *)"older";
+    s = begin(true, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text, "\"state\":\"older\",\"reason\":null,\"epoch\":null,\"primary\":null,\"cause\":null,"
+                                 "\"in_sync\":null,"));
+    free(text);
+    s = begin(false, true);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text, "\033[1;31molder")); /* that needs a person */
     free(text);
 }
 
@@ -447,7 +562,9 @@ int main(void)
         cmocka_unit_test(events_are_lines),
         cmocka_unit_test(results_are_told),
         cmocka_unit_test(a_resync_is_told),
+        cmocka_unit_test(what_each_side_of_a_split_brain_has_is_shown),
         cmocka_unit_test(a_resize_is_shown),
+        cmocka_unit_test(the_witness_is_shown),
         cmocka_unit_test(who_goes_on_alone_is_told),
         cmocka_unit_test(an_inconsistent_leg_tells_its_last_consistent_state),
         cmocka_unit_test(who_serves_without_a_leg_is_told),

@@ -35,6 +35,7 @@ static struct superblock sample(uint64_t sequence)
         .verified_at_s = 1795000000,
         .verified_found_bytes = 8192,
         .served_epoch = 5,
+        .asked_epoch = 8,
     };
     for (uint64_t epoch = 1; epoch <= 7; epoch++)
         history_append(&sb.history, (struct history_entry) { epoch, epoch * 100, epoch * 10 });
@@ -69,10 +70,10 @@ static void every_flag_and_a_full_history_are_kept(void **state)
     (void)state;
     uint8_t block[SUPERBLOCK_BYTES];
     struct err err = { 0 };
-    for (unsigned i = 0; i < 9; i++) {
+    for (unsigned i = 0; i < 10; i++) {
         struct superblock in = sample(3), out;
         bool *flags[] = { &in.attached,    &in.pristine, &in.adopted,   &in.lost_power, &in.peer_in_sync,
-                          &in.was_primary, &in.full,     &in.reads_lie, &in.differs };
+                          &in.was_primary, &in.full,     &in.reads_lie, &in.differs,    &in.registered };
         for (unsigned k = 0; k < ARRAY_LEN(flags); k++)
             *flags[k] = k == i;
         in.epoch = HISTORY_MAX;
@@ -105,14 +106,14 @@ static void what_cannot_be_is_refused(void **state)
         { 48, 8, 6, -EBADMSG, "history" }, /* ends with 7 */
         { 56, 8, UINT64_C(1) << 63, -EBADMSG, "lsn" },
         { 64, 4, 8, -ENOTSUP, "flags 8, which" }, /* reserved */
-        { 64, 4, 1024, -ENOTSUP, "flags 1024, which" },
+        { 64, 4, 2048, -ENOTSUP, "flags 2048, which" },
         { 71, 1, 1, -ENOTSUP, "byte 71, which" },
         { 324, 4, 1, -ENOTSUP, "byte 324, which" },
         { 324, 4, 1u << 31, -ENOTSUP, "byte 327, which" },
         { 328 + 7 * 24, 1, 1, -ENOTSUP, "byte 496, which" }, /* behind the history's last entry */
         { 1863, 1, 1, -ENOTSUP, "byte 1863, which" },
         { 1896, 8, 8, -EBADMSG, "served epoch" }, /* 7 was seen */
-        { 1904, 1, 1, -ENOTSUP, "byte 1904, which" },
+        { 1904, 8, UINT64_C(1) << 63, -EBADMSG, "epoch asked for" },
         { 1912, 1, 1, -ENOTSUP, "byte 1912, which" },
         { 4095, 1, 1, -ENOTSUP, "byte 4095, which" },
         { 68, 1, 2, -EBADMSG, "role" },
@@ -204,8 +205,9 @@ static void the_superblock_lies_as_documented(void **state)
     put(expected, 1880, 8, 1795000000);
     put(expected, 1888, 8, 8192);
     put(expected, 1896, 8, 5);
-    bool *flags[] = { &in.attached,     &in.pristine,    &in.adopted, NULL,          &in.lost_power,
-                      &in.peer_in_sync, &in.was_primary, &in.full,    &in.reads_lie, &in.differs };
+    put(expected, 1904, 8, 8);
+    bool *flags[] = { &in.attached,    &in.pristine, &in.adopted,   NULL,        &in.lost_power, &in.peer_in_sync,
+                      &in.was_primary, &in.full,     &in.reads_lie, &in.differs, &in.registered };
     in.attached = in.peer_in_sync = false;
     for (unsigned i = 0; i < ARRAY_LEN(flags); i++) {
         if (!flags[i])

@@ -272,7 +272,7 @@ static void silent_and_slow_clients_are_ended(void **state)
     patience_ns = 300 * NS_PER_MS;
     restart_witness();
     a = asker_open(url, SUITE_TIMEOUT_MS);
-    read_as(a, volume, NODE_A, d.epoch, REGISTER_STANDS);
+    read_as(a, volume, NODE_A, d.epoch, REGISTER_UNCONFIRMED);
     read_as(a, volume, NODE_B, d.epoch, REGISTER_STANDS);
     int silent = raw_connect();
     int slow = raw_connect();
@@ -311,7 +311,7 @@ static void questions_arrive_in_any_pieces(void **state)
     uint64_t number;
     raw_receive(fd, &a, &number);
     assert_int_equal(number, 77);
-    expect(&a, REGISTER_STANDS, "");
+    expect(&a, REGISTER_UNCONFIRMED, "");
     static uint8_t heap[300 * 128];
     size_t used = 0;
     for (unsigned i = 0; i < 300; i++) {
@@ -547,7 +547,7 @@ static void a_restored_witness_grants_nothing_twice(void **state)
     start_witness();
     asker_close(a);
     a = asker_open(url, SUITE_TIMEOUT_MS);
-    read_as(a, volume, NODE_A, 7, REGISTER_STANDS);
+    read_as(a, volume, NODE_A, 7, REGISTER_UNCONFIRMED);
     read_as(a, volume, NODE_B, 7, REGISTER_STANDS);
     struct decree d8 = swap(a, volume, NODE_A, &d7, SET_A);
     witness_close(witness);
@@ -628,7 +628,8 @@ static void nothing_is_guessed_of_a_broken_disk(void **state)
         faulty_vfs_fail(0, 0, 0, false);
         wait_until_told("the database is open again");
         /* It is as if it had been restarted. */
-        read_as(a, volume, NODE_B, d.epoch, REGISTER_STANDS);
+        read_as(a, volume, NODE_B, d.epoch, REGISTER_UNCONFIRMED);
+        read_as(a, volume, NODE_A, d.epoch, REGISTER_STANDS);
         answer = asker_ask(a, 0, &q);
         expect(&answer, REGISTER_DONE, "");
         d = answer.decree;

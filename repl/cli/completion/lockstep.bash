@@ -21,14 +21,18 @@ _lockstep() {
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
             --control) control=${COMP_WORDS[++i]} ;;
-            --timeout | --config | --node | --backing | --metadata) ((++i)) ;;
+            --timeout | --config | --node | --backing | --metadata | --discard | --keep | --list | --export | --to) ((++i)) ;;
             -*) ;;
             *) if [[ -z $command ]]; then command=${COMP_WORDS[i]}; else volume=${COMP_WORDS[i]}; fi ;;
         esac
     done
     case $previous in
-        --control | --config | --backing | --metadata)
+        --control | --config | --backing | --metadata | --keep | --list | --export | --to)
             mapfile -t COMPREPLY < <(compgen -f -- "$word")
+            return
+            ;;
+        --discard)
+            mapfile -t COMPREPLY < <(compgen -W local -- "$word")
             return
             ;;
         --timeout | --node) return ;;
@@ -37,7 +41,8 @@ _lockstep() {
         verify) options+=' --repair --timeout' ;;
         create) options+=' --adopt --force --timeout' ;;
         down | promote | demote) options+=' --force --timeout' ;;
-        up | resize | witness) options+=' --timeout' ;;
+        resolve) options+=' --discard --keep --list --export --to --force --timeout' ;;
+        up | resize | switchover | witness) options+=' --timeout' ;;
         status) options+=' --watch --timeout' ;;
         events) options+=' --no-follow' ;;
         metadata) options+=' --config --node --backing --metadata --verbose' ;;
@@ -46,11 +51,11 @@ _lockstep() {
     if [[ $word == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
     elif [[ -z $command ]]; then
-        mapfile -t COMPREPLY < <(compgen -W 'create up down status events promote demote verify resize metadata witness' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'create up down status events promote demote switchover verify resize resolve metadata witness' -- "$word")
     elif [[ $command == metadata && -z $volume ]]; then
         COMPREPLY=(dump)
     elif [[ $command == witness && -z $volume ]]; then
-        mapfile -t COMPREPLY < <(compgen -W 'status history confirm forget' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'status history confirm forget adopt' -- "$word")
     elif [[ $command == witness && $volume =~ ^(status|history|confirm|forget)$ ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$(_lockstep_witness_volumes "$control")" -- "$word")
     elif [[ -z $volume || ($command == metadata && $volume == dump) ]]; then
