@@ -30,9 +30,9 @@ def allocated(path):
 class Volume:
     """A cluster under load, whose every acknowledged write is known."""
 
-    def __init__(self, t, name, size=256 * MIB, settings=None, connections=2):
+    def __init__(self, t, name, size=256 * MIB, settings=None, connections=2, dead_after="500ms"):
         self.t = t
-        self.c = Cluster(t, size=size, name=name, dead_after="500ms", settings=settings)
+        self.c = Cluster(t, size=size, name=name, dead_after=dead_after, settings=settings)
         self.connections = connections
         self.load = []
         self.primary, self.secondary = self.c.nodes
@@ -239,7 +239,8 @@ def source_killed(t):
     has not written, which are sent again; and as many that were counted after the target was asked."""
     t.step("a resync by bits whose source is killed at about half goes on where it was: nothing is sent twice")
     rate = 16 * MIB
-    v = Volume(t, "source", size=512 * MIB, settings={**CONTINUE, "resync-rate": f"{rate // MIB}MiB"})
+    # The target is asked what it got while its source stands still, and must not end the session before it has answered.
+    v = Volume(t, "source", size=512 * MIB, settings={**CONTINUE, "resync-rate": f"{rate // MIB}MiB"}, dead_after="5s")
     v.c.ready()
     v.secondary.sigkill()
     v.primary.wait("to go on alone", lambda s: s["alone"])
@@ -251,9 +252,6 @@ def source_killed(t):
     written = len(extents) * EXTENT // 2
     s = v.primary.status()
     t.check(s["peer"]["out_of_sync_bytes"] == written, f"{written // MIB} MiB differ, in {len(extents)} extents", s)
-    # The target is asked what it got while its source stands still, and must not end the session before it has answered.
-    v.c.dead_after = "10s"
-    v.c.write_config()
     v.secondary.start(wait=False)
     s = v.secondary.wait("to have got some of it", lambda s: s["peer"]["resync"] and s["peer"]["resync"]["sent_bytes"] >= 0.4 * written,
                          PROTECTED_S)

@@ -53,7 +53,7 @@ def killed_at_any_moment(t, w):
         w.sigkill()
         w.start()
         outcome, epoch, tag, reason = a.ask()
-        must(outcome == "stands" and (epoch, tag) in (standing, (standing[0] + 1, asked)),
+        must(outcome == "unconfirmed" and (epoch, tag) in (standing, (standing[0] + 1, asked)),
                         f"after a kill {epoch} {tag:x} stands, answered was {standing}: {outcome} {reason}")
         finished += (epoch, tag) != standing
         # Nothing is decided before both nodes have told; the retry of what was carried out finds itself nonetheless.

@@ -100,6 +100,7 @@ class Node:
         self.log = self.dir / "lockstepd.log"
         self.port = free_port()
         self.config_file = self.dir / f"{cluster.volume}.yaml"
+        self.prefix = []  # before the daemon's command: where it is to live
         self.args = []  # more arguments for lockstepd
         self.env = {}
         self.extra = {}  # more keys of this node in the configuration
@@ -129,7 +130,7 @@ class Node:
         assert self.daemon is None or self.daemon.poll() is not None, "runs already"
         if not self.config_file.exists():
             self.cluster.write_config()
-        argv = [BUILD / "lockstepd", "--config", self.config_file, "--node", self.name, "--control", self.control]
+        argv = [*self.prefix, BUILD / "lockstepd", "--config", self.config_file, "--node", self.name, "--control", self.control]
         notify = self.dir / "notify"
         notify.unlink(missing_ok=True)
         self.close_ready()

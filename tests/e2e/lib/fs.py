@@ -70,9 +70,9 @@ class Loop:
 
 
 class BlockDevice:
-    """An NBD export as /dev/loopN."""
+    """An NBD export, or with losetup's options a part of it, as /dev/loopN."""
 
-    def __init__(self, t, uri, name="dev"):
+    def __init__(self, t, uri, name="dev", *part):
         self.t = t
         self.dir = t.dir / name
         self.dir.mkdir()
@@ -87,7 +87,7 @@ class BlockDevice:
                 raise Failure(f"nbdfuse: {self.log.read_text().strip()}")
             return pidfile.exists()
         wait_until("nbdfuse to mount", up, 20)
-        self.loop_device = Loop(t, self.dir / "nbd", "--direct-io=on")
+        self.loop_device = Loop(t, self.dir / "nbd", "--direct-io=on", *part)
         self.loop = self.loop_device.device
 
     def close(self):

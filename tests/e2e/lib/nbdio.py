@@ -42,7 +42,8 @@ def stamp_of(data, block, block_bytes):
 
 class Scribbler:
     def __init__(self, uri, start_bytes, length_bytes, seed, block_bytes=4096, blocks_max=32, number=0,
-                 read_percent=20, zero_percent=5, trim_percent=5, flush_percent=2, fua_percent=10, stop_on_error=True):
+                 read_percent=20, zero_percent=5, trim_percent=5, flush_percent=2, fua_percent=10, stop_on_error=True,
+                 connect_now=True):
         assert start_bytes % block_bytes == 0 and length_bytes % block_bytes == 0
         self.block_bytes = block_bytes
         self.first = start_bytes // block_bytes
@@ -60,7 +61,7 @@ class Scribbler:
         self.errors = []
         self.wrong = None
         self.stopping = False
-        self.handle = connect(uri)
+        self.handle = connect(uri) if connect_now else None
         self.thread = threading.Thread(target=self.work, daemon=True)
 
     def start(self):

@@ -20,13 +20,15 @@ def spawn(argv, log=None, user=None, **more):
     return subprocess.Popen(cover + ["--"] + [str(a) for a in argv], **more)
 
 
-def run(argv, timeout_s=30, ok=(0,), user=None, **more):
-    """Runs to the end, with output as text. `ok`: exit statuses that are no failure; None: any."""
+def run(argv, timeout_s=30, ok=(0,), user=None, input=None, **more):
+    """Runs to the end, with input and output as text. `ok`: exit statuses that are no failure; None: any."""
+    if input is not None:
+        more["stdin"] = subprocess.PIPE
     more.setdefault("stdout", subprocess.PIPE)
     more.setdefault("stderr", subprocess.PIPE)
     p = spawn(argv, user=user, text=True, errors="replace", **more)
     try:
-        out, err = p.communicate(timeout=timeout_s)
+        out, err = p.communicate(input, timeout=timeout_s)
     except subprocess.TimeoutExpired:
         p.kill()
         raise Failure(f"{' '.join(map(str, argv))}: did not end within {timeout_s} s") from None

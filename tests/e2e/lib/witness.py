@@ -1,6 +1,7 @@
 """A witness as a daemon, and a node's side of its protocol: proto/witness.proto, put together by hand."""
 
 import json
+import signal
 import socket
 import struct
 
@@ -12,27 +13,32 @@ OUTCOMES = ["none", "stands", "done", "lost", "unreachable", "unconfirmed", "old
 
 
 class Witness:
-    def __init__(self, t, name="witness"):
+    def __init__(self, t, name="witness", address="127.0.0.1", prefix=()):
+        self.address = address
+        self.prefix = list(prefix)  # before the daemon's command: where it is to live
         self.dir = t.dir / name
         self.dir.mkdir()
         self.port = free_port()
         self.state = self.dir / "state"
         self.control = self.dir / "control.sock"
-        self.log = self.dir / "log"
+        self.log = self.dir / "witness.log"
         self.config = self.dir / "witness.yaml"
-        self.config.write_text(f'witness: {{listen: "127.0.0.1:{self.port}", state: state, tls: none}}\n')
+        self.config.write_text(f'witness: {{listen: "{self.address}:{self.port}", state: state, tls: none}}\n')
         self.process = None
         t.cleanup.callback(lambda: proc.kill(self.process))
 
     @property
     def url(self):
-        return f"lockstep://127.0.0.1:{self.port}"
+        return f"lockstep://{self.address}:{self.port}"
 
     def argv(self):
-        return [BUILD / "lockstepd", "--config", self.config, "--node", "rome", "--control", self.control]
+        return [*self.prefix, BUILD / "lockstepd", "--config", self.config, "--node", "rome", "--control", self.control]
+
+    def launch(self):
+        self.process = proc.spawn(self.argv(), log=self.log)
 
     def start(self):
-        self.process = proc.spawn(self.argv(), log=self.log)
+        self.launch()
         wait_until("the witness to listen", self.is_up, 20)
         return self
 
@@ -43,6 +49,16 @@ class Witness:
 
     def sigkill(self):
         proc.kill(self.process)
+
+    def pause(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    @property
+    def running(self):
+        return self.process is not None and self.process.poll() is None
 
     def stop(self):
         self.process.terminate()
@@ -122,7 +138,7 @@ class Node:
                     data(6, self.PEERS[self.name]) + number(7, self.known) + (data(9, swap) if swap else b""))
         try:
             if not self.socket:
-                self.socket = socket.create_connection(("127.0.0.1", self.witness.port), timeout=10)
+                self.socket = socket.create_connection((self.witness.address, self.witness.port), timeout=10)
             self.socket.sendall(struct.pack("<I", len(question)) + question)
             answer = parse(self.receive(struct.unpack("<I", self.receive(4))[0]))
         except OSError:
