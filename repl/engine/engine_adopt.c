@@ -3,8 +3,8 @@
  *
  * The register says itself that it is older. Whatever was under way expects an epoch that it does not have, and the gap
  * that adopting leaves is above what may yet come of it: it is given up, so that the nodes can meet. Between them they
- * know everything that was decided when they are in session and in sync; or one does, if the other is out of the set.
- */
+ * know everything that was decided when they are in session and in sync, or would be by a decree; or one does, if the
+ * other is out of the set. */
 #include <errno.h>
 
 #include "repl/engine/engine_internal.h"
@@ -83,12 +83,13 @@ void adopt_advance(struct engine *e, struct actions *out)
     else if (w->state != REGISTER_STATE_OLDER)
         answer(e, -EPERM, actions_text(out, "the witness does not say that it is older: %s", w->reason), out);
     else
-        answer(e, -EPERM,
-               actions_text(out,
-                            "only with %s connected and in sync, or out of the in-sync set, do the nodes know all that "
-                            "was decided: see `lockstep status`",
-                            e->config.peer),
-               out);
+        answer(
+            e, -EPERM,
+            actions_text(out,
+                         "only with %s connected and in sync, or its resync at its end, or out of the in-sync set, do "
+                         "the nodes know all that was decided: see `lockstep status`",
+                         e->config.peer),
+            out);
 }
 
 uint64_t adopt_deadline_ns(const struct engine *e) { return e->witness.adopt ? e->witness.adopt_until_ns : UINT64_MAX; }

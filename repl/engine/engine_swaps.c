@@ -61,6 +61,13 @@ static bool can_be_left_alone(const struct engine *e)
     return e->stable == STABLE_ALL && e->session == SESSION_NONE && !e->leg_failed && !e->sb_broken;
 }
 
+/* Rule no-older-register: what was ever decided. The source of a target that is done has heard both, as the other leg
+ * has what it has by now. But where each lacks what the other had flushed, that is an operator's loss to accept. */
+static bool knows_everything(const struct engine *e, bool in_sync)
+{
+    return in_sync || !e->sb.peer_in_sync || (may_take_peer_in(e) && !e->sb.lost_power);
+}
+
 void swap_gather(struct engine *e, struct swap_facts *f)
 {
     struct engine_witness *w = &e->witness;
@@ -94,7 +101,7 @@ void swap_gather(struct engine *e, struct swap_facts *f)
         .has_asked = secondary && e->sb.asked_epoch && e->sb.asked_epoch >= w->decree.epoch,
         .promote = secondary && w->promote,
         .force = secondary && w->promote && e->promote_force,
-        .adopt = w->adopt && (in_sync || !e->sb.peer_in_sync),
+        .adopt = w->adopt && knows_everything(e, in_sync),
     };
 }
 

@@ -1542,6 +1542,43 @@ static void a_secondary_may_adopt_where_nobody_serves(void **state)
     close_world(w);
 }
 
+/* Its daemon has crashed meanwhile: the other leg gets what it may lack, and could only be in sync by a decree. */
+static void the_source_of_a_target_that_is_done_may_adopt(void **state)
+{
+    struct world *w = open_world(&automatic);
+    write_block(&w->a, 0, 1);
+    run(&w->a, &w->b);
+    lose_the_register(w);
+    disconnect_nodes(&w->a, &w->b);
+    node_restart(&w->a, true);
+    calm_both(w);
+    for (unsigned i = 0; i < 10; i++) {
+        if (!view_of(&w->a).session_up)
+            meet(w);
+        wait_ns(w, &w->a, DEAD_AFTER_NS / 2);
+        wait_ns(w, &w->b, DEAD_AFTER_NS / 2);
+        run(&w->a, &w->b);
+    }
+    assert_true(view_of(&w->a).session_up && w->a.on_disk.peer_in_sync && !w->a.serving && !w->b.serving);
+    assert_int_equal(w->b.on_disk.leg, LEG_SYNCING);
+    order(&w->b, EV_ADOPT, false);
+    order(&w->a, EV_ADOPT, false);
+    for (unsigned i = 0; i < 100 && !(is_member(w, &w->a) && is_member(w, &w->b)); i++) {
+        if (!view_of(&w->a).session_up) {
+            disconnect_nodes(&w->a, &w->b);
+            meet(w);
+        }
+        wait_ns(w, &w->a, 100 * NS_PER_MS);
+        wait_ns(w, &w->b, 100 * NS_PER_MS);
+        run(&w->a, &w->b);
+    }
+    assert_true(w->a.orders_done == 1 && w->a.order_result == 0);
+    assert_true(w->b.orders_done == 0 || w->b.order_result < 0);
+    assert_true(w->a.serving && is_named(w, &w->a) && is_member(w, &w->a) && is_member(w, &w->b));
+    assert_in_sync(&w->a, &w->b);
+    close_world(w);
+}
+
 static void who_knows_no_more_adopts_nothing(void **state)
 {
     struct world *w = open_world(&automatic);
@@ -1763,6 +1800,7 @@ int main(void)
         cmocka_unit_test(who_is_to_put_its_target_out_asks_at_once),
         cmocka_unit_test(what_is_known_is_put_over_an_older_register),
         cmocka_unit_test(a_secondary_may_adopt_where_nobody_serves),
+        cmocka_unit_test(the_source_of_a_target_that_is_done_may_adopt),
         cmocka_unit_test(who_knows_no_more_adopts_nothing),
         cmocka_unit_test(what_waits_too_long_fails),
         cmocka_unit_test(a_leg_that_is_given_up_leaves_the_set_by_force),
