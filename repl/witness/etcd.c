@@ -102,8 +102,7 @@ static void stop_transfer(struct client *c, struct question *q)
         curl_multi_remove_handle(c->multi, q->easy);
 }
 
-/* `q` is not looked at after this: it may be another question already. `answer` may be q->known, which is this
- * thread's.
+/* `q` is not looked at after this: it may be another question already. q->known may be the answer: it is this thread's.
  */
 static void finish(struct client *c, struct question *q, const struct register_answer *answer)
 {

@@ -194,7 +194,7 @@ def ages(t, etcd):
     t.step("what becomes of an age changes no answer")
     proxy.mode = "silent"
     held = outcome(t, "nothing is heard of it any more", p.read("aged", known_epoch=1, leg_age=6), "stands")
-    t.check(proxy.seen.acquire(blocking=False) and held["tag"] == first["tag"] and held["ms"] < 2500,
+    t.check(proxy.seen.acquire(blocking=False) and held["tag"] == first["tag"] and held["ms"] < 1500,
             f"it is answered with what was read, after {held['ms']:.0f} ms", held)
     proxy.release()
     proxy.mode = "hold"
