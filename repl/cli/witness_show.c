@@ -68,17 +68,25 @@ static struct json_object *volume_json(const Lockstep__Control__WitnessVolume *v
 {
     struct json_object *o = json_object_new_object();
     struct json_object *told = json_object_new_array();
+    struct json_object *ages = json_object_new_array();
     for (size_t i = 0; i < v->n_told; i++) {
         struct json_object *t = json_object_new_object();
         put(t, "node", json_object_new_string(v->told[i]->node));
         put(t, "epoch", json_object_new_uint64(v->told[i]->epoch));
         json_object_array_add(told, t);
     }
+    for (size_t i = 0; i < v->n_leg_age; i++) {
+        struct json_object *a = json_object_new_object();
+        put(a, "node", json_object_new_string(v->leg_age[i]->node));
+        put(a, "age", json_object_new_uint64(v->leg_age[i]->age));
+        json_object_array_add(ages, a);
+    }
     put(o, "name", json_object_new_string(v->name));
     put(o, "decree", v->decree ? decree_json(v->decree) : NULL);
     put(o, "confirmed", json_object_new_boolean(v->confirmed));
     put(o, "older", json_object_new_boolean(v->highest_told > (v->decree ? v->decree->epoch : 0)));
     put(o, "told", told);
+    put(o, "leg_ages", ages);
     return o;
 }
 

@@ -279,6 +279,8 @@ size_t control_encode_witness_volume(uint8_t *out, const struct witness_volume *
     struct packed_decree decree;
     Lockstep__Control__Told told[ARRAY_LEN(v.told)];
     Lockstep__Control__Told *pointers[ARRAY_LEN(v.told)];
+    Lockstep__Control__Age ages[ARRAY_LEN(v.ages)];
+    Lockstep__Control__Age *age_pointers[ARRAY_LEN(v.ages)];
     Lockstep__Control__WitnessVolume m = LOCKSTEP__CONTROL__WITNESS_VOLUME__INIT;
     m.name = v.name;
     m.decree = decree_is_none(&v.decree) ? NULL : pack_decree(&decree, &v.decree, v.since_us);
@@ -292,6 +294,14 @@ size_t control_encode_witness_volume(uint8_t *out, const struct witness_volume *
     }
     m.n_told = v.told_count;
     m.told = pointers;
+    for (unsigned i = 0; i < v.age_count; i++) {
+        lockstep__control__age__init(&ages[i]);
+        ages[i].node = v.ages[i].node;
+        ages[i].age = v.ages[i].age;
+        age_pointers[i] = &ages[i];
+    }
+    m.n_leg_age = v.age_count;
+    m.leg_age = age_pointers;
     Lockstep__Control__Response r = LOCKSTEP__CONTROL__RESPONSE__INIT;
     r.message_case = LOCKSTEP__CONTROL__RESPONSE__MESSAGE_WITNESS_VOLUME;
     r.witness_volume = &m;

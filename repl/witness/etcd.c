@@ -2,7 +2,11 @@
  *
  * A question reads the volume's key; a swap that may be carried out then is one transaction, which compares the key
  * with what was read. A member that does not answer is passed over, and the next one is asked from the start: whether
- * the transaction was carried out, the key tells, by the proposal's tag. */
+ * the transaction was carried out, the key tells, by the proposal's tag.
+ *
+ * Rule leg-age: the node's age is read together with the key. When the answer is known, and the age that was asked with
+ * is higher than what was read, it is put by a transaction of its own, once, and the answer is given whatever becomes
+ * of that: no decree depends on an age. */
 #include <assert.h>
 #include <curl/curl.h>
 #include <errno.h>
@@ -24,6 +28,7 @@
 
 #define ATTEMPTS_IN_TIMEOUT 3 /* members that may keep silent within one question's time; with fewer members, those */
 #define PAUSE_MS 100          /* after all members were passed over: a leader may be being elected */
+#define AGE_PART_OF_ATTEMPT 4 /* for so much of it an answer that is known waits for an age that is being put */
 #define CONNECTIONS_PER_MEMBER_MAX 32
 #define CONNECTION_IDLE_S_MAX 30 /* firewalls forget connections without a word, and a register is asked rarely */
 #define IDLE_MS_MAX 3600000
@@ -32,6 +37,7 @@ enum question_state {
     QUESTION_NONE,     /* the slot is free */
     QUESTION_READING,  /* the key is asked for */
     QUESTION_SWAPPING, /* a transaction is under way */
+    QUESTION_TELLING,  /* the answer is known, and an age is being put */
     QUESTION_PAUSING,  /* no member was of use; they are asked again after a while */
 };
 
@@ -41,7 +47,8 @@ struct question {
     enum question_state state;
     struct register_request request;
     uint64_t deadline_ns;
-    uint64_t until_ns;    /* READING, SWAPPING: then this member is passed over; PAUSING: then it goes on */
+    uint64_t until_ns;    /* READING, SWAPPING: then this member is passed over; TELLING: then it is answered; PAUSING:
+                             then it goes on */
     unsigned endpoint;    /* which one is asked */
     unsigned passed_over; /* members in a row */
     /* The tag of a transaction that may still be carried out as far as this client knows; also of earlier questions. */
@@ -49,6 +56,8 @@ struct question {
     char refusal[REGISTER_REASON_BYTES];    /* etcd's, of the transaction; whether that is so the key has to tell */
     char last_fault[REGISTER_REASON_BYTES]; /* of the member that was passed over last */
     struct etcd_stored stored;              /* as read last */
+    bool without_age;                       /* nothing but the volume's key is read: no more could be had */
+    struct register_answer known;           /* SWAPPING: if it is carried out; TELLING: what is answered then */
     CURL *easy;                             /* NULL before the first use */
     char *answer;                           /* as it comes in; ETCD_ANSWER_BYTES_MAX, NULL before the first use */
     size_t answer_bytes;
@@ -89,11 +98,12 @@ static bool is_swap(const struct question *q) { return q->request.ask == REGISTE
 
 static void stop_transfer(struct client *c, struct question *q)
 {
-    if (q->state == QUESTION_READING || q->state == QUESTION_SWAPPING)
+    if (q->state == QUESTION_READING || q->state == QUESTION_SWAPPING || q->state == QUESTION_TELLING)
         curl_multi_remove_handle(c->multi, q->easy);
 }
 
-/* `q` is not looked at after this: it may be another question already. */
+/* `q` is not looked at after this: it may be another question already. q->known may be the answer: it is this thread's.
+ */
 static void finish(struct client *c, struct question *q, const struct register_answer *answer)
 {
     q->state = QUESTION_NONE;
@@ -198,9 +208,24 @@ static void send_to_member(struct client *c, struct question *q, enum question_s
 static void send_read(struct client *c, struct question *q)
 {
     char body[ETCD_BODY_BYTES_MAX];
-    size_t bytes = etcd_range_body(body, q->request.volume);
-    send_to_member(c, q, QUESTION_READING, ETCD_RANGE_PATH, body, bytes);
+    if (q->without_age) {
+        size_t bytes = etcd_range_body(body, q->request.volume);
+        send_to_member(c, q, QUESTION_READING, ETCD_RANGE_PATH, body, bytes);
+    } else {
+        size_t bytes = etcd_read_body(body, q->request.volume, q->request.node);
+        send_to_member(c, q, QUESTION_READING, ETCD_TXN_PATH, body, bytes);
+    }
 }
+
+/* A member before 3.4.21 whose space is used up refuses each transaction, also one that only reads; and somebody may
+ * have put more into that key than an answer may have. */
+static void read_without_age(struct client *c, struct question *q)
+{
+    q->without_age = true;
+    send_read(c, q);
+}
+
+static const char *node_whose_age_is_read(const struct question *q) { return q->without_age ? NULL : q->request.node; }
 
 static void send_swap(struct client *c, struct question *q)
 {
@@ -211,8 +236,25 @@ static void send_swap(struct client *c, struct question *q)
             c, q, "the decree cannot be written as etcd's value: a name that no configuration takes, or no memory");
         return;
     }
-    bytes = etcd_txn_body(body, q->request.volume, q->request.proposal.epoch, &q->stored, value, bytes);
+    bytes = etcd_txn_body(body, q->request.volume, node_whose_age_is_read(q), q->request.proposal.epoch, &q->stored,
+                          value, bytes);
     send_to_member(c, q, QUESTION_SWAPPING, ETCD_TXN_PATH, body, bytes);
+}
+
+/* The answer is q->known. */
+static void tell_age(struct client *c, struct question *q)
+{
+    char body[ETCD_BODY_BYTES_MAX];
+    const struct etcd_age age = { .volume_id = q->request.volume_id, .age = q->request.leg_age };
+    if (!q->without_age && etcd_age_is_due(&q->request, &q->stored, &q->known)) {
+        size_t bytes = etcd_age_body(body, q->request.volume, q->request.node, &q->stored.age, &age);
+        send_to_member(c, q, QUESTION_TELLING, ETCD_TXN_PATH, body, bytes);
+        if (q->state == QUESTION_TELLING) {
+            q->until_ns = min_u64(q->until_ns, clock_ns() + c->attempt_ns / AGE_PART_OF_ATTEMPT);
+            return;
+        }
+    }
+    finish(c, q, &q->known);
 }
 
 /* The transfer has ended, and was of no use. */
@@ -243,9 +285,8 @@ static void pass_over(struct client *c, struct question *q, const char *fault)
 
 static void judge(struct client *c, struct question *q)
 {
-    struct register_answer a;
-    if (!etcd_judge(&q->request, &q->stored, &a))
-        finish(c, q, &a);
+    if (!etcd_judge(&q->request, &q->stored, &q->known))
+        tell_age(c, q);
     else if (q->refusal[0])
         finish_refused(c, q, q->refusal);
     else
@@ -254,7 +295,10 @@ static void judge(struct client *c, struct question *q)
 
 static void read_done(struct client *c, struct question *q)
 {
-    if (etcd_range_answer(&q->stored, q->request.volume, q->answer, q->answer_bytes))
+    int rc = q->without_age
+                 ? etcd_range_answer(&q->stored, q->request.volume, q->answer, q->answer_bytes)
+                 : etcd_read_answer(&q->stored, q->request.volume, q->request.node, q->answer, q->answer_bytes);
+    if (rc)
         pass_over(c, q, "the answer is none of etcd's");
     else
         judge(c, q);
@@ -263,12 +307,13 @@ static void read_done(struct client *c, struct question *q)
 static void swap_done(struct client *c, struct question *q)
 {
     bool put;
-    if (etcd_txn_answer(&put, &q->stored, q->request.volume, q->answer, q->answer_bytes)) {
+    struct etcd_stored stands;
+    if (etcd_txn_answer(&put, &stands, q->request.volume, node_whose_age_is_read(q), q->answer, q->answer_bytes)) {
         pass_over(c, q, "the answer is none of etcd's");
     } else if (put) {
-        struct register_answer a = { .outcome = REGISTER_DONE, .decree = q->request.proposal };
-        finish(c, q, &a);
+        tell_age(c, q);
     } else {
+        q->stored = stands;
         judge(c, q);
     }
 }
@@ -278,6 +323,8 @@ static void not_done(struct client *c, struct question *q, long status)
     char reason[REGISTER_REASON_BYTES];
     if (etcd_error_answer(reason, status, q->answer, q->answer_bytes) == ETCD_TRIES_ELSEWHERE) {
         pass_over(c, q, reason);
+    } else if (q->state == QUESTION_READING && !q->without_age) {
+        read_without_age(c, q);
     } else if (q->state == QUESTION_SWAPPING) {
         /* A member that runs out of space while it carries out a transaction calls that an error, too. */
         snprintf(q->refusal, sizeof(q->refusal), "%s", reason);
@@ -292,7 +339,13 @@ static void transfer_done(struct client *c, struct question *q, CURLcode result)
     long status = 0;
     curl_easy_getinfo(q->easy, CURLINFO_RESPONSE_CODE, &status);
     curl_multi_remove_handle(c->multi, q->easy);
-    if (q->answer_too_long)
+    if (q->state == QUESTION_TELLING) {
+        finish(c, q, &q->known);
+        return;
+    }
+    if (q->answer_too_long && q->state == QUESTION_READING && !q->without_age)
+        read_without_age(c, q);
+    else if (q->answer_too_long)
         pass_over(c, q, "the answer is longer than any of etcd's to Lockstep");
     else if (result != CURLE_OK)
         pass_over(c, q, q->curl_error[0] ? q->curl_error : curl_easy_strerror(result));
@@ -311,6 +364,7 @@ static void begin(struct client *c, struct question *q)
     list_append(&c->active, &q->link);
     q->endpoint = c->preferred;
     q->passed_over = 0;
+    q->without_age = false;
     q->refusal[0] = 0;
     q->last_fault[0] = 0;
     const char *fault = register_request_fault(&q->request);
@@ -340,6 +394,11 @@ static void look_at_time(struct client *c, struct question *q, uint64_t now)
     char fault[64] = "";
     if (now < q->until_ns)
         return;
+    if (q->state == QUESTION_TELLING) {
+        stop_transfer(c, q);
+        finish(c, q, &q->known);
+        return;
+    }
     if (q->state != QUESTION_PAUSING) {
         stop_transfer(c, q);
         snprintf(fault, sizeof(fault), "no answer within %llu ms", (unsigned long long)(c->attempt_ns / NS_PER_MS));

@@ -35,6 +35,11 @@ bool etcd_judge(const struct register_request *q, const struct etcd_stored *stor
     }
     register_row_start(&row, q->volume, value.volume_id, decree_is_none(&value.decree) ? NULL : &value.decree);
     row.confirmed = true;
+    /* Whatever else is there tells nothing of this volume's leg, and no decree waits for it. */
+    struct etcd_age age;
+    if (etcd_age_decode(&age, stored->age.value, stored->age.value_bytes) == 0 &&
+        id_equal(age.volume_id, value.volume_id))
+        register_row_take_age(&row, q->node, age.age);
     bool put = register_row_ask(&row, q, a);
     /* What a cluster has brought along from another one is of a time before a restore, whatever its epoch. Only an
      * operator's adopt goes over it. */
@@ -46,4 +51,11 @@ bool etcd_judge(const struct register_request *q, const struct etcd_stored *stor
         return false;
     }
     return put;
+}
+
+bool etcd_age_is_due(const struct register_request *q, const struct etcd_stored *stored,
+                     const struct register_answer *a)
+{
+    struct etcd_age age;
+    return register_tells_age(q, a) && etcd_age_decode(&age, stored->age.value, stored->age.value_bytes) != -ENOTSUP;
 }

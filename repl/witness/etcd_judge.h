@@ -8,3 +8,8 @@
 /* True: the proposal is to be put in place of just this; the answer is then the one for when that has succeeded. */
 bool etcd_judge(const struct register_request *request, const struct etcd_stored *stored,
                 struct register_answer *answer);
+
+/* Whether the age that the request tells is to be put in place of just the one that was read: by what was answered, it
+ * is higher. What is none of Lockstep's makes room; what is of a later version stays. */
+bool etcd_age_is_due(const struct register_request *request, const struct etcd_stored *stored,
+                     const struct register_answer *answer);

@@ -1,4 +1,4 @@
-/* Decrees as they lie in etcd. */
+/* Decrees, and ages of legs, as they lie in etcd. */
 #include "repl/witness/etcd_value.h"
 
 #include <errno.h>
@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "repl/witness/etcd_json.h"
+#include "repl/witness/register_table.h"
 
 #define CAUSES (DECREE_ADOPT + 1)
 #define ID_TEXT_BYTES (2 * sizeof(struct id) + 1)
@@ -20,6 +21,12 @@ size_t etcd_history_key(char out[ETCD_KEY_BYTES_MAX], const char *volume, uint64
 {
     return (size_t)snprintf(out, ETCD_KEY_BYTES_MAX, "/lockstep/%.*s/history/%020" PRIu64, NAME_BYTES_MAX, volume,
                             epoch);
+}
+
+size_t etcd_age_key(char out[ETCD_KEY_BYTES_MAX], const char *volume, const char *node)
+{
+    return (size_t)snprintf(out, ETCD_KEY_BYTES_MAX, "/lockstep/%.*s/age/%.*s", NAME_BYTES_MAX, volume, NAME_BYTES_MAX,
+                            node);
 }
 
 /* ---- writing ---- */
@@ -108,6 +115,13 @@ size_t etcd_value_encode(char out[ETCD_VALUE_BYTES_MAX], const struct register_r
     return bytes;
 }
 
+size_t etcd_age_encode(char out[ETCD_AGE_BYTES_MAX], const struct etcd_age *age)
+{
+    char id[ID_TEXT_BYTES];
+    return (size_t)snprintf(out, ETCD_AGE_BYTES_MAX, "{\"lockstep\":%d,\"volume_id\":\"%s\",\"age\":%" PRIu64 "}",
+                            ETCD_VALUE_VERSION, id_text(age->volume_id, id), age->age);
+}
+
 /* ---- reading ---- */
 
 static bool hex(const char *text, uint8_t *out, size_t bytes)
@@ -182,18 +196,36 @@ static bool read_members(struct json_object *o, struct decree *d)
     return true;
 }
 
+static int check_version(struct json_object *o)
+{
+    uint64_t version;
+    if (!etcd_json_u64(o, "lockstep", &version) || version < ETCD_VALUE_VERSION)
+        return -EBADMSG;
+    return version > ETCD_VALUE_VERSION ? -ENOTSUP : 0;
+}
+
 int etcd_value_decode(struct etcd_value *out, const char *text, size_t bytes)
 {
     memset(out, 0, sizeof(*out));
     struct json_object *o CLEANUP_JSON = etcd_json_parse(text, bytes);
-    uint64_t version;
-    if (!etcd_json_u64(o, "lockstep", &version) || version < ETCD_VALUE_VERSION)
-        return -EBADMSG;
-    if (version > ETCD_VALUE_VERSION)
-        return -ENOTSUP;
+    int rc = check_version(o);
+    if (rc)
+        return rc;
     struct decree *d = &out->decree;
     bool good = read_id(o, "volume_id", &out->volume_id) && etcd_json_u64(o, "cluster_id", &out->cluster_id) &&
                 etcd_json_u64(o, "epoch", &d->epoch) && d->epoch > 0 && d->epoch <= INT64_MAX && read_tag(o, &d->tag) &&
                 read_cause(o, &d->cause) && read_name(o, "primary", d->primary) && read_members(o, d);
+    return good ? 0 : -EBADMSG;
+}
+
+int etcd_age_decode(struct etcd_age *out, const char *text, size_t bytes)
+{
+    memset(out, 0, sizeof(*out));
+    struct json_object *o CLEANUP_JSON = etcd_json_parse(text, bytes);
+    int rc = check_version(o);
+    if (rc)
+        return rc;
+    bool good = read_id(o, "volume_id", &out->volume_id) && etcd_json_u64(o, "age", &out->age) && out->age > 0 &&
+                out->age <= REGISTER_AGE_MAX;
     return good ? 0 : -EBADMSG;
 }

@@ -86,6 +86,8 @@ const char *register_request_fault(const struct register_request *q)
         return "a peer that is the node itself, or a name without an end";
     if (q->known_epoch > REGISTER_EPOCH_MAX)
         return "a known epoch that is out of range";
+    if (q->leg_age > REGISTER_AGE_MAX)
+        return "a leg's age that is out of range";
     switch (q->ask) {
     case REGISTER_READ: return NULL;
     case REGISTER_SWAP: return swap_fault(q);
@@ -153,6 +155,39 @@ static void listen_to(struct register_row *row, const struct register_request *q
                         is_alone(&row->decree, q->node);
     if (row->highest_told <= row->decree.epoch && (serves_alone || !awaited(row, q)))
         row->confirmed = true;
+}
+
+/* ---- ages ---- */
+
+/* A new disk has no part of the volume, and its node's former leg is none of its own. */
+static uint64_t age_for(const struct register_row *row, const struct register_request *q)
+{
+    for (unsigned i = 0; i < REGISTER_TOLD_MAX && !id_is_none(q->volume_id); i++)
+        if (strcmp(row->ages[i].node, q->node) == 0)
+            return row->ages[i].age;
+    return 0;
+}
+
+bool register_tells_age(const struct register_request *q, const struct register_answer *a)
+{
+    bool heard = a->outcome != REGISTER_REFUSED && a->outcome != REGISTER_UNREACHABLE;
+    return heard && !decree_is_none(&a->decree) && !id_is_none(q->volume_id) && q->leg_age > a->leg_age;
+}
+
+bool register_row_take_age(struct register_row *row, const char *node, uint64_t age)
+{
+    assert(*node && age <= REGISTER_AGE_MAX);
+    unsigned place = 0;
+    while (place < REGISTER_TOLD_MAX - 1 && strcmp(row->ages[place].node, node) != 0)
+        place++;
+    uint64_t known = strcmp(row->ages[place].node, node) == 0 ? row->ages[place].age : 0;
+    if (age <= known)
+        return false;
+    struct register_age taken = { .age = age };
+    memcpy(taken.node, node, strlen(node) + 1);
+    memmove(&row->ages[1], &row->ages[0], place * sizeof(row->ages[0]));
+    row->ages[0] = taken;
+    return true;
 }
 
 /* ---- answers ---- */
@@ -262,6 +297,7 @@ bool register_row_ask(struct register_row *row, const struct register_request *q
         return false;
     }
     listen_to(row, q);
+    a->leg_age = age_for(row, q);
     bool changed = false;
     if (q->ask == REGISTER_SWAP)
         changed = swap(row, q, a);

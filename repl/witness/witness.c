@@ -45,6 +45,11 @@ static void describe(const struct volume_row *v, struct witness_volume *out)
         memcpy(out->told[out->told_count].node, row->told[out->told_count].node, NAME_BYTES_MAX);
         out->told[out->told_count].epoch = row->told[out->told_count].epoch;
     }
+    static_assert(ARRAY_LEN(out->ages) == REGISTER_TOLD_MAX, "room for all ages");
+    for (; out->age_count < REGISTER_TOLD_MAX && row->ages[out->age_count].node[0]; out->age_count++) {
+        memcpy(out->ages[out->age_count].node, row->ages[out->age_count].node, NAME_BYTES_MAX);
+        out->ages[out->age_count].age = row->ages[out->age_count].age;
+    }
 }
 
 static void order_status(struct witness *w, struct witness_order *o, const struct volume_row *one)

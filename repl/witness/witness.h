@@ -54,6 +54,11 @@ struct witness_volume {
         char node[NAME_BYTES_MAX];
         uint64_t epoch;
     } told[4]; /* who has told since the start what he knows */
+    unsigned age_count;
+    struct {
+        char node[NAME_BYTES_MAX];
+        uint64_t age;
+    } ages[4]; /* the highest that each node ever told of its leg */
 };
 
 /* The caller's, until `done`, which is called on the witness's thread. */

@@ -47,6 +47,12 @@ static void add_stored(void *ctx, const char *name, struct id volume_id, const s
     register_row_start(&row->row, name, volume_id, decree);
 }
 
+static bool add_stored_age(void *ctx, const char *volume, const char *node, uint64_t age)
+{
+    struct volume_row *row = batch_find(ctx, volume);
+    return row && register_row_take_age(&row->row, node, age);
+}
+
 int batch_open(struct witness *w, bool *is_new, struct err *err)
 {
     assert(!w->store);
@@ -54,6 +60,8 @@ int batch_open(struct witness *w, bool *is_new, struct err *err)
     int rc = witness_store_open(&w->store, w->state, is_new, err);
     if (rc == 0)
         rc = witness_store_load(w->store, add_stored, w, err);
+    if (rc == 0)
+        rc = witness_store_load_ages(w->store, add_stored_age, w, err);
     if (rc && w->store) {
         witness_store_close(w->store);
         w->store = NULL;
@@ -208,9 +216,53 @@ static void answer_all(struct witness *w)
     }
 }
 
+/* ---- ages ---- */
+
+/* Rule leg-age. After the decrees, and in a commit of their own: what goes wrong with an age changes no answer, and an
+ * answer tells only what is on stable storage. An age that cannot be stored is not remembered; its node tells it again.
+ *
+ * Before the answers leave, so that an age whose question was answered is lost only with a disk that fails. Nobody
+ * waits for more than one commit a minute. */
+static void keep_ages(struct witness *w)
+{
+    struct witness_age ages[BATCH_MAX];
+    unsigned count = 0;
+    if (clock_ns() < w->ages_rest_until_ns)
+        return;
+    for (unsigned i = 0; i < w->batch_count; i++) {
+        struct pending *p = &w->batch[i];
+        const struct register_request *q = &p->request;
+        if (p->volume && register_tells_age(q, &p->answer) &&
+            register_row_take_age(&p->volume->row, q->node, q->leg_age))
+            ages[count++] = (struct witness_age) { q->volume, q->node, q->leg_age };
+    }
+    if (count == 0)
+        return;
+    struct err err = { 0 };
+    if (witness_store_put_ages(w->store, ages, count, &err) == 0) {
+        if (w->ages_fail)
+            witness_tell(w, NULL, NOTE_INFO, "the ages of legs are stored again");
+        w->ages_fail = false;
+        return;
+    }
+    for (unsigned i = 0; i < w->batch_count; i++)
+        if (w->batch[i].volume)
+            memcpy(w->batch[i].volume->row.ages, w->batch[i].before.ages, sizeof(w->batch[i].before.ages));
+    if (!w->ages_fail)
+        witness_tell(w, NULL, NOTE_ERROR,
+                     "the ages of legs cannot be stored: a disk that is put back from an old copy may not be noticed; "
+                     "decrees are given nonetheless: %s",
+                     err.text);
+    w->ages_fail = true;
+    w->ages_rest_until_ns = clock_ns() + REOPEN_NS;
+    if (witness_store_is_broken(w->store))
+        batch_store_lost(w, &err);
+}
+
 void batch_run(struct witness *w)
 {
     answer_all(w);
+    keep_ages(w);
     for (unsigned i = 0; i < w->batch_count; i++) {
         struct pending *p = &w->batch[i];
         if (p->changed) {

@@ -97,6 +97,7 @@ static int take_question(const Lockstep__Witness__Question *m, struct register_r
         return wrong(why, "a volume's identity that does not have 16 bytes");
     out->known_epoch = m->known_epoch;
     out->serving_alone = m->serving_alone;
+    out->leg_age = m->leg_age;
     out->ask = REGISTER_READ;
     const Lockstep__Witness__Swap *s = m->swap;
     if (!s)
@@ -162,6 +163,9 @@ static int take_answer(const Lockstep__Witness__Answer *m, struct register_answe
         return wrong(why, "an answer that is unknown here");
     if (!take_text(m->reason, out->reason))
         return wrong(why, "a reason that is too long");
+    if (m->leg_age > REGISTER_AGE_MAX)
+        return wrong(why, "a leg's age that is out of range");
+    out->leg_age = m->leg_age;
     int rc = m->decree ? take_decree(m->decree, &out->decree, why) : 0;
     if (rc)
         return rc;
@@ -246,6 +250,7 @@ size_t witness_question_encode(uint8_t *out, uint64_t number, const struct regis
     m.peer = q.peer;
     m.known_epoch = q.known_epoch;
     m.serving_alone = q.serving_alone;
+    m.leg_age = q.leg_age;
     if (q.ask == REGISTER_SWAP) {
         swap.expected_epoch = q.expected_epoch;
         swap.expected_tag = q.expected_tag;
@@ -280,6 +285,7 @@ size_t witness_answer_encode(uint8_t *out, uint64_t number, const struct registe
     m.number = number;
     m.outcome = outcome_field(a.outcome);
     m.reason = a.reason;
+    m.leg_age = a.leg_age;
     if (!decree_is_none(&a.decree))
         m.decree = pack_decree(&decree, &a.decree);
     return pack(&m.base, out);

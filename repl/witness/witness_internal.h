@@ -63,7 +63,9 @@ struct witness {
     struct witness_store *store; /* NULL: it is to be opened anew */
     struct err store_err;
     uint64_t reopen_ns;
-    struct volume_row *rows; /* WITNESS_VOLUMES_MAX */
+    bool ages_fail;              /* so the log has it */
+    uint64_t ages_rest_until_ns; /* then they are tried again: a disk may take long to fail, and all wait meanwhile */
+    struct volume_row *rows;     /* WITNESS_VOLUMES_MAX */
     unsigned row_count;
     struct list conns;
     unsigned conn_count;

@@ -1,4 +1,4 @@
-/* Where the embedded witness keeps decrees: one SQLite database. */
+/* Where the embedded witness keeps decrees, and the ages of legs: one SQLite database. */
 #include "repl/witness/witness_store.h"
 
 #include <assert.h>
@@ -29,9 +29,17 @@ struct witness_store {
     sqlite3_stmt *insert;
     sqlite3_stmt *replace;
     sqlite3_stmt *add;
+    sqlite3_stmt *put_age;
+    sqlite3_stmt *trim_ages;
     bool in_transaction;
     bool broken;
 };
+
+/* Rows are numbered anew when they are replaced: the one that grew last has the highest number. */
+#define AGE_TABLE                                                                                                      \
+    "CREATE TABLE age ("                                                                                               \
+    " number INTEGER PRIMARY KEY, volume TEXT NOT NULL, node TEXT NOT NULL, age INTEGER NOT NULL,"                     \
+    " UNIQUE (volume, node)) STRICT;"
 
 static const char schema[] =
     "CREATE TABLE decree ("
@@ -43,7 +51,7 @@ static const char schema[] =
     "CREATE INDEX decree_by_volume ON decree (volume, number);"
     "CREATE TABLE volume ("
     " name TEXT PRIMARY KEY, volume_id BLOB NOT NULL, epoch INTEGER NOT NULL, tag INTEGER NOT NULL,"
-    " number INTEGER NOT NULL REFERENCES decree (number)) STRICT, WITHOUT ROWID;";
+    " number INTEGER NOT NULL REFERENCES decree (number)) STRICT, WITHOUT ROWID;" AGE_TABLE;
 
 /* ---- errors ---- */
 
@@ -141,7 +149,9 @@ static void disconnect(struct witness_store *s)
     sqlite3_finalize(s->insert);
     sqlite3_finalize(s->replace);
     sqlite3_finalize(s->add);
-    s->insert = s->replace = s->add = NULL;
+    sqlite3_finalize(s->put_age);
+    sqlite3_finalize(s->trim_ages);
+    s->insert = s->replace = s->add = s->put_age = s->trim_ages = NULL;
     sqlite3_close(s->db);
     s->db = NULL;
 }
@@ -198,24 +208,24 @@ static int make_database(struct witness_store *s, const char *directory, struct 
     return sync_directory(directory, err);
 }
 
-static int check_database(struct witness_store *s, struct err *err)
+/* `version` is what it has. */
+static int check_database(struct witness_store *s, long long *version, struct err *err)
 {
     long long application = 0;
-    long long version = 0;
     int rc = ask_number(s, "PRAGMA application_id", &application, err);
     if (rc == 0)
-        rc = ask_number(s, "PRAGMA user_version", &version, err);
+        rc = ask_number(s, "PRAGMA user_version", version, err);
     if (rc)
         return rc;
     if (application != APPLICATION_ID)
         return err_set(err, -EUCLEAN,
                        "%s: is no database of a witness: move it away, so that a new one is made, " WAY_BACK, s->path);
-    if (version != WITNESS_SCHEMA)
+    if (*version < 1 || *version > WITNESS_SCHEMA)
         return err_set(
             err, -EPROTONOSUPPORT,
             "%s: is of version %lld, and this lockstepd knows %d: use the lockstepd that made it, or a newer "
             "one",
-            s->path, version, WITNESS_SCHEMA);
+            s->path, *version, WITNESS_SCHEMA);
     char text[256];
     rc = ask(s, "PRAGMA quick_check(1)", text, sizeof(text), err);
     if (rc == 0 && strcmp(text, "ok") != 0)
@@ -223,6 +233,16 @@ static int check_database(struct witness_store *s, struct err *err)
                      "%s: is damaged (%s): restore a copy, or move it away, so that a new one is made; " WAY_BACK,
                      s->path, text);
     return rc;
+}
+
+/* Version 1 had no ages. */
+static int upgrade(struct witness_store *s, long long version, struct err *err)
+{
+    char sql[sizeof(AGE_TABLE) + 128];
+    if (version == WITNESS_SCHEMA)
+        return 0;
+    snprintf(sql, sizeof(sql), "BEGIN IMMEDIATE; %sPRAGMA user_version=%d; COMMIT;", AGE_TABLE, WITNESS_SCHEMA);
+    return run(s, sql, err);
 }
 
 static int prepare(struct witness_store *s, const char *sql, sqlite3_stmt **out, struct err *err)
@@ -233,6 +253,7 @@ static int prepare(struct witness_store *s, const char *sql, sqlite3_stmt **out,
 static int open_database(struct witness_store *s, struct err *err)
 {
     char mode[16];
+    long long version = 0;
     int rc = connect_to(s, s->path, false, err);
     if (rc == 0)
         rc = run(s, "PRAGMA locking_mode=EXCLUSIVE; PRAGMA synchronous=FULL; PRAGMA trusted_schema=OFF;", err);
@@ -241,7 +262,9 @@ static int open_database(struct witness_store *s, struct err *err)
     if (rc == 0 && strcmp(mode, "wal") != 0)
         rc = err_set(err, -EIO, "%s: no write-ahead log can be had on this file system (found: %s)", s->path, mode);
     if (rc == 0)
-        rc = check_database(s, err);
+        rc = check_database(s, &version, err);
+    if (rc == 0)
+        rc = upgrade(s, version, err);
     /* What a broken store has left in the log may be in the cache only. Into the database with it, which is synced. */
     if (rc == 0 && sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL) != SQLITE_OK)
         rc = say(s, err);
@@ -260,6 +283,13 @@ static int open_database(struct witness_store *s, struct err *err)
                      "INSERT INTO volume (name, volume_id, epoch, tag, number) VALUES (?1, ?2, ?3, ?4, ?5) "
                      "ON CONFLICT DO NOTHING",
                      &s->add, err);
+    if (rc == 0)
+        rc = prepare(s, "INSERT OR REPLACE INTO age (volume, node, age) VALUES (?1, ?2, ?3)", &s->put_age, err);
+    if (rc == 0)
+        rc = prepare(s,
+                     "DELETE FROM age WHERE volume = ?1 AND number NOT IN "
+                     "(SELECT number FROM age WHERE volume = ?1 ORDER BY number DESC LIMIT ?2)",
+                     &s->trim_ages, err);
     return rc;
 }
 
@@ -399,6 +429,29 @@ int witness_store_load(struct witness_store *s,
     return rc;
 }
 
+int witness_store_load_ages(struct witness_store *s,
+                            bool (*age)(void *ctx, const char *volume, const char *node, uint64_t age), void *ctx,
+                            struct err *err)
+{
+    sqlite3_stmt *q = NULL;
+    int rc = prepare(s, "SELECT volume, node, age FROM age ORDER BY number", &q, err);
+    if (rc)
+        return rc;
+    int step = SQLITE_ROW;
+    while (rc == 0 && (step = sqlite3_step(q)) == SQLITE_ROW) {
+        char volume[NAME_BYTES_MAX] = "?";
+        char node[NAME_BYTES_MAX];
+        sqlite3_int64 value = sqlite3_column_int64(q, 2);
+        if (!column_name(q, 0, false, volume) || !column_name(q, 1, false, node) || value <= 0 ||
+            !age(ctx, volume, node, (uint64_t)value))
+            rc = damaged(s, volume, err);
+    }
+    if (rc == 0 && step != SQLITE_DONE)
+        rc = say(s, err);
+    sqlite3_finalize(q);
+    return rc;
+}
+
 int witness_store_history(struct witness_store *s, const char *volume, uint64_t *before,
                           struct witness_entry entries[WITNESS_HISTORY_AT_ONCE], unsigned *count, struct err *err)
 {
@@ -464,7 +517,6 @@ static int check_place(struct witness_store *s, struct err *err)
     int moved = 0;
     if (sqlite3_file_control(s->db, "main", SQLITE_FCNTL_HAS_MOVED, &moved) != SQLITE_OK || !moved)
         return 0;
-    s->broken = true;
     return err_set(err, -ESTALE, "%s: was moved or replaced while it was in use", s->path);
 }
 
@@ -473,8 +525,10 @@ static int begin(struct witness_store *s, struct err *err)
     if (s->in_transaction)
         return 0;
     int rc = check_place(s, err);
-    if (rc)
+    if (rc) {
+        s->broken = true;
         return rc;
+    }
     if (sqlite3_exec(s->db, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK)
         return failed(s, err);
     s->in_transaction = true;
@@ -553,16 +607,57 @@ int witness_store_commit(struct witness_store *s, struct err *err)
     return 0;
 }
 
-int witness_store_forget(struct witness_store *s, const char *volume, struct err *err)
+static bool put_age(struct witness_store *s, const struct witness_age *a)
+{
+    sqlite3_bind_text(s->put_age, 1, a->volume, -1, SQLITE_STATIC);
+    sqlite3_bind_text(s->put_age, 2, a->node, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(s->put_age, 3, (sqlite3_int64)a->age);
+    sqlite3_bind_text(s->trim_ages, 1, a->volume, -1, SQLITE_STATIC);
+    sqlite3_bind_int(s->trim_ages, 2, REGISTER_TOLD_MAX);
+    return step_change(s->put_age) && step_change(s->trim_ages);
+}
+
+/* What is left behind in the log by a commit that failed is of no harm, should it come to light: an age that was told
+ * is true. And the next commit begins where that one did, so that no decree of before or after depends on it. */
+int witness_store_put_ages(struct witness_store *s, const struct witness_age *ages, unsigned count, struct err *err)
+{
+    assert(!s->broken && !s->in_transaction);
+    int rc = check_place(s, err); /* the next decree, too, finds that it was moved */
+    if (rc)
+        return rc;
+    if (sqlite3_exec(s->db, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK)
+        return say(s, err);
+    s->in_transaction = true;
+    bool done = true;
+    for (unsigned i = 0; done && i < count; i++)
+        done = put_age(s, &ages[i]);
+    if (done && sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL) == SQLITE_OK) {
+        s->in_transaction = false;
+        return 0;
+    }
+    rc = say(s, err);
+    sqlite3_reset(s->put_age);
+    sqlite3_reset(s->trim_ages);
+    witness_store_rollback(s);
+    return rc;
+}
+
+static bool delete_of(struct witness_store *s, const char *sql, const char *volume)
 {
     sqlite3_stmt *q = NULL;
+    if (sqlite3_prepare_v2(s->db, sql, -1, &q, NULL) != SQLITE_OK)
+        return false;
+    sqlite3_bind_text(q, 1, volume, -1, SQLITE_STATIC);
+    bool done = sqlite3_step(q) == SQLITE_DONE;
+    return sqlite3_finalize(q) == SQLITE_OK && done;
+}
+
+int witness_store_forget(struct witness_store *s, const char *volume, struct err *err)
+{
     int rc = begin(s, err);
     if (rc)
         return rc;
-    if (sqlite3_prepare_v2(s->db, "DELETE FROM volume WHERE name = ?1", -1, &q, NULL) != SQLITE_OK)
-        return failed(s, err);
-    sqlite3_bind_text(q, 1, volume, -1, SQLITE_STATIC);
-    bool done = sqlite3_step(q) == SQLITE_DONE;
-    done = sqlite3_finalize(q) == SQLITE_OK && done;
+    bool done = delete_of(s, "DELETE FROM volume WHERE name = ?1", volume) &&
+                delete_of(s, "DELETE FROM age WHERE volume = ?1", volume);
     return done ? witness_store_commit(s, err) : failed(s, err);
 }

@@ -47,6 +47,7 @@ static void answered(void *context, uint32_t slot, const struct register_answer 
     put(o, "primary", json_object_new_string(d->primary));
     put(o, "members", members);
     put(o, "reason", json_object_new_string(a->reason));
+    put(o, "leg_age", json_object_new_uint64(a->leg_age));
     put(o, "ms", json_object_new_double((double)(clock_ns() - asked_ns[slot]) / (double)NS_PER_MS));
     printf("%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
     fflush(stdout);
@@ -93,6 +94,7 @@ static struct register_request request_of(struct json_object *o)
     text(o, "peer", q.peer, sizeof(q.peer));
     q.known_epoch = number(o, "known_epoch");
     q.serving_alone = json_object_get_boolean(json_object_object_get(o, "serving_alone"));
+    q.leg_age = number(o, "leg_age");
     q.expected_epoch = number(o, "expected_epoch");
     q.expected_tag = number(o, "expected_tag");
     q.over_older = json_object_get_boolean(json_object_object_get(o, "over_older"));

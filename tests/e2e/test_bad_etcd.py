@@ -103,8 +103,8 @@ def no_space(t):
     asked = p.proposal(first)
     p.ask(**asked)
     answered(t, "a swap", p.answer(), "refused", "NOSPACE")
-    seen = answered(t, "a read", p.read(known_epoch=1), "stands")
-    t.check(seen["tag"] == first["tag"], "and nothing has changed", seen)
+    seen = answered(t, "a read", p.read(known_epoch=1, leg_age=5), "stands")
+    t.check(seen["tag"] == first["tag"] and etcd.age() is None, "and nothing has changed; an age is not stored, and refuses nothing", seen)
     revision = etcd.call("/v3/kv/range", key="Zm9v")["header"]["revision"]
     etcd.call("/v3/kv/compaction", revision=revision, physical=True)
     etcd.call("/v3/maintenance/defragment")

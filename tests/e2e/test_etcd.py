@@ -178,6 +178,46 @@ def lost_answers(t, etcd, stands):
     b.close()
 
 
+def ages(t, etcd):
+    t.step("the highest age that a node told of its leg")
+    proxy = Proxy(t, etcd.members[0])
+    p = Probe(t, etcd.url(proxy.endpoint), timeout_ms=2000)
+    first = outcome(t, "a first decree, with an age", p.swap(None, volume="aged", leg_age=5), "done")
+    t.check(first["leg_age"] == 0 and etcd.age("aged") == 5, "there was none, and it is there now", first)
+    revision = etcd.call("/v3/kv/range", key="Zm9v")["header"]["revision"]
+    seen = outcome(t, "the same again", p.read("aged", known_epoch=1, leg_age=5), "stands")
+    put_back = outcome(t, "one that was put back from an old copy", p.read("aged", known_epoch=1, leg_age=3), "stands")
+    t.check(seen["leg_age"] == put_back["leg_age"] == 5, "are told which it was", put_back)
+    now = etcd.call("/v3/kv/range", key="Zm9v")["header"]["revision"]
+    t.check(now == revision, "and nothing is written for them", (revision, now))
+
+    t.step("what becomes of an age changes no answer")
+    proxy.mode = "silent"
+    held = outcome(t, "nothing is heard of it any more", p.read("aged", known_epoch=1, leg_age=6), "stands")
+    t.check(proxy.seen.acquire(blocking=False) and held["tag"] == first["tag"] and held["ms"] < 1500,
+            f"it is answered with what was read, after {held['ms']:.0f} ms", held)
+    proxy.release()
+    proxy.mode = "hold"
+    outcome(t, "it stays on the way", p.read("aged", known_epoch=1, leg_age=7), "stands")
+    t.check(proxy.seen.acquire(blocking=False), "it is on its way")
+    direct = Probe(t, etcd.url())
+    outcome(t, "a higher one comes first", direct.read("aged", known_epoch=1, leg_age=9), "stands")
+    proxy.release()
+    t.check(etcd.age("aged") == 9, "then the late one changes nothing", etcd.age("aged"))
+    p.close()
+
+    t.step("what is none of Lockstep's where an age should be")
+    for value, then in (("hello", 10), ("", 11), ("x" * 10000, 12), ("x" * 200000, 12), ('{"lockstep":2}', None)):
+        etcd.put("/lockstep/aged/age/paris-a", value)
+        answer = outcome(t, f"{value[:20]!r}, {len(value)} bytes", direct.read("aged", known_epoch=1, leg_age=then or 13), "stands")
+        t.check(answer["leg_age"] == 0, "no age is known", answer)
+        stays = len(value) > 100000 or then is None
+        t.check((etcd.get("/lockstep/aged/age/paris-a") == value) if stays else (etcd.age("aged") == then),
+                "it stays" if stays else "it makes room")
+        first = outcome(t, "a swap", direct.swap(first, volume="aged", leg_age=1), "done")
+    direct.close()
+
+
 def tls(t):
     t.step("TLS on both sides, with certificates of one authority")
     ours, theirs = Tls(t), Tls(t, "stranger")
@@ -209,6 +249,7 @@ def test(t):
     stands = lost_members(t, etcd, a, stands)
     stands = silent_member(t, etcd, stands)
     lost_answers(t, etcd, stands)
+    ages(t, etcd)
     a.close()
     b.close()
     tls(t)

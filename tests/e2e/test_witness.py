@@ -5,6 +5,7 @@ start; and what its operator can look at and decide."""
 import os
 import random
 import shutil
+import sqlite3
 import threading
 
 from lib import proc, run
@@ -73,6 +74,61 @@ def killed_at_any_moment(t, w):
             f"{len(history)} of {standing[0]} in the history")
 
 
+def ages(t, w):
+    t.step("the highest age that a node told of its leg survives SIGKILL at any moment")
+    rng = random.Random(t.seed)
+    kills = t.rounds(KILLS // 2, KILLS_LONG // 4)
+    a, b = Node(w, "aged", "paris-a"), Node(w, "aged", "paris-b")
+    first(t, a, b)
+    b.age = 3
+    b.ask()
+    for _ in range(kills):
+        killer = threading.Timer(rng.uniform(0.01, 0.2), w.process.kill)
+        killer.start()
+        answered = a.age
+        try:
+            while True:
+                a.age += 1
+                outcome, *_, reason = a.ask()
+                must(outcome in ("stands", "unconfirmed") and a.remembered == answered, f"{outcome}: {reason}, {a.remembered} for {answered}")
+                answered = a.age
+        except OSError:
+            pass
+        killer.join()
+        w.sigkill()
+        w.start()
+        told, a.age = a.age, 1  # its disk is put back from an old copy
+        a.ask()
+        must(a.remembered in (answered, told), f"{a.remembered} is remembered, {answered} was answered, {told} was told last")
+        a.age = a.remembered
+        b.hang_up()
+        b.ask()
+        must(b.remembered == 3, f"the other node's: {b.remembered}")
+    shown = {x["node"]: x["age"] for x in w.status("aged")["leg_ages"]}
+    t.check(shown == {"paris-a": a.age, "paris-b": 3}, f"{kills} kills, up to age {a.age}; status shows them", shown)
+
+    t.step("a database of before there were ages is upgraded in place")
+    w.stop()
+    db = sqlite3.connect(w.state / "witness.db")
+    db.executescript("DROP TABLE age; PRAGMA user_version=1;")
+    db.close()
+    w.start()
+    a.hang_up()
+    outcome, epoch, *_ = a.ask()
+    t.check((outcome, epoch, a.remembered) == ("unconfirmed", 1, 0), "its decrees stand, and it has no ages", (outcome, epoch))
+    a.ask()
+    t.check(a.remembered == a.age, "until they are told", a.remembered)
+    w.stop()
+    w.start()
+    a.hang_up()
+    a.ask()
+    t.check(a.remembered == a.age, "and they stay", a.remembered)
+    w.lockstep("forget", "aged")
+    t.check(w.status("aged")["leg_ages"] == [], "until the volume is forgotten")
+    a.hang_up()
+    b.hang_up()
+
+
 def test(t):
     w = Witness(t).start()
     t.step("the suite of all registers, against this one")
@@ -85,6 +141,8 @@ def test(t):
 
     t.step("killed while it decides")
     killed_at_any_moment(t, w)
+
+    ages(t, w)
 
     t.step("what an operator sees and decides")
     a, b = Node(w, "gold42", "paris-a"), Node(w, "gold42", "paris-b")

@@ -1,5 +1,5 @@
-/* What etcd, or whoever answers in its place, may say: values, answers of the gateway, errors; and URLs. Any bytes are
- * refused, or mean something that can be judged and written again. The first byte says which it is. */
+/* What etcd, or whoever answers in its place, may say: values, ages, answers of the gateway, errors; and URLs. Any
+ * bytes are refused, or mean something that can be judged and written again. The first byte says which it is. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,6 +24,7 @@ static struct register_request request(enum register_ask ask)
                                   .volume = "a",
                                   .node = "paris-a",
                                   .known_epoch = 2,
+                                  .leg_age = 3,
                                   .expected_epoch = 2,
                                   .expected_tag = 2,
                                   .proposal = { .epoch = 3, .tag = 3, .cause = DECREE_RENEW, .member_count = 1 } };
@@ -45,6 +46,17 @@ static void fuzz_value(const char *text, size_t bytes)
     check(n > 0 && etcd_value_decode(&back, again, n) == 0 && memcmp(&back, &v, sizeof(v)) == 0);
 }
 
+static void fuzz_age(const char *text, size_t bytes)
+{
+    struct etcd_age v, back;
+    char again[ETCD_AGE_BYTES_MAX];
+    if (etcd_age_decode(&v, text, bytes))
+        return;
+    check(v.age > 0 && v.age <= INT64_MAX && !id_is_none(v.volume_id));
+    size_t n = etcd_age_encode(again, &v);
+    check(etcd_age_decode(&back, again, n) == 0 && memcmp(&back, &v, sizeof(v)) == 0);
+}
+
 static void fuzz_stored(const struct etcd_stored *stored)
 {
     check(stored->cluster_id != 0 && stored->value_bytes <= sizeof(stored->value));
@@ -52,12 +64,18 @@ static void fuzz_stored(const struct etcd_stored *stored)
     struct register_request q = request(REGISTER_READ);
     check(!etcd_judge(&q, stored, &a));
     check(memchr(a.reason, 0, sizeof(a.reason)) != NULL);
+    if (etcd_age_is_due(&q, stored, &a)) {
+        const struct etcd_age age = { q.volume_id, q.leg_age };
+        char body[ETCD_BODY_BYTES_MAX];
+        check(a.leg_age < q.leg_age && !decree_is_none(&a.decree));
+        check(etcd_age_body(body, q.volume, q.node, &stored->age, &age) < sizeof(body));
+    }
     q = request(REGISTER_SWAP);
     if (!etcd_judge(&q, stored, &a))
         return;
     char body[ETCD_BODY_BYTES_MAX], value[ETCD_VALUE_BYTES_MAX];
     size_t n = etcd_value_encode(value, &q, stored->cluster_id, 0);
-    check(n > 0 && etcd_txn_body(body, q.volume, q.proposal.epoch, stored, value, n) < sizeof(body));
+    check(n > 0 && etcd_txn_body(body, q.volume, q.node, q.proposal.epoch, stored, value, n) < sizeof(body));
 }
 
 static void fuzz_base64(const char *text, size_t bytes)
@@ -92,14 +110,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct etcd_stored stored;
     char reason[REGISTER_REASON_BYTES];
     bool put;
-    switch (data[0] % 6) {
+    switch (data[0] % 8) {
     case 0: fuzz_value(text, size); break;
     case 1:
         if (etcd_range_answer(&stored, "a", text, size) == 0)
             fuzz_stored(&stored);
         break;
     case 2:
-        if (etcd_txn_answer(&put, &stored, "a", text, size) == 0)
+        if (etcd_txn_answer(&put, &stored, "a", NULL, text, size) == 0)
+            fuzz_stored(&stored);
+        if (etcd_txn_answer(&put, &stored, "a", "paris-a", text, size) == 0)
             fuzz_stored(&stored);
         break;
     case 3:
@@ -108,6 +128,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         break;
     case 4: fuzz_base64(text, size); break;
     case 5: fuzz_url(text, size); break;
+    case 6: fuzz_age(text, size); break;
+    case 7:
+        if (etcd_read_answer(&stored, "a", "paris-a", text, size) == 0)
+            fuzz_stored(&stored);
+        break;
     }
     return 0;
 }

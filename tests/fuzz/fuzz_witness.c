@@ -15,6 +15,8 @@ static void judge(const struct register_request *q)
     register_row_start(&row, "gold42", (struct id) { 0 }, NULL);
     if (register_row_ask(&row, q, &a) && q->peer[0])
         abort(); /* its peer has told nothing yet */
+    if (register_tells_age(q, &a))
+        abort(); /* there is no decree */
     bool says_why = a.outcome == REGISTER_OLDER || a.outcome == REGISTER_UNCONFIRMED || a.outcome == REGISTER_REFUSED;
     if (says_why != (a.reason[0] != 0))
         abort();
@@ -22,6 +24,13 @@ static void judge(const struct register_request *q)
     if (!register_row_confirm(&row, reason))
         return;
     if (register_row_ask(&row, q, &a) && (a.outcome != REGISTER_DONE || row.decree.epoch != q->proposal.epoch))
+        abort();
+    if (!register_tells_age(q, &a))
+        return;
+    if (a.leg_age != 0 || !register_row_take_age(&row, q->node, q->leg_age))
+        abort();
+    register_row_ask(&row, q, &a);
+    if (a.leg_age != q->leg_age || register_tells_age(q, &a))
         abort();
 }
 

@@ -146,6 +146,8 @@ static void arrive(struct sim *s, const struct sim_register_message *m)
     if (s->reg.down_until_ns > s->now_ns)
         return;
     register_row_ask(&s->reg.row, &request, &a);
+    if (register_tells_age(&request, &a))
+        register_row_take_age(&s->reg.row, request.node, request.leg_age);
     if (request.ask == REGISTER_SWAP)
         sim_trace(s, "R swap    of %c: %s, epoch %" PRIu64 " for %" PRIu64 ": %s", 'A' + node,
                   decree_cause_name(request.proposal.cause), request.proposal.epoch, request.expected_epoch,
@@ -360,9 +362,9 @@ void sim_register_strike(struct sim *s)
         COVER(register_restart);
         sim_trace(s, "R node    starts anew");
         {
-            struct decree d = r->row.decree;
-            struct id volume_id = r->row.volume_id;
-            register_row_start(&r->row, SIM_VOLUME, volume_id, decree_is_none(&d) ? NULL : &d);
+            const struct register_row was = r->row;
+            register_row_start(&r->row, SIM_VOLUME, was.volume_id, decree_is_none(&was.decree) ? NULL : &was.decree);
+            memcpy(r->row.ages, was.ages, sizeof(was.ages));
         }
         return;
     default:

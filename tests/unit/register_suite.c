@@ -316,6 +316,58 @@ static void an_older_register_is_told(void **state)
     assert_true(same_decree(&a.decree, &q.proposal));
 }
 
+/* Asks as with a leg of that age. Returns the age that the register had. */
+static uint64_t tell(struct asker *a, struct register_request q, uint64_t age, enum register_outcome outcome)
+{
+    q.leg_age = age;
+    return ask(a, &q, outcome).leg_age;
+}
+
+static void the_highest_age_is_remembered(void **state)
+{
+    struct pair *p = *state;
+    struct decree first = make_first(p->a, p->volume);
+    const struct register_request a = make_read(p->volume, NODE_A, 7), b = make_read(p->volume, NODE_B, 7);
+    assert_int_equal(tell(p->a, a, 5, REGISTER_STANDS), 0);
+    assert_int_equal(tell(p->a, a, 7, REGISTER_STANDS), 5);
+    assert_int_equal(tell(p->a, a, 4, REGISTER_STANDS), 7); /* put back from an old copy */
+    assert_int_equal(tell(p->b, a, 0, REGISTER_STANDS), 7); /* over another connection */
+    assert_int_equal(tell(p->b, b, 3, REGISTER_STANDS), 0); /* another node's is another's */
+    assert_int_equal(tell(p->b, b, 3, REGISTER_STANDS), 3);
+    /* In a swap as in a read, whoever wins. */
+    struct register_request q = make_swap(p->volume, NODE_A, &first, make_decree(8, 80, DECREE_OUT, NODE_A, SET_A));
+    assert_int_equal(tell(p->a, q, 9, REGISTER_DONE), 7);
+    assert_int_equal(tell(p->a, q, 10, REGISTER_DONE), 9); /* a retry */
+    q = make_swap(p->volume, NODE_B, &first, make_decree(8, 81, DECREE_TAKE, NODE_B, SET_B));
+    assert_int_equal(tell(p->b, q, INT64_MAX, REGISTER_LOST), 3);
+    assert_int_equal(tell(p->a, a, 10, REGISTER_STANDS), 10);
+    assert_true(tell(p->b, b, 3, REGISTER_STANDS) == INT64_MAX);
+    assert_int_equal(tell(p->a, a, UINT64_C(1) << 63, REGISTER_REFUSED), 0);
+    assert_int_equal(tell(p->a, make_read(p->volume, NODE_A, 99), 11, REGISTER_OLDER), 10);
+    assert_int_equal(tell(p->a, make_read(p->volume, NODE_A, 99), 11, REGISTER_OLDER), 11);
+}
+
+static void an_age_is_of_a_volume_with_a_decree(void **state)
+{
+    struct pair *p = *state;
+    static const struct decree none;
+    struct register_request q = make_read(p->volume, NODE_A, 0);
+    ask_new(p->a, &q);
+    const struct register_request b = make_read(p->volume, NODE_B, 0);
+    assert_int_equal(tell(p->b, b, 5, REGISTER_STANDS), 0);
+    assert_int_equal(tell(p->b, b, 5, REGISTER_STANDS), 0);
+    q = make_swap(p->volume, NODE_A, &none, make_decree(7, 70, DECREE_FIRST, NODE_A, SET_BOTH));
+    assert_int_equal(tell(p->a, q, 6, REGISTER_DONE), 0);
+    assert_int_equal(tell(p->a, make_read(p->volume, NODE_A, 7), 6, REGISTER_STANDS), 6);
+    assert_int_equal(tell(p->b, b, 5, REGISTER_STANDS), 0);
+    q = b;
+    q.volume_id = make_id(77);
+    assert_int_equal(tell(p->b, q, 8, REGISTER_REFUSED), 0);
+    q.volume_id = (struct id) { 0 }; /* a new disk */
+    assert_int_equal(tell(p->b, q, 8, REGISTER_STANDS), 0);
+    assert_int_equal(tell(p->b, b, 5, REGISTER_STANDS), 5);
+}
+
 #define ROUNDS 100
 
 static void of_two_at_once_one_wins(void **state)
@@ -377,10 +429,11 @@ int register_suite_run(const char *url)
 {
     suite_url = url;
     const struct CMUnitTest tests[] = {
-        TEST(what_was_swapped_stands),   TEST(a_retry_finds_its_own),
-        TEST(a_stale_epoch_loses),       TEST(another_volume_of_the_name_is_refused),
-        TEST(what_cannot_be_is_refused), TEST(an_older_register_is_told),
-        TEST(of_two_at_once_one_wins),   TEST(many_volumes_at_once),
+        TEST(what_was_swapped_stands),       TEST(a_retry_finds_its_own),
+        TEST(a_stale_epoch_loses),           TEST(another_volume_of_the_name_is_refused),
+        TEST(what_cannot_be_is_refused),     TEST(an_older_register_is_told),
+        TEST(of_two_at_once_one_wins),       TEST(many_volumes_at_once),
+        TEST(the_highest_age_is_remembered), TEST(an_age_is_of_a_volume_with_a_decree),
     };
     return cmocka_run_group_tests_name(url, tests, NULL, NULL);
 }

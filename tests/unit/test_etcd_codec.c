@@ -135,6 +135,9 @@ static void test_keys(void **state)
     memset(longest, 'v', sizeof(longest));
     longest[sizeof(longest) - 1] = 0;
     assert_true(etcd_history_key(key, longest, UINT64_MAX) < sizeof(key));
+    assert_int_equal(etcd_age_key(key, "gold42", "paris-a"), strlen("/lockstep/gold42/age/paris-a"));
+    assert_string_equal(key, "/lockstep/gold42/age/paris-a");
+    assert_true(etcd_age_key(key, longest, longest) < sizeof(key));
 }
 
 /* ---- values ---- */
@@ -258,6 +261,42 @@ static void test_values_that_are_none(void **state)
     assert_int_equal(etcd_value_decode(&v, "{" GOOD "}\0", sizeof("{" GOOD "}")), -EBADMSG);
 }
 
+static void test_ages(void **state)
+{
+    static const uint64_t ages[] = { 1, 12, INT64_MAX };
+    char text[ETCD_AGE_BYTES_MAX];
+    struct etcd_age back;
+    for (unsigned i = 0; i < ARRAY_LEN(ages); i++) {
+        const struct etcd_age a = { volume_id, ages[i] };
+        size_t bytes = etcd_age_encode(text, &a);
+        assert_int_equal(bytes, strlen(text));
+        assert_int_equal(etcd_age_decode(&back, text, bytes), 0);
+        assert_true(id_equal(back.volume_id, volume_id) && back.age == ages[i]);
+    }
+    assert_string_equal(text, "{\"lockstep\":1,\"volume_id\":" ID ",\"age\":9223372036854775807}");
+    static const char good[] = "{\"lockstep\":1,\"volume_id\":" ID ",\"age\":3,\"colour\":\"blue\"}\n";
+    assert_int_equal(etcd_age_decode(&back, good, strlen(good)), 0);
+    static const char *const bad[] = {
+        "",
+        "{}",
+        "12",
+        "hello",
+        "{\"lockstep\":1}",
+        "{\"lockstep\":1,\"volume_id\":" ID "}",
+        "{\"lockstep\":1,\"age\":3}",
+        "{\"lockstep\":0,\"volume_id\":" ID ",\"age\":3}",
+        "{\"lockstep\":1,\"volume_id\":" ID ",\"age\":0}",
+        "{\"lockstep\":1,\"volume_id\":" ID ",\"age\":-3}",
+        "{\"lockstep\":1,\"volume_id\":" ID ",\"age\":3.5}",
+        "{\"lockstep\":1,\"volume_id\":" ID ",\"age\":9223372036854775808}",
+        "{\"lockstep\":1,\"volume_id\":\"00000000000000000000000000000000\",\"age\":3}",
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(bad); i++)
+        assert_int_equal(etcd_age_decode(&back, bad[i], strlen(bad[i])), -EBADMSG);
+    static const char later[] = "{\"lockstep\":2}";
+    assert_int_equal(etcd_age_decode(&back, later, strlen(later)), -ENOTSUP);
+}
+
 /* ---- the gateway ---- */
 
 #define HEADER "\"header\":{\"cluster_id\":\"324952591200643719\",\"revision\":\"5\"}"
@@ -309,34 +348,91 @@ static void test_txn(void **state)
 {
     char body[ETCD_BODY_BYTES_MAX];
     struct etcd_stored s = { .mod_revision = 0 };
-    etcd_txn_body(body, "a", 1, &s, "v", 1);
+    etcd_txn_body(body, "a", NULL, 1, &s, "v", 1);
     assert_string_equal(body, "{\"compare\":[{\"target\":\"MOD\",\"result\":\"EQUAL\",\"key\":\"" KEY
                               "\",\"mod_revision\":\"0\"}],\"success\":[{\"request_put\":{\"key\":\"" KEY
                               "\",\"value\":\"dg==\"}},{\"request_put\":{\"key\":"
                               "\"L2xvY2tzdGVwL2EvaGlzdG9yeS8wMDAwMDAwMDAwMDAwMDAwMDAwMQ==\",\"value\":\"dg==\"}}],"
                               "\"failure\":[{\"request_range\":{\"key\":\"" KEY "\"}}]}");
     s = (struct etcd_stored) { .mod_revision = 12, .value_bytes = 1, .value = "w" };
-    etcd_txn_body(body, "a", 1, &s, "v", 1);
+    etcd_txn_body(body, "a", NULL, 1, &s, "v", 1);
     assert_non_null(strstr(body, ",\"mod_revision\":\"12\"},{\"target\":\"VALUE\",\"result\":\"EQUAL\",\"key\":\"" KEY
                                  "\",\"value\":\"dw==\"}],"));
 
     bool put;
     static const char yes[] =
         "{" HEADER ",\"succeeded\":true,\"responses\":[{\"response_put\":{}},{\"response_put\":{}}]}";
-    assert_int_equal(etcd_txn_answer(&put, &s, "a", yes, strlen(yes)), 0);
+    assert_int_equal(etcd_txn_answer(&put, &s, "a", NULL, yes, strlen(yes)), 0);
     assert_true(put);
     static const char no[] = "{" HEADER ",\"responses\":[{\"response_range\":{\"header\":{},\"kvs\":[{\"key\":\"" KEY
                              "\",\"mod_revision\":\"9\",\"value\":\"dw==\"}],\"count\":\"1\"}}]}";
-    assert_int_equal(etcd_txn_answer(&put, &s, "a", no, strlen(no)), 0);
+    assert_int_equal(etcd_txn_answer(&put, &s, "a", NULL, no, strlen(no)), 0);
     assert_false(put);
     assert_int_equal(s.mod_revision, 9);
     static const char gone[] = "{" HEADER ",\"responses\":[{\"response_range\":{\"header\":{}}}]}";
-    assert_int_equal(etcd_txn_answer(&put, &s, "a", gone, strlen(gone)), 0);
+    assert_int_equal(etcd_txn_answer(&put, &s, "a", NULL, gone, strlen(gone)), 0);
     assert_int_equal(s.mod_revision, 0);
     static const char *const bad[] = { "{" HEADER "}", "{\"succeeded\":true}", "{" HEADER ",\"responses\":[]}",
                                        "{" HEADER ",\"responses\":[{}]}", "{" HEADER ",\"succeeded\":1}" };
     for (unsigned i = 0; i < ARRAY_LEN(bad); i++)
-        assert_int_equal(etcd_txn_answer(&put, &s, "a", bad[i], strlen(bad[i])), -EBADMSG);
+        assert_int_equal(etcd_txn_answer(&put, &s, "a", NULL, bad[i], strlen(bad[i])), -EBADMSG);
+}
+
+#define AGE_KEY "L2xvY2tzdGVwL2EvYWdlL2I=" /* /lockstep/a/age/b */
+#define RANGES(decree, age)                                                                                            \
+    "\"responses\":[{\"response_range\":{\"header\":{}" decree "}},{\"response_range\":{\"header\":{}" age "}}]"
+#define KVS(key, revision, value)                                                                                      \
+    ",\"kvs\":[{\"key\":\"" key "\",\"mod_revision\":\"" revision "\",\"value\":\"" value "\"}],\"count\":\"1\""
+
+/* The volume's key and a node's age are read at one moment, and each is put by itself. */
+static void test_reads_with_ages(void **state)
+{
+    char body[ETCD_BODY_BYTES_MAX];
+    struct etcd_stored s = { .mod_revision = 12, .value_bytes = 1, .value = "w" };
+    etcd_read_body(body, "a", "b");
+    assert_string_equal(body, "{\"success\":[{\"request_range\":{\"key\":\"" KEY "\"}},"
+                              "{\"request_range\":{\"key\":\"" AGE_KEY "\"}}]}");
+    etcd_txn_body(body, "a", "b", 1, &s, "v", 1);
+    assert_non_null(strstr(body, "\"failure\":[{\"request_range\":{\"key\":\"" KEY "\"}},"
+                                 "{\"request_range\":{\"key\":\"" AGE_KEY "\"}}]}"));
+    const struct etcd_age age = { volume_id, 3 };
+    etcd_age_body(body, "a", "b", &(struct etcd_stored_age) { 0 }, &age);
+    assert_string_equal(body, "{\"compare\":[{\"target\":\"MOD\",\"result\":\"EQUAL\",\"key\":\"" AGE_KEY
+                              "\",\"mod_revision\":\"0\"}],\"success\":[{\"request_put\":{\"key\":\"" AGE_KEY
+                              "\",\"value\":\"eyJsb2Nrc3RlcCI6MSwidm9sdW1lX2lkIjoiMDEwMjAzMDAwMDAwMDAwMDAwMDAwMDAwMDAw"
+                              "MDAwMDAiLCJhZ2UiOjN9\"}}]}");
+    etcd_age_body(body, "a", "b", &(struct etcd_stored_age) { .mod_revision = 9, .value_bytes = 1, .value = "w" },
+                  &age);
+    assert_non_null(strstr(body,
+                           ",\"mod_revision\":\"9\"},{\"target\":\"VALUE\",\"result\":\"EQUAL\",\"key\":\"" AGE_KEY
+                           "\",\"value\":\"dw==\"}],"));
+
+    static const char both[] =
+        "{" HEADER ",\"succeeded\":true," RANGES(KVS(KEY, "9", "dw=="), KVS(AGE_KEY, "11", "eyJ9")) "}";
+    assert_int_equal(etcd_read_answer(&s, "a", "b", both, strlen(both)), 0);
+    assert_int_equal(s.mod_revision, 9);
+    assert_int_equal(s.age.mod_revision, 11);
+    assert_int_equal(s.age.value_bytes, 3);
+    assert_memory_equal(s.age.value, "{\"}", 3);
+    static const char neither[] = "{" HEADER ",\"succeeded\":true," RANGES("", "") "}";
+    assert_int_equal(etcd_read_answer(&s, "a", "b", neither, strlen(neither)), 0);
+    assert_int_equal(s.mod_revision + s.age.mod_revision, 0);
+    bool put;
+    static const char stands[] = "{" HEADER "," RANGES(KVS(KEY, "9", "dw=="), KVS(AGE_KEY, "11", "eyJ9")) "}";
+    assert_int_equal(etcd_txn_answer(&put, &s, "a", "b", stands, strlen(stands)), 0);
+    assert_false(put);
+    assert_int_equal(s.age.mod_revision, 11);
+    static const char *const bad[] = {
+        "{" HEADER "}",
+        "{" HEADER ",\"responses\":[{\"response_range\":{\"header\":{}}}]}",
+        "{" HEADER ",\"responses\":[{\"response_range\":{}},{\"response_put\":{}}]}",
+        "{" HEADER "," RANGES("", KVS(KEY, "9", "dw==")) "}",
+        "{" HEADER "," RANGES(KVS(AGE_KEY, "9", "dw=="), "") "}",
+        "{" HEADER "," RANGES("", KVS(AGE_KEY, "0", "dw==")) "}",
+        "{" HEADER "," RANGES("", KVS(AGE_KEY, "9", "%%%%")) "}",
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(bad); i++)
+        assert_int_equal(etcd_read_answer(&s, "a", "b", bad[i], strlen(bad[i])), -EBADMSG);
 }
 
 static void test_errors(void **state)
@@ -417,6 +513,68 @@ static void test_judge(void **state)
     assert_non_null(strstr(a.reason, "another volume of this name is in /lockstep/gold42; "));
 }
 
+static void put_age(struct etcd_stored *s, const char *text)
+{
+    s->age = (struct etcd_stored_age) { .mod_revision = 9 };
+    s->age.value_bytes = (size_t)snprintf(s->age.value, sizeof(s->age.value), "%s", text);
+}
+
+static void test_judge_ages(void **state)
+{
+    struct register_answer a;
+    struct register_request first = swap_request(0, 0, 11), read = read_request(1);
+    struct etcd_stored s = store(&first, 5);
+    read.leg_age = 3;
+    assert_int_equal(judged(&read, &s, false, &a), REGISTER_STANDS);
+    assert_int_equal(a.leg_age, 0);
+    assert_true(etcd_age_is_due(&read, &s, &a));
+    put_age(&s, "{\"lockstep\":1,\"volume_id\":" ID ",\"age\":3}");
+    assert_int_equal(judged(&read, &s, false, &a), REGISTER_STANDS);
+    assert_int_equal(a.leg_age, 3);
+    assert_false(etcd_age_is_due(&read, &s, &a));
+    read.leg_age = 4;
+    assert_true(etcd_age_is_due(&read, &s, &a));
+    struct register_request out = swap_request(1, 11, 13);
+    out.leg_age = 4;
+    assert_int_equal(judged(&out, &s, true, &a), REGISTER_DONE); /* what is answered, and told, when it has succeeded */
+    assert_int_equal(a.leg_age, 3);
+    assert_true(etcd_age_is_due(&out, &s, &a));
+    /* What is none, and another volume's that had the name, stands in nobody's way. */
+    static const char *const others[] = { "", "hello", "{\"lockstep\":1,\"volume_id\":" ID ",\"age\":0}",
+                                          "{\"lockstep\":1,\"volume_id\":\"77000000000000000000000000000000\","
+                                          "\"age\":9}" };
+    for (unsigned i = 0; i < ARRAY_LEN(others); i++) {
+        put_age(&s, others[i]);
+        assert_int_equal(judged(&out, &s, true, &a), REGISTER_DONE);
+        assert_int_equal(a.leg_age, 0);
+        assert_true(etcd_age_is_due(&out, &s, &a));
+    }
+    /* A later version's does neither, and stays. */
+    put_age(&s, "{\"lockstep\":2}");
+    assert_int_equal(judged(&out, &s, true, &a), REGISTER_DONE);
+    assert_int_equal(a.leg_age, 0);
+    assert_false(etcd_age_is_due(&out, &s, &a));
+    /* Of a snapshot: an older register's age is as true as ever. */
+    put_age(&s, "{\"lockstep\":1,\"volume_id\":" ID ",\"age\":3}");
+    s.cluster_id = 77;
+    assert_int_equal(judged(&read, &s, false, &a), REGISTER_OLDER);
+    assert_int_equal(a.leg_age, 3);
+    /* A volume that has no decree, a new disk, one that is refused: none is remembered. */
+    struct etcd_stored nothing = { .cluster_id = CLUSTER };
+    read.known_epoch = 0;
+    assert_int_equal(judged(&read, &nothing, false, &a), REGISTER_STANDS);
+    assert_false(etcd_age_is_due(&read, &nothing, &a));
+    s.cluster_id = CLUSTER;
+    read.volume_id = (struct id) { { 0 } };
+    assert_int_equal(judged(&read, &s, false, &a), REGISTER_STANDS);
+    assert_int_equal(a.leg_age, 0);
+    assert_false(etcd_age_is_due(&read, &s, &a));
+    read.volume_id = (struct id) { { 77 } };
+    assert_int_equal(judged(&read, &s, false, &a), REGISTER_REFUSED);
+    assert_int_equal(a.leg_age, 0);
+    assert_false(etcd_age_is_due(&read, &s, &a));
+}
+
 static void test_judge_foreign_values(void **state)
 {
     struct register_answer a;
@@ -462,10 +620,13 @@ int main(void)
         cmocka_unit_test(test_keys),
         cmocka_unit_test(test_value_there_and_back),
         cmocka_unit_test(test_values_that_are_none),
+        cmocka_unit_test(test_ages),
         cmocka_unit_test(test_range_answers),
         cmocka_unit_test(test_txn),
+        cmocka_unit_test(test_reads_with_ages),
         cmocka_unit_test(test_errors),
         cmocka_unit_test(test_judge),
+        cmocka_unit_test(test_judge_ages),
         cmocka_unit_test(test_judge_foreign_values),
         cmocka_unit_test(test_judge_other_cluster),
     };

@@ -341,6 +341,83 @@ static void a_node_that_is_being_replaced(void **state)
     assert_true(row.confirmed);
 }
 
+/* ---- ages ---- */
+
+/* As a register does that stores whatever is news. Returns the age that was answered. */
+static uint64_t tell(struct register_row *row, struct register_request q, uint64_t age, enum register_outcome outcome)
+{
+    struct register_answer a;
+    q.leg_age = age;
+    register_row_ask(row, &q, &a);
+    assert_int_equal(a.outcome, outcome);
+    uint64_t known = a.leg_age;
+    struct register_row before = *row;
+    bool news = register_tells_age(&q, &a) && register_row_take_age(row, q.node, q.leg_age);
+    if (!news)
+        assert_memory_equal(row, &before, sizeof(before));
+    register_row_ask(row, &q, &a);
+    assert_int_equal(a.leg_age, news ? age : known);
+    return known;
+}
+
+static void the_highest_age_is_remembered(void **state)
+{
+    struct decree d = make_decree(3, 30, A, SET_BOTH);
+    struct register_row row = started(&d);
+    assert_int_equal(tell(&row, make_read(A, 3), 5, REGISTER_UNCONFIRMED), 0); /* whatever else it answers */
+    assert_int_equal(tell(&row, make_read(B, 3), 9, REGISTER_STANDS), 0);      /* another node's is another's */
+    assert_int_equal(tell(&row, make_read(A, 3), 7, REGISTER_STANDS), 5);
+    assert_int_equal(tell(&row, make_read(A, 3), 4, REGISTER_STANDS), 7); /* put back from an old copy */
+    assert_int_equal(tell(&row, make_read(A, 3), 0, REGISTER_STANDS), 7); /* an older version of a node tells none */
+    assert_int_equal(tell(&row, make_read(A, 9), 8, REGISTER_OLDER), 7);
+    assert_int_equal(tell(&row, make_read(B, 3), 9, REGISTER_UNCONFIRMED), 9);
+    assert_int_equal(tell(&row, make_read(A, 3), REGISTER_AGE_MAX, REGISTER_UNCONFIRMED), 8);
+    /* In a swap as in a read, whoever wins. */
+    row = confirmed(&d);
+    assert_int_equal(tell(&row, make_swap(A, 3, 3, 30, make_decree(4, 40, A, SET_A)), 5, REGISTER_DONE), 0);
+    assert_int_equal(tell(&row, make_swap(B, 3, 3, 30, make_decree(4, 41, B, SET_B)), 6, REGISTER_LOST), 0);
+    assert_int_equal(tell(&row, make_read(A, 4), 5, REGISTER_STANDS), 5);
+    assert_int_equal(tell(&row, make_read(B, 4), 6, REGISTER_STANDS), 6);
+}
+
+static void an_age_is_of_the_volume_that_stands(void **state)
+{
+    struct register_row row = confirmed(NULL);
+    assert_int_equal(tell(&row, make_read(A, 0), 5, REGISTER_STANDS), 0);
+    assert_int_equal(tell(&row, make_read(A, 0), 5, REGISTER_STANDS), 0); /* of a volume without a decree: none */
+    struct register_request first = make_swap(A, 0, 0, 0, make_decree(7, 70, A, SET_BOTH));
+    assert_int_equal(tell(&row, first, 5, REGISTER_DONE), 0);
+    assert_int_equal(tell(&row, make_read(A, 7), 5, REGISTER_STANDS), 5);
+    struct register_request q = make_read(A, 0);
+    q.volume_id = make_id(77);
+    assert_int_equal(tell(&row, q, 9, REGISTER_REFUSED), 0);
+    q.volume_id = (struct id) { 0 }; /* a new disk: its node's former leg is none of its own */
+    assert_int_equal(tell(&row, q, 9, REGISTER_STANDS), 0);
+    assert_int_equal(tell(&row, make_read(A, 7), 5, REGISTER_STANDS), 5);
+    /* Forgotten, and made anew. */
+    row = confirmed(NULL);
+    first.volume_id = make_id(77);
+    assert_int_equal(tell(&row, first, 1, REGISTER_DONE), 0);
+}
+
+static void no_more_ages_than_nodes_are_remembered(void **state)
+{
+    struct decree d = make_decree(3, 30, A, SET_BOTH);
+    struct register_row row = confirmed(&d);
+    assert_int_equal(tell(&row, make_read(A, 3), 5, REGISTER_STANDS), 0);
+    for (unsigned i = 0; i < 20; i++) {
+        char name[NAME_BYTES_MAX];
+        snprintf(name, sizeof(name), "stranger-%u", i);
+        assert_int_equal(tell(&row, make_read(name, 3), 100, REGISTER_STANDS), 0);
+        assert_int_equal(tell(&row, make_read(A, 3), 6 + i, REGISTER_STANDS), 5 + i); /* whose age grows, stays */
+    }
+    unsigned count = 0;
+    while (count < REGISTER_TOLD_MAX && row.ages[count].node[0])
+        count++;
+    assert_int_equal(count, REGISTER_TOLD_MAX);
+    assert_string_equal(row.ages[0].node, A);
+}
+
 /* ---- requests that cannot be ---- */
 
 struct fault_case {
@@ -355,6 +432,7 @@ static void no_node(struct register_request *q) { q->node[0] = 0; }
 static void endless_node(struct register_request *q) { FILL(q->node); }
 static void endless_peer(struct register_request *q) { FILL(q->peer); }
 static void own_peer(struct register_request *q) { memcpy(q->peer, q->node, sizeof(q->peer)); }
+static void too_old(struct register_request *q) { q->leg_age = UINT64_C(1) << 63; }
 static void knows_too_much(struct register_request *q) { q->known_epoch = UINT64_C(1) << 63; }
 static void unknown_question(struct register_request *q) { q->ask = (enum register_ask)2; }
 static void no_identity(struct register_request *q) { memset(&q->volume_id, 0, sizeof(q->volume_id)); }
@@ -404,7 +482,7 @@ static void refuses_what_cannot_be(void **state)
         no_members,        three_members,     foreign_member,
         nameless_member,   endless_member,    member_without_leg,
         one_leg_twice,     one_node_twice,    other_volume,
-        other_name,
+        other_name,        too_old,
     };
     for (unsigned i = 0; i < ARRAY_LEN(spoils); i++) {
         struct decree d = make_decree(3, 30, A, SET_BOTH);
@@ -619,6 +697,9 @@ int main(void)
         cmocka_unit_test(a_new_disk_knows_nothing),
         cmocka_unit_test(an_operator_cannot_confirm_what_is_older),
         cmocka_unit_test(a_node_that_is_being_replaced),
+        cmocka_unit_test(the_highest_age_is_remembered),
+        cmocka_unit_test(an_age_is_of_the_volume_that_stands),
+        cmocka_unit_test(no_more_ages_than_nodes_are_remembered),
         cmocka_unit_test(refuses_what_cannot_be),
         cmocka_unit_test(no_epoch_is_given_twice),
     };

@@ -499,6 +499,42 @@ static void urls_that_cannot_be(void **state)
     }
 }
 
+/* ---- orders ---- */
+
+struct waiting_order {
+    struct witness_order order;
+    pthread_mutex_t lock;
+    pthread_cond_t done;
+    bool is_done;
+};
+
+static void order_done(struct witness_order *o)
+{
+    struct waiting_order *w = (struct waiting_order *)o;
+    pthread_mutex_lock(&w->lock);
+    w->is_done = true;
+    pthread_cond_signal(&w->done);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static struct witness_order *order(enum witness_order_kind kind, const char *volume, uint64_t cursor)
+{
+    static struct waiting_order w;
+    memset(&w, 0, sizeof(w));
+    pthread_mutex_init(&w.lock, NULL);
+    pthread_cond_init(&w.done, NULL);
+    w.order.kind = kind;
+    w.order.cursor = cursor;
+    w.order.done = order_done;
+    snprintf(w.order.volume, sizeof(w.order.volume), "%s", volume);
+    witness_order(witness, &w.order);
+    pthread_mutex_lock(&w.lock);
+    while (!w.is_done)
+        pthread_cond_wait(&w.done, &w.lock);
+    pthread_mutex_unlock(&w.lock);
+    return &w.order;
+}
+
 /* ---- starts, backups, disks ---- */
 
 static void a_restarted_witness_waits_for_both(void **state)
@@ -611,6 +647,73 @@ static void a_full_disk_refuses_and_goes_on(void **state)
     asker_close(a);
 }
 
+static uint64_t tell_age(struct asker *a, const char *volume, const char *node, uint64_t known, uint64_t age)
+{
+    struct register_request q = make_read(volume, node, known);
+    q.leg_age = age;
+    struct register_answer answer = asker_ask(a, 0, &q);
+    expect(&answer, REGISTER_STANDS, "");
+    return answer.leg_age;
+}
+
+/* It is stored before the answer leaves. */
+static void an_age_survives(void **state)
+{
+    struct asker *a = asker_open(url, SUITE_TIMEOUT_MS);
+    char volume[NAME_BYTES_MAX];
+    make_first(a, new_volume(volume));
+    assert_int_equal(tell_age(a, volume, NODE_A, 7, 5), 0);
+    assert_int_equal(tell_age(a, volume, NODE_B, 7, 6), 0);
+    restart_witness();
+    asker_close(a);
+    a = asker_open(url, SUITE_TIMEOUT_MS);
+    read_as(a, volume, NODE_B, 7, REGISTER_UNCONFIRMED);
+    assert_int_equal(tell_age(a, volume, NODE_A, 7, 3), 5);
+    assert_int_equal(tell_age(a, volume, NODE_B, 7, 0), 6);
+    struct witness_order *o = order(WITNESS_STATUS, volume, 0);
+    assert_int_equal(o->volume_list[0].age_count, 2);
+    assert_int_equal(order(WITNESS_FORGET, volume, 0)->err.code, 0);
+    assert_int_equal(order(WITNESS_STATUS, volume, 0)->volume_list[0].age_count, 0);
+    make_first(a, volume);
+    assert_int_equal(tell_age(a, volume, NODE_A, 7, 1), 0);
+    asker_close(a);
+}
+
+/* Nothing is different but that no age is remembered, nor claimed to be. */
+static void an_age_that_cannot_be_stored_changes_no_answer(void **state)
+{
+    static const int codes[] = { SQLITE_FULL, SQLITE_IOERR_WRITE, SQLITE_IOERR_FSYNC };
+    struct asker *a = asker_open(url, SUITE_TIMEOUT_MS);
+    char volume[NAME_BYTES_MAX];
+    struct decree d = make_first(a, new_volume(volume));
+    uint64_t age = 5;
+    assert_int_equal(tell_age(a, volume, NODE_A, 7, age), 0);
+    for (unsigned i = 0; i < ARRAY_LEN(codes); i++) {
+        forget_what_was_told();
+        faulty_vfs_fail(1, UINT32_MAX, codes[i], false);
+        assert_int_equal(tell_age(a, volume, NODE_A, d.epoch, age + 1), age);
+        wait_until_told("the ages of legs cannot be stored");
+        assert_int_equal(tell_age(a, volume, NODE_A, d.epoch, age + 1), age);
+        faulty_vfs_fail(0, 0, 0, false);
+        /* The witness is not as after a start: who is left alone goes on. */
+        d = swap(a, volume, NODE_A, &d, i % 2 ? SET_BOTH : SET_A);
+        /* After a rest it is stored. */
+        while (tell_age(a, volume, NODE_A, d.epoch, age + 1) != age + 1)
+            ;
+        age++;
+        wait_until_told("the ages of legs are stored again");
+    }
+    /* With a decree that fits no more than the age does, the decree is what is refused. */
+    faulty_vfs_fail(1, UINT32_MAX, SQLITE_FULL, false);
+    struct register_request q = make_swap(volume, NODE_A, &d, make_decree(d.epoch + 1, 5, DECREE_OUT, NODE_A, SET_A));
+    q.leg_age = age + 1;
+    struct register_answer answer = asker_ask(a, 0, &q);
+    expect(&answer, REGISTER_REFUSED, "the disk is full");
+    faulty_vfs_fail(0, 0, 0, false);
+    assert_int_equal(tell_age(a, volume, NODE_A, d.epoch, 0), age);
+    asker_close(a);
+}
+
 static void nothing_is_guessed_of_a_broken_disk(void **state)
 {
     struct asker *a = asker_open(url, SUITE_TIMEOUT_MS);
@@ -667,40 +770,6 @@ static void what_cannot_be_opened_is_told(void **state)
 }
 
 /* ---- an operator ---- */
-
-struct waiting_order {
-    struct witness_order order;
-    pthread_mutex_t lock;
-    pthread_cond_t done;
-    bool is_done;
-};
-
-static void order_done(struct witness_order *o)
-{
-    struct waiting_order *w = (struct waiting_order *)o;
-    pthread_mutex_lock(&w->lock);
-    w->is_done = true;
-    pthread_cond_signal(&w->done);
-    pthread_mutex_unlock(&w->lock);
-}
-
-static struct witness_order *order(enum witness_order_kind kind, const char *volume, uint64_t cursor)
-{
-    static struct waiting_order w;
-    memset(&w, 0, sizeof(w));
-    pthread_mutex_init(&w.lock, NULL);
-    pthread_cond_init(&w.done, NULL);
-    w.order.kind = kind;
-    w.order.cursor = cursor;
-    w.order.done = order_done;
-    snprintf(w.order.volume, sizeof(w.order.volume), "%s", volume);
-    witness_order(witness, &w.order);
-    pthread_mutex_lock(&w.lock);
-    while (!w.is_done)
-        pthread_cond_wait(&w.done, &w.lock);
-    pthread_mutex_unlock(&w.lock);
-    return &w.order;
-}
 
 static void an_operator_looks_and_decides(void **state)
 {
@@ -779,6 +848,8 @@ int main(int argc, char **argv)
         TEST(a_restored_witness_grants_nothing_twice),
         TEST(a_lost_database_is_older),
         TEST(a_full_disk_refuses_and_goes_on),
+        TEST(an_age_survives),
+        TEST(an_age_that_cannot_be_stored_changes_no_answer),
         TEST(nothing_is_guessed_of_a_broken_disk),
         TEST(a_damaged_database_does_not_start),
         TEST(what_cannot_be_opened_is_told),

@@ -14,6 +14,7 @@
 
 #include "repl/base/prng.h"
 #include "repl/base/units.h"
+#include "repl/witness/register_table.h"
 #include "repl/witness/witness_store.h"
 #include "tests/unit/faulty_vfs.h"
 
@@ -132,6 +133,51 @@ static uint64_t standing(struct witness_store *s)
     return l.decree.epoch;
 }
 
+/* ---- ages ---- */
+
+struct ages {
+    unsigned count;
+    struct {
+        char node[NAME_BYTES_MAX];
+        uint64_t age;
+    } of[8];
+};
+
+static bool take_age(void *ctx, const char *volume, const char *node, uint64_t age)
+{
+    struct ages *a = ctx;
+    if (strcmp(volume, "gold42") != 0)
+        return false;
+    assert_true(a->count < ARRAY_LEN(a->of));
+    snprintf(a->of[a->count].node, NAME_BYTES_MAX, "%s", node);
+    a->of[a->count++].age = age;
+    return true;
+}
+
+static struct ages stored_ages(struct witness_store *s)
+{
+    struct ages a = { 0 };
+    struct err err = { 0 };
+    if (witness_store_load_ages(s, take_age, &a, &err))
+        fail_msg("%s", err.text);
+    return a;
+}
+
+static uint64_t age_of(struct witness_store *s, const char *node)
+{
+    struct ages a = stored_ages(s);
+    for (unsigned i = 0; i < a.count; i++)
+        if (strcmp(a.of[i].node, node) == 0)
+            return a.of[i].age;
+    return 0;
+}
+
+static int put_age(struct witness_store *s, const char *node, uint64_t age, struct err *err)
+{
+    const struct witness_age a = { "gold42", node, age };
+    return witness_store_put_ages(s, &a, 1, err);
+}
+
 /* ---- tests ---- */
 
 static void keeps_decrees_and_their_history(void **state)
@@ -169,6 +215,173 @@ static void keeps_decrees_and_their_history(void **state)
     witness_store_close(s);
 }
 
+static void keeps_ages(void **state)
+{
+    struct err err = { 0 };
+    struct witness_store *s = open_store();
+    assert_int_equal(raise_epoch(s, 0, &err), 0);
+    const struct witness_age both[] = { { "gold42", "paris-a", 5 }, { "gold42", "paris-b", INT64_MAX } };
+    assert_int_equal(witness_store_put_ages(s, both, 2, &err), 0);
+    assert_int_equal(put_age(s, "paris-a", 6, &err), 0);
+    witness_store_close(s);
+    s = open_store();
+    struct ages a = stored_ages(s);
+    assert_int_equal(a.count, 2);
+    assert_string_equal(a.of[1].node, "paris-a"); /* which grew last */
+    assert_int_equal(a.of[1].age, 6);
+    assert_true(a.of[0].age == INT64_MAX);
+    /* No more than are remembered; those that grew last. */
+    for (unsigned i = 0; i < 10; i++) {
+        char name[NAME_BYTES_MAX];
+        snprintf(name, sizeof(name), "stranger-%u", i);
+        assert_int_equal(put_age(s, name, 100, &err), 0);
+        assert_int_equal(put_age(s, "paris-a", 7 + i, &err), 0);
+    }
+    a = stored_ages(s);
+    assert_int_equal(a.count, REGISTER_TOLD_MAX);
+    assert_string_equal(a.of[REGISTER_TOLD_MAX - 1].node, "paris-a");
+    assert_int_equal(age_of(s, "paris-a"), 16);
+    assert_int_equal(age_of(s, "stranger-9"), 100);
+    assert_int_equal(standing(s), 1);
+    assert_int_equal(witness_store_forget(s, "gold42", &err), 0);
+    assert_int_equal(stored_ages(s).count, 0);
+    witness_store_close(s);
+}
+
+static void spoil(const char *sql)
+{
+    sqlite3 *db;
+    char *why = NULL;
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
+    assert_int_equal(sqlite3_open_v2(in_dir(WITNESS_DATABASE), &db, flags, "unix"), SQLITE_OK);
+    if (sqlite3_exec(db, sql, NULL, NULL, &why) != SQLITE_OK)
+        fail_msg("%s", why);
+    sqlite3_close(db);
+}
+
+/* What lockstepd made before it knew of ages. */
+static const char version_1[] =
+    "CREATE TABLE decree (number INTEGER PRIMARY KEY AUTOINCREMENT, volume TEXT NOT NULL, volume_id BLOB NOT NULL,"
+    " epoch INTEGER NOT NULL, tag INTEGER NOT NULL, cause TEXT NOT NULL, primary_node TEXT NOT NULL,"
+    " node_1 TEXT NOT NULL, leg_1 BLOB NOT NULL, node_2 TEXT, leg_2 BLOB,"
+    " time_us INTEGER NOT NULL, asker TEXT NOT NULL, note TEXT NOT NULL) STRICT;"
+    "CREATE INDEX decree_by_volume ON decree (volume, number);"
+    "CREATE TABLE volume (name TEXT PRIMARY KEY, volume_id BLOB NOT NULL, epoch INTEGER NOT NULL, tag INTEGER NOT NULL,"
+    " number INTEGER NOT NULL REFERENCES decree (number)) STRICT, WITHOUT ROWID;"
+    "PRAGMA application_id=1280538484; PRAGMA user_version=1;"
+    "INSERT INTO decree VALUES (1, 'gold42', x'09090909090909090909090909090909', 1, -2, 'out', 'paris-a',"
+    " 'paris-a', x'01010101010101010101010101010101', 'paris-b', x'02020202020202020202020202020202',"
+    " 1001, 'paris-a', 'it was cut off');"
+    "INSERT INTO volume VALUES ('gold42', x'09090909090909090909090909090909', 1, -2, 1);";
+
+static void an_older_one_is_upgraded(void **state)
+{
+    struct err err = { 0 };
+    bool is_new = true;
+    struct witness_store *s = NULL;
+    mkdir(dir, 0700);
+    spoil(version_1);
+    assert_int_equal(witness_store_open(&s, dir, &is_new, &err), 0);
+    assert_false(is_new);
+    assert_int_equal(standing(s), 1);
+    assert_int_equal(stored_ages(s).count, 0);
+    assert_int_equal(put_age(s, "paris-a", 5, &err), 0);
+    assert_int_equal(raise_epoch(s, 1, &err), 0);
+    witness_store_close(s);
+    s = open_store();
+    assert_int_equal(standing(s), 2);
+    assert_int_equal(age_of(s, "paris-a"), 5);
+    witness_store_close(s);
+}
+
+/* Whatever the disk does meanwhile: it is of the one version or of the other, and opens when the disk is well. */
+static void an_upgrade_on_a_disk_that_fails(void **state)
+{
+    static const int codes[] = { SQLITE_FULL, SQLITE_IOERR_WRITE, SQLITE_IOERR_FSYNC };
+    unsigned failures = 0;
+    unsigned upgraded = 0;
+    for (unsigned code = 0; code < ARRAY_LEN(codes); code++)
+        for (unsigned from = 1; from < 40; from++) {
+            struct err err = { 0 };
+            bool is_new;
+            struct witness_store *s = NULL;
+            set_up(state);
+            mkdir(dir, 0700);
+            spoil(version_1);
+            faulty_vfs_fail(from, UINT32_MAX, codes[code], false);
+            int rc = witness_store_open(&s, dir, &is_new, &err);
+            faulty_vfs_fail(0, 0, 0, false);
+            if (rc == 0)
+                witness_store_close(s);
+            failures += rc != 0;
+            upgraded += rc == 0;
+            s = open_store();
+            assert_int_equal(standing(s), 1);
+            assert_int_equal(put_age(s, "paris-a", 5, &err), 0);
+            witness_store_close(s);
+        }
+    print_message("%u upgrades failed, %u did not\n", failures, upgraded);
+    assert_true(failures > 10 && upgraded > 10);
+}
+
+/* Each write and sync of an age's commit fails, in turn: decrees are put before and after as if nothing had been. */
+static void an_age_that_cannot_be_stored_breaks_nothing(void **state)
+{
+    static const int codes[] = { SQLITE_FULL, SQLITE_IOERR_WRITE, SQLITE_IOERR_FSYNC };
+    struct err err = { 0 };
+    struct witness_store *s = open_store();
+    assert_int_equal(raise_epoch(s, 0, &err), 0);
+    unsigned failures = 0;
+    uint64_t epoch = 1;
+    uint64_t age = 1;
+    assert_int_equal(put_age(s, "paris-a", age, &err), 0);
+    for (unsigned code = 0; code < ARRAY_LEN(codes); code++)
+        for (unsigned carried_out = 0; carried_out < 2; carried_out++)
+            for (unsigned from = 1; from < 12; from++) {
+                if (codes[code] == SQLITE_FULL && carried_out)
+                    continue;
+                faulty_vfs_fail(from, 1, codes[code], carried_out);
+                int rc = put_age(s, "paris-a", age + 1, &err);
+                assert_true(rc == 0 || faulty_vfs_operations() >= from);
+                faulty_vfs_fail(0, 0, 0, false);
+                failures += rc != 0;
+                age += rc == 0;
+                assert_false(witness_store_is_broken(s));
+                assert_int_equal(age_of(s, "paris-a"), age);
+                assert_int_equal(standing(s), epoch);
+                if (from % 2 == 0)
+                    assert_int_equal(raise_epoch(s, epoch++, &err), 0);
+                if (from % 3 == 0)
+                    assert_int_equal(put_age(s, "paris-a", ++age, &err), 0);
+                if (from % 4 == 0) {
+                    witness_store_close(s);
+                    s = open_store();
+                    assert_int_equal(standing(s), epoch);
+                    uint64_t found = age_of(s, "paris-a");
+                    assert_true(found == age || (rc && found == age + 1));
+                    age = found;
+                }
+            }
+    print_message("%u ages were not stored\n", failures);
+    assert_true(failures > 10);
+    /* A disk that has failed for good: neither, and the decree's failure is what breaks the store. */
+    faulty_vfs_fail(1, UINT32_MAX, SQLITE_IOERR_WRITE, false);
+    assert_true(put_age(s, "paris-a", age + 1, &err) < 0);
+    assert_false(witness_store_is_broken(s));
+    assert_true(raise_epoch(s, epoch, &err) < 0);
+    assert_true(witness_store_is_broken(s));
+    faulty_vfs_fail(0, 0, 0, false);
+    witness_store_close(s);
+    /* One that was moved: the next decree says so. */
+    s = open_store();
+    char path[256];
+    snprintf(path, sizeof(path), "%s", in_dir(WITNESS_DATABASE));
+    assert_int_equal(rename(path, in_dir("elsewhere")), 0);
+    assert_int_equal(put_age(s, "paris-a", age + 2, &err), -ESTALE);
+    assert_false(witness_store_is_broken(s));
+    witness_store_close(s);
+}
+
 static void one_witness_a_directory(void **state)
 {
     struct err err = { 0 };
@@ -203,23 +416,14 @@ static void refused(const char *words)
     if (rc == 0) { /* what is wrong with its rows is found by loading them */
         struct loaded l = { 0 };
         rc = witness_store_load(s, take, &l, &err);
+        if (rc == 0)
+            rc = witness_store_load_ages(s, take_age, &(struct ages) { 0 }, &err);
         witness_store_close(s);
     }
     assert_true(rc < 0);
     assert_false(is_new);
     if (!strstr(err.text, words))
         fail_msg("expected \"%s\" in: %s", words, err.text);
-}
-
-static void spoil(const char *sql)
-{
-    sqlite3 *db;
-    char *why = NULL;
-    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
-    assert_int_equal(sqlite3_open_v2(in_dir(WITNESS_DATABASE), &db, flags, "unix"), SQLITE_OK);
-    if (sqlite3_exec(db, sql, NULL, NULL, &why) != SQLITE_OK)
-        fail_msg("%s", why);
-    sqlite3_close(db);
 }
 
 static void write_file(const char *name, const char *text, off_t at)
@@ -247,8 +451,10 @@ static void what_is_no_witness_database_is_refused(void **state)
 static void a_newer_one_is_refused(void **state)
 {
     witness_store_close(open_store());
-    spoil("PRAGMA user_version=2");
-    refused("is of version 2, and this lockstepd knows 1");
+    spoil("PRAGMA user_version=3");
+    refused("is of version 3, and this lockstepd knows 2");
+    spoil("PRAGMA user_version=0");
+    refused("is of version 0, and this lockstepd knows 2");
 }
 
 static void a_log_without_its_database_is_refused(void **state)
@@ -285,10 +491,15 @@ static void rows_that_cannot_be_are_refused(void **state)
         "UPDATE decree SET epoch = -1; UPDATE volume SET epoch = -1",
         "UPDATE decree SET tag = 0; UPDATE volume SET tag = 0",
         "DELETE FROM decree",
+        "UPDATE age SET age = 0",
+        "UPDATE age SET age = -1",
+        "UPDATE age SET node = 'paris a'",
+        "UPDATE age SET volume = 'silver1'",
     };
     struct err err = { 0 };
     struct witness_store *s = open_store();
     assert_int_equal(raise_epoch(s, 0, &err), 0);
+    assert_int_equal(put_age(s, "paris-a", 5, &err), 0);
     witness_store_close(s);
     char saved[256];
     snprintf(saved, sizeof(saved), "%s", in_dir("saved"));
@@ -461,6 +672,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(keeps_decrees_and_their_history),
+        TEST(keeps_ages),
+        TEST(an_older_one_is_upgraded),
+        TEST(an_upgrade_on_a_disk_that_fails),
+        TEST(an_age_that_cannot_be_stored_breaks_nothing),
         TEST(one_witness_a_directory),
         TEST(another_decree_than_expected),
         TEST(what_is_no_witness_database_is_refused),

@@ -139,6 +139,10 @@ class Etcd:
         found = self.get(f"/lockstep/{volume}/history/", prefix=True)
         return {int(key.rsplit("/", 1)[1]): json.loads(value) for key, value in sorted(found.items())}
 
+    def age(self, volume="gold", node="paris-a"):
+        value = self.get(f"/lockstep/{volume}/age/{node}")
+        return json.loads(value)["age"] if value else None
+
     def wipe(self):
         for m in self.members:
             m.kill()
@@ -228,7 +232,8 @@ class Proxy:
         try:
             while request := self._message(client):
                 mode = self.mode
-                is_txn = b"/v3/kv/txn" in request.split(b"\r\n", 1)[0]
+                # What only reads compares nothing.
+                is_txn = b"/v3/kv/txn" in request.split(b"\r\n", 1)[0] and b'"compare"' in request
                 if mode == "hold" and is_txn:
                     self.held.append((server, request))
                     self.seen.release()

@@ -130,12 +130,15 @@ class Node:
     def __init__(self, witness, volume, name):
         self.witness, self.volume, self.name = witness, volume, name
         self.known = 0
+        self.age = 0  # of its leg; 0: it does not tell
+        self.remembered = 0  # the age that the last answer told
         self.socket = None
 
     def ask(self, swap=b""):
         """(outcome, epoch, tag, reason); OSError: no answer."""
         question = (number(1, 1) + number(2, 1) + data(3, self.volume) + data(4, b"\t" * 16) + data(5, self.name) +
-                    data(6, self.PEERS[self.name]) + number(7, self.known) + (data(9, swap) if swap else b""))
+                    data(6, self.PEERS[self.name]) + number(7, self.known) + (data(9, swap) if swap else b"") +
+                    (number(10, self.age) if self.age else b""))
         try:
             if not self.socket:
                 self.socket = socket.create_connection((self.witness.address, self.witness.port), timeout=10)
@@ -145,6 +148,7 @@ class Node:
             self.hang_up()
             raise
         decree = parse(answer.get(4, b""))
+        self.remembered = answer.get(6, 0)
         return OUTCOMES[answer.get(3, 0)], decree.get(1, 0), decree.get(2, 0), answer.get(5, b"").decode()
 
     def receive(self, count):
