@@ -309,7 +309,7 @@ struct engine {
     bool promote_force;            /* the promotion under way is to overcome what stands against it */
     bool promoted_half_made;       /* it has made an inconsistent leg count */
     char refused[SYNC_TEXT_BYTES]; /* the last refusal, so that each is told once */
-    bool refused_for_now;          /* ... until the register has answered one of the two */
+    bool refused_for_now;          /* ... until one of the two has stepped down, or has had the register's answer */
     bool refused_a_primary;        /* the last hello was a primary's, and no session came of it */
     bool is_behind;                /* the last hello was that of a leg which has gone on without this one */
     bool person_decides;           /* ... or told, with this node's, that either leg may lack what the other has */
