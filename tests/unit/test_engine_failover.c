@@ -540,13 +540,39 @@ static void a_demotion_that_nobody_hears_of_ends(void **state)
         calm_without_register(&w->a);
         tick(&w->a, engine_deadline_ns(w->a.engine));
     }
-    assert_true(w->a.orders_done == 2 && w->a.order_result < 0 && strstr(w->a.order_text, "witness"));
+    assert_true(w->a.orders_done == 2 && w->a.order_result == -ETIMEDOUT);
+    assert_non_null(strstr(w->a.order_text, "but the witness does not answer: test, and has not heard"));
     assert_true(!w->a.serving && is_named(w, &w->a));
     order(&w->a, EV_DETACH, false);
     disconnect_nodes(&w->a, &w->b);
     calm_without_register(&w->a);
     assert_true(w->a.orders_done == 3 && w->a.order_result == 0 && strstr(w->a.order_text, "witness"));
     assert_true(!w->a.on_disk.attached && is_named(w, &w->a));
+    close_world(w);
+}
+
+/* It answers, and does not do it: the order's answer has its reason. */
+static void a_demotion_that_is_not_taken_says_why(void **state)
+{
+    struct world *w = open_world(&automatic);
+    order(&w->a, EV_DEMOTE, false);
+    run(&w->a, &w->b);
+    while (w->a.orders_done < 2) {
+        metas_done(&w->a);
+        disks_done(&w->a);
+        if (w->a.asked && w->a.asked->ask == REGISTER_READ)
+            answer(w, &w->a);
+        else if (w->a.asked)
+            answer_with(&w->a, REGISTER_REFUSED);
+        else
+            tick(&w->a, engine_deadline_ns(w->a.engine));
+    }
+    assert_int_equal(w->a.order_result, -ETIMEDOUT);
+    assert_non_null(strstr(w->a.order_text, "but the witness does not take it: test, and has not heard"));
+    /* And it tells it as soon as it is taken. */
+    calm(w, &w->a);
+    wait_ns(w, &w->a, NS_PER_S);
+    assert_true(w->row.decree.cause == DECREE_NOBODY && !w->a.serving);
     close_world(w);
 }
 
@@ -1733,6 +1759,7 @@ int main(void)
         cmocka_unit_test(who_is_alone_with_a_failed_leg_fails_what_waits),
         cmocka_unit_test(who_drains_goes_on_alone),
         cmocka_unit_test(a_demotion_that_nobody_hears_of_ends),
+        cmocka_unit_test(a_demotion_that_is_not_taken_says_why),
         cmocka_unit_test(who_has_asked_and_died_withdraws),
         cmocka_unit_test(what_was_asked_of_a_register_that_is_gone),
         cmocka_unit_test(what_is_waited_for_is_told),
