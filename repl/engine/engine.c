@@ -347,6 +347,10 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
     lease_look(e, out);
     switch (ev->kind) {
     case EV_REQUEST:
+        if (patience_is_over(e)) {
+            patience_fail(&ev->request, out);
+            return;
+        }
         assert(role_is_serving(&e->role));
         e->request_ns = ev->now_ns;
         mirror_request(e->mirror, &ev->request, ev->now_ns, out);
@@ -427,7 +431,7 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
 
 bool engine_can_accept(const struct engine *e, enum op_kind kind)
 {
-    return role_is_serving(&e->role) && mirror_can_accept(e->mirror, kind);
+    return (role_is_serving(&e->role) && mirror_can_accept(e->mirror, kind)) || patience_is_over(e);
 }
 
 bool engine_leg_is_current(const struct engine *e)

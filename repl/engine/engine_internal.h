@@ -238,7 +238,9 @@ struct engine_witness {
     bool reads_held;
     uint64_t held_since_ns; /* reads_held: since when */
 
-    uint64_t patience_ns; /* when to look for requests that have waited too long; UINT64_MAX: none can */
+    uint64_t patience_ns;   /* when to look for requests that have waited too long; UINT64_MAX: none can */
+    uint64_t hand_since_ns; /* PHASE_HANDING: since when requests are held in the front */
+    bool fails_held;        /* ... they fail from now on, until it is known who serves */
 };
 
 struct engine {
@@ -597,6 +599,8 @@ void lease_look(struct engine *e, struct actions *out);
 /* engine_patience.c */
 void patience_look(struct engine *e, struct actions *out);
 uint64_t patience_deadline_ns(const struct engine *e);
+bool patience_is_over(const struct engine *e); /* a request is taken only to fail */
+void patience_fail(const struct request *request, struct actions *out);
 
 /* engine_stall.c */
 void stall_look(struct engine *e, struct actions *out);
