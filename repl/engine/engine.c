@@ -541,6 +541,7 @@ void engine_view(struct engine *e, struct engine_view *out)
         .size_bytes = e->sb.size_bytes,
         .block_bytes = e->served_block_bytes,
         .leg = own_leg(e),
+        .doubt = own_doubt(e),
         .consistent_epoch = e->sb.leg == LEG_SYNCING ? e->sb.consistent_epoch : 0,
         .consistent_lsn = e->sb.leg == LEG_SYNCING ? e->sb.consistent_lsn : 0,
         .session_up = e->session == SESSION_UP,

@@ -7,6 +7,7 @@
 #include "repl/meta/activity_log.h"
 #include "repl/meta/bitmap.h"
 #include "repl/mirror/mirror.h"
+#include "repl/role/loss.h"
 #include "repl/role/role.h"
 #include "repl/role/swaps.h"
 #include "repl/sync/decide.h"
@@ -356,6 +357,12 @@ struct engine {
 };
 
 static inline enum leg_state own_leg(const struct engine *e) { return e->leg_failed ? LEG_FAILED : e->sb.leg; }
+
+/* What is known against it, up to date or not. */
+static inline enum leg_doubt own_doubt(const struct engine *e)
+{
+    return e->sb.lost_power ? LEG_DOUBT_LACKS : e->sb.differs ? LEG_DOUBT_DIFFERS : LEG_DOUBT_NONE;
+}
 
 static inline uint32_t own_block_bytes(const struct engine *e)
 {

@@ -17,12 +17,19 @@ void answer_with(struct node *n, enum register_outcome outcome)
                              .answer = &(struct register_answer) { .outcome = outcome, .reason = "test" } });
 }
 
+static void ask_register(struct world *w, struct node *n, struct register_answer *a)
+{
+    assert_non_null(n->asked);
+    register_row_ask(&w->row, n->asked, a);
+    if (a->outcome == REGISTER_DONE)
+        memcpy(w->note, n->asked->note, sizeof(w->note));
+}
+
 /* The register answers. */
 void answer(struct world *w, struct node *n)
 {
-    assert_non_null(n->asked);
     struct register_answer a;
-    register_row_ask(&w->row, n->asked, &a);
+    ask_register(w, n, &a);
     n->asked = NULL;
     step(n, (struct event) { .kind = EV_REGISTER, .answer = &a });
 }
@@ -31,7 +38,7 @@ void answer(struct world *w, struct node *n)
 void lose_answer(struct world *w, struct node *n)
 {
     struct register_answer a;
-    register_row_ask(&w->row, n->asked, &a);
+    ask_register(w, n, &a);
     answer_with(n, REGISTER_UNREACHABLE);
 }
 

@@ -12,6 +12,7 @@ extern const struct node_options automatic; /* `failover: automatic` */
 struct world {
     struct node a, b;
     struct register_row row;
+    char note[REGISTER_REASON_BYTES]; /* that the last decree came with */
 };
 
 void answer_with(struct node *n, enum register_outcome outcome);

@@ -3,6 +3,7 @@
 #include "tests/unit/engine_world.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 static void a_lost_peer_leaves_the_set_first(void **state)
@@ -261,10 +262,17 @@ static void who_was_forced_is_compared_in_full(void **state)
                     answer(w, &w->b);
             }
             lose_answer(w, &w->b);
+        } else {
+            calm(w, &w->b);
+        }
+        assert_non_null(strstr(w->note, "paris-b is up-to-date at epoch "));
+        assert_non_null(strstr(w->note, ", perhaps without what it had not flushed; what it lacks of paris-a"));
+        if (dies) {
             node_restart(&w->b, true);
             tick(&w->b, w->b.now_ns + NS_PER_MS);
+            calm(w, &w->b);
+            assert_string_equal(w->note, ""); /* a decree that gives up nothing */
         }
-        calm(w, &w->b);
         assert_true(w->b.serving && !w->b.on_disk.lost_power);
         assert_int_equal(w->row.decree.cause, dies ? DECREE_RESUME : DECREE_FORCE);
         meet_at_last(w);
@@ -272,6 +280,35 @@ static void who_was_forced_is_compared_in_full(void **state)
         assert_in_sync(&w->a, &w->b);
         close_world(w);
     }
+}
+
+/* The register's history says what is known of the loss when one is forced that is half old, half new. */
+static void who_is_forced_half_made_says_how_much_is_missing(void **state)
+{
+    struct world *w = open_world(&automatic);
+    disconnect_nodes(&w->a, &w->b);
+    wait_ns(w, &w->a, 2 * DEAD_AFTER_NS);
+    write_block(&w->a, 0, 1);
+    calm(w, &w->a);
+    assert_true(w->a.completed == 1 && !is_member(w, &w->b));
+    hellos(&w->a, &w->b);
+    connect_judged(&w->a, &w->b);
+    assert_true(run_until_sent(&w->a, &w->b, &w->b, FRAME_SYNC_ASK));
+    disconnect_nodes(&w->a, &w->b);
+    wait_ns(w, &w->b, NS_PER_S);
+    struct engine_view had = view_of(&w->b);
+    assert_true(had.leg == LEG_SYNCING && had.consistent_epoch && had.consistent_epoch < had.epoch);
+    order(&w->b, EV_PROMOTE, true);
+    calm(w, &w->b);
+    assert_true(w->b.serving && w->row.decree.cause == DECREE_FORCE);
+    char says[2 * REGISTER_REASON_BYTES];
+    snprintf(says, sizeof(says),
+             "paris-b is syncing at epoch %llu, LSN %llu, consistent at epoch %llu, LSN %llu, not in the set of epoch "
+             "%llu; it lacks %u bytes, and what came since",
+             (unsigned long long)had.epoch, (unsigned long long)had.lsn, (unsigned long long)had.consistent_epoch,
+             (unsigned long long)had.consistent_lsn, (unsigned long long)w->row.decree.epoch - 1, CHANGE_BYTES);
+    assert_string_equal(w->note, says);
+    close_world(w);
 }
 
 /* The leg that the primary serves through loses its power: whether it counts as it is, an operator decides. */
@@ -1543,6 +1580,7 @@ static void what_is_known_is_put_over_an_older_register(void **state)
         disconnect_nodes(&w->a, &w->b);
         meet_at_last(w);
         assert_true(w->row.decree.cause == DECREE_ADOPT && w->row.decree.epoch > epoch + (1 << 19));
+        assert_non_null(strstr(w->note, "over no decree, where epoch "));
         assert_true(w->a.serving && is_member(w, &w->a) && is_member(w, &w->b));
         assert_in_sync(&w->a, &w->b);
         close_world(w);
@@ -1749,6 +1787,7 @@ int main(void)
         cmocka_unit_test(who_cannot_record_asks_for_nothing),
         cmocka_unit_test(who_is_taken_down_asks_for_nothing),
         cmocka_unit_test(who_was_forced_is_compared_in_full),
+        cmocka_unit_test(who_is_forced_half_made_says_how_much_is_missing),
         cmocka_unit_test(a_sole_leg_that_lost_power_is_not_taken),
         cmocka_unit_test(a_hello_of_a_later_primary_stops_first),
         cmocka_unit_test(the_leg_before_a_new_one_leaves_the_set),
