@@ -42,6 +42,20 @@ void lose_answer(struct world *w, struct node *n)
     answer_with(n, REGISTER_UNREACHABLE);
 }
 
+void run_until_asks(struct world *w, struct node *n, enum decree_cause cause)
+{
+    struct node *other = n == &w->a ? &w->b : &w->a;
+    while (!n->asked || n->asked->ask == REGISTER_READ) {
+        if (n->asked)
+            answer(w, n);
+        else if (other->asked)
+            answer(w, other);
+        else
+            assert_true(run_step(&w->a, &w->b));
+    }
+    assert_int_equal(n->asked->proposal.cause, cause);
+}
+
 /* All that is under way on one node comes to its end. */
 void calm(struct world *w, struct node *n)
 {
@@ -108,8 +122,7 @@ bool is_named(const struct world *w, const struct node *n)
     return strcmp(w->row.decree.primary, n->index ? "paris-b" : "paris-a") == 0;
 }
 
-/* A pair that has served, with its first decree. */
-struct world *open_world(const struct node_options *options)
+struct world *open_pair(const struct node_options *options)
 {
     static struct world w;
     memset(&w, 0, sizeof(w));
@@ -118,17 +131,23 @@ struct world *open_world(const struct node_options *options)
     node_open_with(&w.b, 1, options);
     connect_nodes(&w.a, &w.b);
     calm_both(&w);
-    order(&w.a, EV_PROMOTE, false);
-    calm_both(&w);
-    assert_true(w.a.serving);
-    assert_true(w.a.dropped); /* the first decree is told by a hello */
-    disconnect_nodes(&w.a, &w.b);
-    meet_at_last(&w);
-    assert_int_equal(w.row.decree.cause, DECREE_FIRST);
-    assert_true(is_named(&w, &w.a) && is_member(&w, &w.a) && is_member(&w, &w.b));
-    assert_true(w.a.on_disk.registered && w.b.on_disk.registered);
-    assert_in_sync(&w.a, &w.b);
     return &w;
+}
+
+struct world *open_world(const struct node_options *options)
+{
+    struct world *w = open_pair(options);
+    order(&w->a, EV_PROMOTE, false);
+    calm_both(w);
+    assert_true(w->a.serving);
+    assert_true(w->a.dropped); /* the first decree is told by a hello */
+    disconnect_nodes(&w->a, &w->b);
+    meet_at_last(w);
+    assert_int_equal(w->row.decree.cause, DECREE_FIRST);
+    assert_true(is_named(w, &w->a) && is_member(w, &w->a) && is_member(w, &w->b));
+    assert_true(w->a.on_disk.registered && w->b.on_disk.registered);
+    assert_in_sync(&w->a, &w->b);
+    return w;
 }
 
 void close_world(struct world *w)

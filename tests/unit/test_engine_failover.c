@@ -341,15 +341,7 @@ static void run_until_in_is_asked(struct world *w)
     hellos(&w->a, &w->b);
     connect_judged(&w->a, &w->b);
     say_hello(&w->a, &early);
-    while (!w->a.asked || w->a.asked->ask == REGISTER_READ) {
-        if (w->a.asked)
-            answer(w, &w->a);
-        else if (w->b.asked)
-            answer(w, &w->b);
-        else
-            assert_true(run_step(&w->a, &w->b));
-    }
-    assert_int_equal(w->a.asked->proposal.cause, DECREE_IN);
+    run_until_asks(w, &w->a, DECREE_IN);
 }
 
 /* It does not know whether its peer is a member; that one does, and has taken over since. */
@@ -469,9 +461,7 @@ static void a_failed_leg_is_not_served(void **state)
     metas_done(&w->a);
     tick(&w->a, w->a.now_ns + DEAD_AFTER_NS); /* it flushes what it may have to take over with */
     assert_true(w->a.disk_count == 1);
-    while (w->a.asked->ask == REGISTER_READ)
-        answer(w, &w->a);
-    assert_int_equal(w->a.asked->proposal.cause, DECREE_RESUME);
+    run_until_asks(w, &w->a, DECREE_RESUME);
     flush_done(&w->a, -5);
     metas_done(&w->a);
     answer(w, &w->a);
@@ -492,9 +482,7 @@ static void who_is_told_of_its_own_decree_goes_on(void **state)
     write_block(&w->a, 0, 1);
     wait_ns(w, &w->a, DEAD_AFTER_NS - 1);
     tick(&w->a, w->a.now_ns + 1);
-    while (w->a.asked->ask == REGISTER_READ)
-        answer(w, &w->a);
-    assert_int_equal(w->a.asked->proposal.cause, DECREE_OUT);
+    run_until_asks(w, &w->a, DECREE_OUT);
     lose_answer(w, &w->a);
     answer(w, &w->b); /* it has lost */
     metas_done(&w->b);
@@ -539,9 +527,7 @@ static void who_is_alone_with_a_failed_leg_fails_what_waits(void **state)
     calm(w, &w->a);
     write_block(&w->a, 0, 1);
     tick(&w->a, w->a.now_ns + DEAD_AFTER_NS);
-    while (w->a.asked->ask == REGISTER_READ)
-        answer(w, &w->a);
-    assert_int_equal(w->a.asked->proposal.cause, DECREE_OUT);
+    run_until_asks(w, &w->a, DECREE_OUT);
     lose_answer(w, &w->a);
     disk_done(&w->a, -5);
     metas_done(&w->a);
@@ -939,34 +925,20 @@ static void a_promotion_is_looked_at_again(void **state)
 /* The primary asks for the first decree, and is demoted before it knows its end. */
 static void a_demotion_waits_for_the_first_decree(void **state)
 {
-    static struct world w;
-    memset(&w, 0, sizeof(w));
-    register_row_start(&w.row, "gold42", (struct id) { { 0 } }, NULL);
-    node_open_with(&w.a, 0, &automatic);
-    node_open_with(&w.b, 1, &automatic);
-    connect_nodes(&w.a, &w.b);
-    calm_both(&w);
-    order(&w.a, EV_PROMOTE, false);
-    while (!w.a.asked || w.a.asked->ask == REGISTER_READ) {
-        if (w.a.asked)
-            answer(&w, &w.a);
-        else if (w.b.asked)
-            answer(&w, &w.b);
-        else
-            assert_true(run_step(&w.a, &w.b));
-    }
-    assert_int_equal(w.a.asked->proposal.cause, DECREE_FIRST);
-    lose_answer(&w, &w.a);
-    order(&w.a, EV_DEMOTE, false);
-    run(&w.a, &w.b);
-    assert_true(!w.a.serving && w.a.orders_done == 1);
-    disconnect_nodes(&w.a, &w.b);
-    wait_ns(&w, &w.a, TAKE_AFTER_NS);
-    assert_true(w.a.orders_done == 2 && w.a.order_result == 0);
-    assert_true(!w.a.serving && w.row.decree.cause == DECREE_NOBODY && !*w.row.decree.primary);
-    wait_ns(&w, &w.a, 2 * TAKE_AFTER_NS);
-    assert_false(w.a.serving);
-    close_world(&w);
+    struct world *w = open_pair(&automatic);
+    order(&w->a, EV_PROMOTE, false);
+    run_until_asks(w, &w->a, DECREE_FIRST);
+    lose_answer(w, &w->a);
+    order(&w->a, EV_DEMOTE, false);
+    run(&w->a, &w->b);
+    assert_true(!w->a.serving && w->a.orders_done == 1);
+    disconnect_nodes(&w->a, &w->b);
+    wait_ns(w, &w->a, TAKE_AFTER_NS);
+    assert_true(w->a.orders_done == 2 && w->a.order_result == 0);
+    assert_true(!w->a.serving && w->row.decree.cause == DECREE_NOBODY && !*w->row.decree.primary);
+    wait_ns(w, &w->a, 2 * TAKE_AFTER_NS);
+    assert_false(w->a.serving);
+    close_world(w);
 }
 
 /* The one that the register names does not reach it, and meets the other one, who does, again and again. */
@@ -1304,169 +1276,107 @@ static void reads_wait_without_a_lease(void **state)
  */
 static void both_are_promoted_before_there_is_a_decree(void **state)
 {
-    static struct world w;
-    memset(&w, 0, sizeof(w));
-    register_row_start(&w.row, "gold42", (struct id) { { 0 } }, NULL);
-    node_open_with(&w.a, 0, &automatic);
-    node_open_with(&w.b, 1, &automatic);
-    connect_nodes(&w.a, &w.b);
-    calm_both(&w);
-    order(&w.b, EV_PROMOTE, false);
-    order(&w.a, EV_PROMOTE, false);
-    assert_true(w.a.asked && w.b.asked);
-    answer(&w, &w.a);
-    assert_int_equal(w.a.sent_count, 1);
-    deliver(&w.a, &w.b);
-    assert_true(w.b.meta_pending);
-    answer(&w, &w.b);
-    while (w.b.sent_count)
-        deliver(&w.b, &w.a);
-    metas_done(&w.a);
-    while (w.a.sent_count)
-        deliver(&w.a, &w.b);
-    while (w.a.asked)
-        answer(&w, &w.a);
-    calm_both(&w);
-    assert_true(w.a.serving != w.b.serving);
-    assert_true(w.a.orders_done == 1 && w.b.orders_done == 1);
-    close_world(&w);
+    struct world *w = open_pair(&automatic);
+    order(&w->b, EV_PROMOTE, false);
+    order(&w->a, EV_PROMOTE, false);
+    assert_true(w->a.asked && w->b.asked);
+    answer(w, &w->a);
+    assert_int_equal(w->a.sent_count, 1);
+    deliver(&w->a, &w->b);
+    assert_true(w->b.meta_pending);
+    answer(w, &w->b);
+    while (w->b.sent_count)
+        deliver(&w->b, &w->a);
+    metas_done(&w->a);
+    while (w->a.sent_count)
+        deliver(&w->a, &w->b);
+    while (w->a.asked)
+        answer(w, &w->a);
+    calm_both(w);
+    assert_true(w->a.serving != w->b.serving);
+    assert_true(w->a.orders_done == 1 && w->b.orders_done == 1);
+    close_world(w);
 }
 
 /* The first decree stands, and who asked for it does not know: its peer may take over by it. */
 static void reads_need_a_lease_from_the_first_decree_on(void **state)
 {
-    static struct world w;
-    memset(&w, 0, sizeof(w));
-    register_row_start(&w.row, "gold42", (struct id) { { 0 } }, NULL);
-    node_open_with(&w.a, 0, &automatic);
-    node_open_with(&w.b, 1, &automatic);
-    connect_nodes(&w.a, &w.b);
-    calm_both(&w);
-    order(&w.a, EV_PROMOTE, false);
-    while (!w.a.asked || w.a.asked->ask == REGISTER_READ) {
-        if (w.a.asked)
-            answer(&w, &w.a);
-        else if (w.b.asked)
-            answer(&w, &w.b);
-        else
-            assert_true(run_step(&w.a, &w.b));
-    }
-    assert_int_equal(w.a.asked->proposal.cause, DECREE_FIRST);
-    lose_answer(&w, &w.a);
-    disconnect_nodes(&w.a, &w.b);
-    w.a.now_ns += DEAD_AFTER_NS;
-    request(&w.a, OP_READ, 0);
-    disks_done(&w.a);
-    assert_int_equal(w.a.completed, 0);
-    close_world(&w);
+    struct world *w = open_pair(&automatic);
+    order(&w->a, EV_PROMOTE, false);
+    run_until_asks(w, &w->a, DECREE_FIRST);
+    lose_answer(w, &w->a);
+    disconnect_nodes(&w->a, &w->b);
+    w->a.now_ns += DEAD_AFTER_NS;
+    request(&w->a, OP_READ, 0);
+    disks_done(&w->a);
+    assert_int_equal(w->a.completed, 0);
+    close_world(w);
 }
 
 /* The primary's leg fails while the first decree is under way: that one has it in the set, so it has to leave by one.
  */
 static void a_leg_that_fails_beside_the_first_decree(void **state)
 {
-    static struct world w;
-    memset(&w, 0, sizeof(w));
-    register_row_start(&w.row, "gold42", (struct id) { { 0 } }, NULL);
-    node_open_with(&w.a, 0, &automatic);
-    node_open_with(&w.b, 1, &automatic);
-    connect_nodes(&w.a, &w.b);
-    calm_both(&w);
-    order(&w.a, EV_PROMOTE, false);
-    while (!w.a.asked || w.a.asked->ask == REGISTER_READ) {
-        if (w.a.asked)
-            answer(&w, &w.a);
-        else if (w.b.asked)
-            answer(&w, &w.b);
-        else
-            assert_true(run_step(&w.a, &w.b));
-    }
-    assert_int_equal(w.a.asked->proposal.cause, DECREE_FIRST);
-    write_block(&w.a, 0, 1);
-    metas_done(&w.a);
-    while (w.a.disk_count)
-        disk_done(&w.a, -5);
-    answer(&w, &w.a);
-    disconnect_nodes(&w.a, &w.b);
-    calm(&w, &w.a);
-    assert_true(w.row.decree.cause == DECREE_LEG_OUT && !is_member(&w, &w.a) && is_member(&w, &w.b));
-    meet_at_last(&w);
-    calm_both(&w);
-    assert_true(w.a.completed == 1 && w.a.complete_result == 0 && w.b.content[0] == 1);
-    assert_true(history_last(&w.b.on_disk.history)->tag == w.row.decree.tag);
-    close_world(&w);
+    struct world *w = open_pair(&automatic);
+    order(&w->a, EV_PROMOTE, false);
+    run_until_asks(w, &w->a, DECREE_FIRST);
+    write_block(&w->a, 0, 1);
+    metas_done(&w->a);
+    while (w->a.disk_count)
+        disk_done(&w->a, -5);
+    answer(w, &w->a);
+    disconnect_nodes(&w->a, &w->b);
+    calm(w, &w->a);
+    assert_true(w->row.decree.cause == DECREE_LEG_OUT && !is_member(w, &w->a) && is_member(w, &w->b));
+    meet_at_last(w);
+    calm_both(w);
+    assert_true(w->a.completed == 1 && w->a.complete_result == 0 && w->b.content[0] == 1);
+    assert_true(history_last(&w->b.on_disk.history)->tag == w->row.decree.tag);
+    close_world(w);
 }
 
 /* The first decree arrives when its node has died, has been promoted again without one, and asks for the first once
  * more: nobody acts by the late one. */
 static void a_first_decree_that_is_late_gives_way(void **state)
 {
-    static struct world w;
-    memset(&w, 0, sizeof(w));
-    register_row_start(&w.row, "gold42", (struct id) { { 0 } }, NULL);
-    node_open_with(&w.a, 0, &automatic);
-    node_open_with(&w.b, 1, &automatic);
-    connect_nodes(&w.a, &w.b);
-    calm_both(&w);
+    struct world *w = open_pair(&automatic);
     struct register_request late = { 0 };
     for (unsigned round = 0; round < 2; round++) {
-        order(&w.a, EV_PROMOTE, false);
-        while (!w.a.asked || w.a.asked->ask == REGISTER_READ) {
-            if (w.a.asked)
-                answer(&w, &w.a);
-            else if (w.b.asked)
-                answer(&w, &w.b);
-            else
-                assert_true(run_step(&w.a, &w.b));
-        }
-        assert_int_equal(w.a.asked->proposal.cause, DECREE_FIRST);
+        order(&w->a, EV_PROMOTE, false);
+        run_until_asks(w, &w->a, DECREE_FIRST);
         if (round > 0)
             break;
-        late = *w.a.asked;
-        disconnect_nodes(&w.a, &w.b);
-        node_restart(&w.a, true);
-        calm_both(&w);
-        connect_nodes(&w.a, &w.b);
-        calm_both(&w);
+        late = *w->a.asked;
+        disconnect_nodes(&w->a, &w->b);
+        node_restart(&w->a, true);
+        calm_both(w);
+        connect_nodes(&w->a, &w->b);
+        calm_both(w);
     }
     struct register_answer to_late;
-    register_row_ask(&w.row, &late, &to_late);
+    register_row_ask(&w->row, &late, &to_late);
     assert_int_equal(to_late.outcome, REGISTER_DONE);
-    answer(&w, &w.a);
-    assert_true(w.a.serving);
-    calm_both(&w);
-    disconnect_nodes(&w.a, &w.b);
-    meet_at_last(&w);
-    assert_true(w.a.serving && w.row.decree.epoch > late.proposal.epoch && w.row.decree.epoch == w.a.on_disk.epoch);
-    assert_true(w.a.on_disk.registered && w.b.on_disk.registered);
-    assert_in_sync(&w.a, &w.b);
-    close_world(&w);
+    answer(w, &w->a);
+    assert_true(w->a.serving);
+    calm_both(w);
+    disconnect_nodes(&w->a, &w->b);
+    meet_at_last(w);
+    assert_true(w->a.serving && w->row.decree.epoch > late.proposal.epoch && w->row.decree.epoch == w->a.on_disk.epoch);
+    assert_true(w->a.on_disk.registered && w->b.on_disk.registered);
+    assert_in_sync(&w->a, &w->b);
+    close_world(w);
 }
 
 /* A pair whose first decree is on record in the register only: its node has died since. */
 static struct world *open_world_of_a_late_decree(void)
 {
-    static struct world w;
-    memset(&w, 0, sizeof(w));
-    register_row_start(&w.row, "gold42", (struct id) { { 0 } }, NULL);
-    node_open_with(&w.a, 0, &automatic);
-    node_open_with(&w.b, 1, &automatic);
-    connect_nodes(&w.a, &w.b);
-    calm_both(&w);
-    order(&w.a, EV_PROMOTE, false);
-    while (!w.a.asked || w.a.asked->ask == REGISTER_READ) {
-        if (w.a.asked)
-            answer(&w, &w.a);
-        else if (w.b.asked)
-            answer(&w, &w.b);
-        else
-            assert_true(run_step(&w.a, &w.b));
-    }
-    assert_int_equal(w.a.asked->proposal.cause, DECREE_FIRST);
-    lose_answer(&w, &w.a);
-    disconnect_nodes(&w.a, &w.b);
-    node_restart(&w.a, true);
-    return &w;
+    struct world *w = open_pair(&automatic);
+    order(&w->a, EV_PROMOTE, false);
+    run_until_asks(w, &w->a, DECREE_FIRST);
+    lose_answer(w, &w->a);
+    disconnect_nodes(&w->a, &w->b);
+    node_restart(&w->a, true);
+    return w;
 }
 
 /* One of two that are in session learns that there is a register: the other one, which has not read it, must not take
@@ -1560,9 +1470,7 @@ static void what_is_known_is_put_over_an_older_register(void **state)
             disconnect_nodes(&w->a, &w->b);
             calm(w, &w->a);
             tick(&w->a, w->a.now_ns + DEAD_AFTER_NS);
-            while (w->a.asked->ask == REGISTER_READ)
-                answer(w, &w->a);
-            assert_int_equal(w->a.asked->proposal.cause, DECREE_OUT);
+            run_until_asks(w, &w->a, DECREE_OUT);
             answer_with(&w->a, REGISTER_UNREACHABLE);
         }
         lose_the_register(w);
