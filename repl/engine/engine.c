@@ -347,6 +347,10 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
     lease_look(e, out);
     switch (ev->kind) {
     case EV_REQUEST:
+        if (patience_is_over(e)) {
+            patience_fail(&ev->request, out);
+            return;
+        }
         assert(role_is_serving(&e->role));
         e->request_ns = ev->now_ns;
         mirror_request(e->mirror, &ev->request, ev->now_ns, out);
@@ -427,7 +431,7 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
 
 bool engine_can_accept(const struct engine *e, enum op_kind kind)
 {
-    return role_is_serving(&e->role) && mirror_can_accept(e->mirror, kind);
+    return (role_is_serving(&e->role) && mirror_can_accept(e->mirror, kind)) || patience_is_over(e);
 }
 
 bool engine_leg_is_current(const struct engine *e)
@@ -537,6 +541,7 @@ void engine_view(struct engine *e, struct engine_view *out)
         .size_bytes = e->sb.size_bytes,
         .block_bytes = e->served_block_bytes,
         .leg = own_leg(e),
+        .doubt = own_doubt(e),
         .consistent_epoch = e->sb.leg == LEG_SYNCING ? e->sb.consistent_epoch : 0,
         .consistent_lsn = e->sb.leg == LEG_SYNCING ? e->sb.consistent_lsn : 0,
         .session_up = e->session == SESSION_UP,

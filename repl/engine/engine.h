@@ -9,6 +9,7 @@
 #include "repl/core/event.h"
 #include "repl/core/verify_places.h"
 #include "repl/mirror/mirror.h"
+#include "repl/role/role.h"
 #include "repl/sync/verify.h"
 
 struct engine;
@@ -64,6 +65,7 @@ struct engine_view {
     uint64_t size_bytes;
     uint32_t block_bytes; /* that clients' requests are to be multiples of */
     enum leg_state leg;
+    enum leg_doubt doubt;      /* what is known against it */
     uint64_t consistent_epoch; /* of an inconsistent leg: its last consistent state, as far as this node had it on
                                   record; 0: it has had none, or is consistent */
     uint64_t consistent_lsn;

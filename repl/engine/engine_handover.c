@@ -63,7 +63,8 @@ static void begin(struct engine *e, struct actions *out)
     struct engine_witness *w = &e->witness;
     e->own_flushed = false;
     e->ending_flushed = false;
-    w->gives_up = w->peer_waits = false;
+    w->gives_up = w->peer_waits = w->fails_held = false;
+    w->hand_since_ns = e->now_ns;
     w->hand_until_ns = e->now_ns + e->config.failover.dead_after_ns;
     w->switch_until_ns = e->now_ns + register_wait_ns(e);
     role_hand(&e->role);

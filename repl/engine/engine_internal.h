@@ -7,6 +7,7 @@
 #include "repl/meta/activity_log.h"
 #include "repl/meta/bitmap.h"
 #include "repl/mirror/mirror.h"
+#include "repl/role/loss.h"
 #include "repl/role/role.h"
 #include "repl/role/swaps.h"
 #include "repl/sync/decide.h"
@@ -238,7 +239,9 @@ struct engine_witness {
     bool reads_held;
     uint64_t held_since_ns; /* reads_held: since when */
 
-    uint64_t patience_ns; /* when to look for requests that have waited too long; UINT64_MAX: none can */
+    uint64_t patience_ns;   /* when to look for requests that have waited too long; UINT64_MAX: none can */
+    uint64_t hand_since_ns; /* PHASE_HANDING: since when requests are held in the front */
+    bool fails_held;        /* ... they fail from now on, until it is known who serves */
 };
 
 struct engine {
@@ -309,7 +312,7 @@ struct engine {
     bool promote_force;            /* the promotion under way is to overcome what stands against it */
     bool promoted_half_made;       /* it has made an inconsistent leg count */
     char refused[SYNC_TEXT_BYTES]; /* the last refusal, so that each is told once */
-    bool refused_for_now;          /* ... until the register has answered one of the two */
+    bool refused_for_now;          /* ... until one of the two has stepped down, or has had the register's answer */
     bool refused_a_primary;        /* the last hello was a primary's, and no session came of it */
     bool is_behind;                /* the last hello was that of a leg which has gone on without this one */
     bool person_decides;           /* ... or told, with this node's, that either leg may lack what the other has */
@@ -354,6 +357,12 @@ struct engine {
 };
 
 static inline enum leg_state own_leg(const struct engine *e) { return e->leg_failed ? LEG_FAILED : e->sb.leg; }
+
+/* What is known against it, up to date or not. */
+static inline enum leg_doubt own_doubt(const struct engine *e)
+{
+    return e->sb.lost_power ? LEG_DOUBT_LACKS : e->sb.differs ? LEG_DOUBT_DIFFERS : LEG_DOUBT_NONE;
+}
 
 static inline uint32_t own_block_bytes(const struct engine *e)
 {
@@ -597,6 +606,8 @@ void lease_look(struct engine *e, struct actions *out);
 /* engine_patience.c */
 void patience_look(struct engine *e, struct actions *out);
 uint64_t patience_deadline_ns(const struct engine *e);
+bool patience_is_over(const struct engine *e); /* a request is taken only to fail */
+void patience_fail(const struct request *request, struct actions *out);
 
 /* engine_stall.c */
 void stall_look(struct engine *e, struct actions *out);

@@ -117,10 +117,7 @@ static void promote(struct engine *e, bool force, bool undecreed, void *cookie, 
     }
     /* What the peer has done since, and whether this leg counts as it is, the register knows better. */
     bool asks = register_rules(e);
-    enum leg_doubt doubt = asks               ? LEG_DOUBT_NONE
-                           : e->sb.lost_power ? LEG_DOUBT_LACKS
-                           : e->sb.differs    ? LEG_DOUBT_DIFFERS
-                                              : LEG_DOUBT_NONE;
+    enum leg_doubt doubt = asks ? LEG_DOUBT_NONE : own_doubt(e);
     const char *obstacle = role_promotion_obstacle(&e->role, own_leg(e), doubt, force);
     if (e->leg_is_out)
         obstacle = "its leg has failed, and requests to the disk are not over; try again, or promote the peer";

@@ -1,7 +1,10 @@
 /* `fail-after`: requests that wait for the peer or the register end with an error when they have waited for so long.
  *
  * Looked at now and then, so that nothing is counted on the way of a request: none ends early, and none waits for more
- * than a quarter longer. */
+ * than a quarter longer. But where a switchover has come to nothing, and nobody tells who serves, requests are held in
+ * the front, out of sight: what came first has waited since this node has stopped, and what comes later fails with it,
+ * at once, until it is known. No leg sees anything of them: that fails what may be another node's to answer, and
+ * acknowledges nothing. */
 #include <errno.h>
 
 #include "repl/engine/engine_internal.h"
@@ -25,9 +28,40 @@ static uint64_t oldest_ns(const struct engine *e)
     return since_ns && held_ns ? min_u64(since_ns, held_ns) : since_ns + held_ns;
 }
 
+/* A register that answers ends it in a moment. */
+static bool is_held_up(const struct engine *e)
+{
+    return e->config.failover.fail_after_ns && handover_is_stuck(e) && e->witness.state != REGISTER_STATE_REACHABLE;
+}
+
+static uint64_t held_until_ns(const struct engine *e)
+{
+    return e->witness.hand_since_ns + e->config.failover.fail_after_ns;
+}
+
+bool patience_is_over(const struct engine *e) { return e->witness.fails_held && handover_is_stuck(e); }
+
+void patience_fail(const struct request *request, struct actions *out)
+{
+    struct action *a = actions_add(out, ACT_COMPLETE);
+    a->complete.cookie = request->cookie;
+    a->complete.result = -EIO;
+}
+
+static void look_at_what_is_held(struct engine *e, struct actions *out)
+{
+    if (patience_is_over(e) || !is_held_up(e) || e->now_ns < held_until_ns(e))
+        return;
+    e->witness.fails_held = true;
+    actions_note(out, NOTE_ERROR, "role",
+                 "the witness does not tell who serves: what is held for the switchover fails (`fail-after`), and what "
+                 "comes until it does");
+}
+
 void patience_look(struct engine *e, struct actions *out)
 {
     uint64_t fail_after_ns = e->config.failover.fail_after_ns;
+    look_at_what_is_held(e, out);
     if (!waits(e)) {
         e->witness.patience_ns = UINT64_MAX;
         return;
@@ -46,4 +80,8 @@ void patience_look(struct engine *e, struct actions *out)
     e->witness.held_since_ns = e->now_ns;
 }
 
-uint64_t patience_deadline_ns(const struct engine *e) { return waits(e) ? e->witness.patience_ns : UINT64_MAX; }
+uint64_t patience_deadline_ns(const struct engine *e)
+{
+    uint64_t at_ns = waits(e) ? e->witness.patience_ns : UINT64_MAX;
+    return is_held_up(e) && !e->witness.fails_held ? min_u64(at_ns, held_until_ns(e)) : at_ns;
+}

@@ -98,6 +98,29 @@ static bool is_free_for(struct engine *e, enum decree_cause cause, struct action
 
 bool register_wants_no_session(const struct engine *e) { return e->now_ns < e->witness.alone_until_ns; }
 
+/* What an operator gives up by it, for the register's history. */
+static void note_loss(struct engine *e, struct register_request *r)
+{
+    r->note[0] = 0;
+    if (r->proposal.cause == DECREE_ADOPT)
+        loss_of_adopting(&e->witness.decree, known_epoch(e), r->note);
+    if (r->proposal.cause != DECREE_FORCE)
+        return;
+    struct engine_view v;
+    engine_view(e, &v);
+    loss_of_force(&(struct loss_facts) { .node = e->config.node,
+                                         .peer = e->config.peer,
+                                         .leg = v.leg,
+                                         .doubt = v.doubt,
+                                         .epoch = v.epoch,
+                                         .lsn = v.lsn,
+                                         .consistent_epoch = v.consistent_epoch,
+                                         .consistent_lsn = v.consistent_lsn,
+                                         .to_come_bytes = v.out_of_sync_bytes,
+                                         .stands = &e->witness.decree },
+                  r->note);
+}
+
 static void prepare(struct engine *e, int row, const struct swap_facts *facts)
 {
     struct engine_witness *w = &e->witness;
@@ -106,6 +129,7 @@ static void prepare(struct engine *e, int row, const struct swap_facts *facts)
     w->request.expected_epoch = w->decree.epoch;
     w->request.expected_tag = w->decree.tag;
     w->request.over_older = w->request.proposal.cause == DECREE_ADOPT;
+    note_loss(e, &w->request);
     w->swap = SWAP_PREPARED;
     w->swap_row = row;
     w->swap_since_ns = e->now_ns;

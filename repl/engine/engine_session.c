@@ -28,7 +28,7 @@ static void refuse(struct engine *e, const char *text, struct actions *out)
     actions_note(out, NOTE_ERROR, "link", "refused: %s", text);
 }
 
-/* It goes on as soon as the register has answered one of the two. */
+/* It goes on as soon as one of the two has stepped down, or has had its answer from the register. */
 static void refuse_for_now(struct engine *e, const char *text, struct actions *out)
 {
     e->session = SESSION_ENDING;

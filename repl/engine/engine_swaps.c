@@ -486,6 +486,19 @@ void swaps_promote(struct engine *e, const struct swap_facts *f, int row, struct
 
 static bool releases(const struct engine *e) { return e->role.phase == PHASE_DEMOTING && e->witness.ended; }
 
+/* What the register said last, if it said anything but that it is there. */
+static const char *why_not_released(struct engine *e, struct actions *out)
+{
+    const struct engine_witness *w = &e->witness;
+    bool refuses = w->state == REGISTER_STATE_REFUSED || w->state == REGISTER_STATE_OLDER ||
+                   w->state == REGISTER_STATE_UNCONFIRMED;
+    return actions_text(out,
+                        "nothing is served here any more, but the witness %s%s%s, and has not heard that nobody is to "
+                        "serve: this node tells it as soon as it does, unless it is taken down (`lockstep down "
+                        "--force`)",
+                        refuses ? "does not take it" : "does not answer", *w->reason ? ": " : "", w->reason);
+}
+
 void swaps_advance(struct engine *e, struct actions *out)
 {
     flush_when_silent(e);
@@ -498,11 +511,7 @@ void swaps_advance(struct engine *e, struct actions *out)
                            : "it was not this node's turn in time: see `lockstep status`",
                        out);
     if (releases(e) && e->order_count > 0 && e->now_ns >= e->witness.release_until_ns)
-        orders_finish(
-            e, -ETIMEDOUT,
-            "nothing is served here any more, but the witness does not answer, and has not heard that nobody "
-            "is to serve: this node tells it as soon as it does, unless it is taken down (`lockstep down --force`)",
-            out);
+        orders_finish(e, -ETIMEDOUT, why_not_released(e, out), out);
 }
 
 uint64_t swap_deadline_ns(const struct engine *e)

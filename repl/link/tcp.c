@@ -247,7 +247,7 @@ static void name_use(struct tcp_name *name, struct tcp_conn *c)
         connect_socket(c);
 }
 
-static void looked_up(void *ctx, int result, const struct tcp_address *address, const char *reason)
+static void looked_up(void *ctx, int result, const struct net_address *address, const char *reason)
 {
     struct tcp_name *name = ctx;
     struct tcp_conn *c = name->waits;
@@ -311,7 +311,7 @@ static void connect_to(struct transport *base, conn_id id, unsigned path)
     }
     enter(c, CONN_RESOLVING);
     struct err err = { 0 };
-    int rc = tcp_parse_numeric(t->connect_to[path], &c->to, &err);
+    int rc = net_address_parse(t->connect_to[path], &c->to, &err);
     if (rc > 0)
         connect_socket(c);
     else if (rc == 0)
@@ -391,8 +391,8 @@ static void accept_done(struct ring_op *op, int32_t result)
 
 static int listen_on(struct tcp_listener *l, const char *text, struct err *err)
 {
-    struct tcp_address a;
-    int rc = tcp_resolve(text, &a, err);
+    struct net_address a;
+    int rc = net_address_resolve(text, false, &a, err);
     if (rc < 0)
         return rc;
     int on = 1;

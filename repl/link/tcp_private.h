@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include "repl/base/net_address.h"
 #include "repl/base/scatter.h"
 #include "repl/link/link.h"
 
@@ -35,16 +36,10 @@ static_assert(2 * TCP_RECV_FRAMES_MAX + 2 <= SCATTER_PLACES_MAX, "the places fit
 #define TCP_LINGER_NS (1 * NS_PER_S)
 #define TCP_ACCEPT_PAUSE_NS (100 * NS_PER_MS) /* after a failed accept, out of descriptors for example */
 
-#define TCP_NAME_BYTES_MAX 256
 #define TCP_REASON_BYTES_MAX 160
 
 struct tcp;
 struct tcp_lookup;
-
-struct tcp_address {
-    struct sockaddr_storage addr;
-    socklen_t bytes;
-};
 
 enum tcp_conn_state {
     CONN_FREE,
@@ -75,7 +70,7 @@ struct tcp_conn {
     struct ring_op recv_op;
     struct ring_op send_op;
     struct ring_timer linger;
-    struct tcp_address to;
+    struct net_address to;
     char failed[TCP_REASON_BYTES_MAX]; /* to be reported from the loop; "": nothing */
 
     /* Receiving: where in the stream we are, and the room posted for what comes next. */
@@ -124,7 +119,7 @@ struct tcp_name {
     struct tcp_lookup *lookup; /* runs; NULL: none */
     struct tcp_conn *waits;    /* for it; NULL: nobody does any more */
     bool ended;                /* and nobody has used it: */
-    struct tcp_address address;
+    struct net_address address;
     char failed[TCP_REASON_BYTES_MAX]; /* "": the address was found */
 };
 
@@ -134,7 +129,7 @@ struct tcp {
     struct buf_pool *pool;
     bool initiator;
     unsigned path_count;
-    char connect_to[SESSION_PATHS_MAX][TCP_NAME_BYTES_MAX];
+    char connect_to[SESSION_PATHS_MAX][NET_ADDRESS_TEXT_BYTES_MAX];
     struct tcp_name names[SESSION_PATHS_MAX];
     struct tcp_listener listeners[SESSION_PATHS_MAX];
     struct tcp_conn conns[TCP_CONNS_MAX];
@@ -176,15 +171,9 @@ void tcp_send_done(struct ring_op *op, int32_t result);
 void tcp_send_forget(struct tcp_conn *c);
 bool tcp_send_is_idle(const struct tcp_conn *c);
 
-/* "HOST:PORT" or "[HOST]:PORT" with a numeric address. 1: it is; 0: it may be a name; -EINVAL with err set. */
-int tcp_parse_numeric(const char *text, struct tcp_address *out, struct err *err);
-
-/* Blocks; for set-up only. */
-int tcp_resolve(const char *text, struct tcp_address *out, struct err *err);
-
 /* On a thread of its own; `done` is called from the loop unless the lookup was forgotten before. NULL with err set. */
 struct tcp_lookup *tcp_lookup_start(struct ring *r, const char *text, void *ctx,
-                                    void (*done)(void *ctx, int result, const struct tcp_address *address,
+                                    void (*done)(void *ctx, int result, const struct net_address *address,
                                                  const char *reason),
                                     struct err *err);
 void tcp_lookup_forget(struct tcp_lookup *l);

@@ -14,6 +14,7 @@
 #include "repl/base/clock.h"
 #include "repl/base/scoped.h"
 #include "repl/node/node_internal.h"
+#include "repl/role/loss.h"
 
 #define PROGRESS_EVERY_NS (250 * NS_PER_MS)
 #define WAITING_TOLD_EVERY_NS (2 * NS_PER_S)
@@ -270,27 +271,28 @@ static void __attribute__((format(printf, 2, 3))) add_words(char text[CONTROL_TE
 static void say_what_may_be_lost(const struct node_volume *nv, const struct volume_status *s,
                                  char text[CONTROL_TEXT_BYTES])
 {
-    const struct decree *d = &s->witness.decree;
+    const struct decree *d = s->has_witness ? &s->witness.decree : NULL;
+    const struct config_node *peer = config_peer(nv->config);
+    char loss[LOSS_TEXT_BYTES];
+    loss_of_force(&(struct loss_facts) { .node = config_self(nv->config)->name,
+                                         .peer = peer ? peer->name : NULL,
+                                         .leg = s->leg,
+                                         .doubt = s->doubt,
+                                         .epoch = s->epoch,
+                                         .lsn = s->lsn,
+                                         .consistent_epoch = s->consistent_epoch,
+                                         .consistent_lsn = s->consistent_lsn,
+                                         .to_come_bytes = s->out_of_sync_bytes,
+                                         .stands = d },
+                  loss);
     text[0] = 0;
-    add_words(text, "may be lost: what this leg lacks, which is %s, at epoch %llu and LSN %llu", leg_state_name(s->leg),
-              (unsigned long long)s->epoch, (unsigned long long)s->lsn);
-    if (s->consistent_epoch)
-        add_words(text, " (last consistent at epoch %llu, LSN %llu)", (unsigned long long)s->consistent_epoch,
-                  (unsigned long long)s->consistent_lsn);
-    if (s->has_witness && !decree_is_none(d)) {
-        add_words(text, "; the witness has epoch %llu (%s), primary %s, in sync", (unsigned long long)d->epoch,
-                  decree_cause_name(d->cause), *d->primary ? d->primary : "nobody");
-        for (uint32_t i = 0; i < d->member_count && i < DECREE_MEMBERS_MAX; i++)
-            add_words(text, "%s %s", i ? "," : "", d->members[i].node);
-    }
-    /* The bits of another leg are what itself has changed, or may have: nothing of what the peer wrote alone. */
-    if (s->leg == LEG_SYNCING && s->out_of_sync_bytes)
-        add_words(
-            text,
-            "; %llu bytes were still to come when it was last connected; what was written since is not known here",
-            (unsigned long long)s->out_of_sync_bytes);
-    else if (config_peer(nv->config))
-        add_words(text, "; how much differs from the leg of %s is not known here", config_peer(nv->config)->name);
+    add_words(text, "may be lost: %s", loss);
+    if (!d || decree_is_none(d))
+        return;
+    add_words(text, "; the witness has epoch %llu (%s), primary %s, in sync", (unsigned long long)d->epoch,
+              decree_cause_name(d->cause), *d->primary ? d->primary : "nobody");
+    for (uint32_t i = 0; i < d->member_count && i < DECREE_MEMBERS_MAX; i++)
+        add_words(text, "%s %s", i ? "," : "", d->members[i].node);
 }
 
 /* It is tried with that on record; what becomes of it, the volume tells. `although`: why it was refused without force,

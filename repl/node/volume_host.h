@@ -8,6 +8,7 @@
 #include "repl/core/action.h"
 #include "repl/core/decree.h"
 #include "repl/core/names.h"
+#include "repl/role/role.h"
 
 enum log_level {
     LOG_LEVEL_ERROR,
@@ -44,6 +45,7 @@ struct volume_status {
     uint64_t lsn;
     uint64_t size_bytes; /* 0: not fixed yet */
     enum leg_state leg;
+    enum leg_doubt doubt;      /* what is known against it */
     uint64_t consistent_epoch; /* of an inconsistent leg: its last consistent state; 0: none */
     uint64_t consistent_lsn;
     uint32_t writes_waiting;    /* changes and flushes that wait for the peer */

@@ -119,6 +119,7 @@ static void make_status(struct volume *v, struct volume_status *s)
         .lsn = view.lsn,
         .size_bytes = view.size_bytes,
         .leg = view.leg,
+        .doubt = view.doubt,
         .consistent_epoch = view.consistent_epoch,
         .consistent_lsn = view.consistent_lsn,
         .writes_waiting = view.writes_waiting,

@@ -212,6 +212,9 @@ static bool deposed(const struct hello *own, const struct hello *peer)
 static void explain_deposed(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
 {
     j->own_deposed = is_overtaken(own, peer);
+    /* It judges the same, and steps down before it says hello again. One that still waits for the end of a swap of its
+     * own comes back at the pace of any lost connection. */
+    j->for_now = true;
     const struct hello *old = own->epoch < peer->epoch ? own : peer;
     const struct hello *new = own->epoch < peer->epoch ? peer : own;
     say(j, "%s is primary at epoch %llu, but %s has seen epoch %llu: %s was deposed and must not serve any longer",

@@ -25,7 +25,7 @@ struct sync_judgement {
     const char *rule;    /* its name, for the log and the tests */
     bool full;           /* SYNC_SOURCE, SYNC_TARGET: the bitmaps cannot be relied on: everything is compared */
     bool own_deposed;    /* refused, and we are a primary that another epoch has overtaken */
-    bool for_now;        /* refused until one of the two has had its answer from the register */
+    bool for_now;        /* refused until one of the two has stepped down, or has had its answer from the register */
     bool peer_asked;     /* ... as the peer has asked to take over from this epoch */
     bool target_in_set;  /* ... as the peer would be our target, and is in the set */
     bool two_primaries;  /* refused, and both are primary, and neither was deposed */

@@ -15,10 +15,11 @@
 #include <unistd.h>
 
 #include "repl/base/clock.h"
+#include "repl/base/net_address.h"
 #include "repl/base/prng.h"
 #include "repl/witness/register_backend.h"
-#include "repl/witness/witness_address.h"
 #include "repl/witness/witness_codec.h"
+#include "repl/witness/witness_keepalive.h"
 
 #define SCHEME "lockstep://"
 #define BACKOFF_NS_MIN (100 * NS_PER_MS)
@@ -50,7 +51,7 @@ struct lookup {
     int wake_fd; /* a copy of the client's */
     int result;
     struct err err;
-    struct witness_address address;
+    struct net_address address;
     char text[];
 };
 
@@ -139,7 +140,7 @@ static void __attribute__((format(printf, 2, 3))) drop(struct client *c, const c
             answer_unreachable(c, slot, "%s", c->trouble);
 }
 
-static void join(struct client *c, const struct witness_address *a)
+static void join(struct client *c, const struct net_address *a)
 {
     c->fd = socket(a->addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (c->fd < 0) {
@@ -179,9 +180,9 @@ static void lookup_free(struct lookup *l)
 static void *lookup_thread(void *arg)
 {
     struct lookup *l = arg;
-    struct witness_address address = { .bytes = 0 };
+    struct net_address address = { .bytes = 0 };
     struct err err = { 0 };
-    int rc = witness_resolve(l->text, false, &address, &err);
+    int rc = net_address_resolve(l->text, false, &address, &err);
     uint64_t one = 1;
     pthread_mutex_lock(&l->lock);
     l->result = rc;
@@ -259,9 +260,9 @@ static void lookup_forget(struct client *c)
 
 static void start(struct client *c)
 {
-    struct witness_address address;
+    struct net_address address;
     struct err err = { 0 };
-    int rc = witness_parse_numeric(c->address, &address, &err);
+    int rc = net_address_parse(c->address, &address, &err);
     if (rc == 1)
         join(c, &address);
     else if (rc == 0)
@@ -480,14 +481,14 @@ static void client_free(struct client *c)
 static int check_options(const struct register_options *o, char *error, size_t error_bytes)
 {
     struct err err = { 0 };
-    struct witness_address ignored;
+    struct net_address ignored;
     if (o->tls_ca || o->tls_cert || o->tls_key) {
         snprintf(error, error_bytes,
                  "TLS to a witness is not supported by this version: leave it out, and keep the "
                  "witness on a network of its own");
         return -ENOTSUP;
     }
-    if (witness_parse_numeric(o->url + strlen(SCHEME), &ignored, &err) >= 0)
+    if (net_address_parse(o->url + strlen(SCHEME), &ignored, &err) >= 0)
         return 0;
     snprintf(error, error_bytes, "%s", err.text);
     return -EINVAL;

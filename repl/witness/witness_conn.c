@@ -11,8 +11,9 @@
 #include <unistd.h>
 
 #include "repl/base/clock.h"
-#include "repl/witness/witness_address.h"
+#include "repl/base/net_address.h"
 #include "repl/witness/witness_internal.h"
+#include "repl/witness/witness_keepalive.h"
 
 #define BACKLOG 128
 #define ACCEPTS_AT_ONCE 32
@@ -285,8 +286,8 @@ void conns_accept(struct witness *w)
 
 int conns_listen(struct witness *w, struct err *err)
 {
-    struct witness_address a;
-    int rc = witness_resolve(w->options.listen, true, &a, err);
+    struct net_address a;
+    int rc = net_address_resolve(w->options.listen, true, &a, err);
     if (rc)
         return rc;
     w->listen_fd = socket(a.addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

@@ -18,7 +18,7 @@ TAKEOVER_MAX_S = DEAD_AFTER_S + 10
 
 def kill_primary(t, c, primary, other):
     epoch = other.status()["epoch"]
-    prober = Prober(c.nodes, c.size - MIB)
+    prober = Prober(c)
     prober.wait_on(primary.uri, 20)
     nbdio.headway(c.load, 200, what="the load to run")
     killed = time.monotonic()
@@ -46,7 +46,7 @@ def kill_primary(t, c, primary, other):
 
 
 def kill_secondary(t, c, primary, secondary):
-    prober = Prober(c.nodes, c.size - MIB)
+    prober = Prober(c)
     prober.wait_on(primary.uri, 20)
     killed = time.monotonic()
     secondary.sigkill()
@@ -81,11 +81,10 @@ def with_witness(t):
     c = Trio(t, size=256 * MIB, dead_after=f"{int(DEAD_AFTER_S)}s")
     c.samples = []
     t.step("two nodes and a witness, protected")
-    s = c.ready()
+    s = c.under_load()
     t.check(s["failover"] == "automatic" and s["when_alone"] == "strict", "status tells failover and when-alone", s)
     a, b = c.nodes
     t.check(hooks_of(a) == [("primary", s["epoch"])] or hooks_of(a)[0][0] == "primary", "the promote hook was run", hooks_of(a))
-    c.load = nbdio.start(nbdio.scribblers(a.uri, c.size - 4 * MIB, t.seed, 4))
     primary, other = a, b
     for _ in range(t.rounds(2, 100)):
         t.step(f"{primary.name}, the primary, is killed under load")
@@ -106,8 +105,7 @@ def with_witness(t):
     other.cli("promote", c.volume)
     other.wait("both to be in sync", c.both_in_sync, 30)
     t.check(other.status()["serving"], "`promote` on a member serves again")
-    c.stop()
-    nbdio.verify_legs(c, c.load, "at the end")
+    c.end()
     tell(t, c, "the witness")
 
 
@@ -117,10 +115,8 @@ def with_etcd(t):
     c = Trio(t, size=64 * MIB, dead_after=f"{int(DEAD_AFTER_S)}s", url=etcd.url(), name="fleet")
     c.samples = []
     t.step("two nodes and an etcd of three members, protected")
-    c.ready()
-    a, b = c.nodes
-    c.load = nbdio.start(nbdio.scribblers(a.uri, c.size - 4 * MIB, t.seed, 4))
-    primary, other = a, b
+    c.under_load()
+    primary, other = c.nodes
     for number in range(t.rounds(2, 20)):
         if number == 1:
             t.step("one member of three is killed: nobody notices")
@@ -144,8 +140,7 @@ def with_etcd(t):
     other.wait("to serve", lambda s: s["serving"], 30)
     primary.start()
     other.wait("both to be in sync", c.both_in_sync, 60)
-    c.stop()
-    nbdio.verify_legs(c, c.load, "at the end")
+    c.end()
     causes = [d["cause"] for d in etcd.history(c.volume).values()]
     t.check(causes.count("take") == len(c.samples) + 1, "etcd has the history", causes)
     tell(t, c, "etcd")

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """With a witness, and something wrong: both nodes are told to promote at once; a configuration that differs between the nodes; the
-only up-to-date leg is taken away; a witness that is slow; a node whose disk is an old copy of itself."""
+only up-to-date leg is taken away; a promotion by force, and what is on record of it; a witness that is slow; a node whose disk is
+an old copy of itself."""
 
 import signal
 import subprocess
@@ -143,6 +144,35 @@ def only_leg(t, c, primary, other):
     primary.wait("to serve again, and both to be in sync", lambda s: s["serving"] and c.both_in_sync(s), 30)
 
 
+def forced(t, c, primary, other):
+    """Who serves after it, and who does not."""
+    t.step("the other node is promoted by force: what that gives up is on record, in numbers")
+    other.stop()
+    primary.wait("to be alone", lambda s: s["witness"]["in_sync"] == [primary.name], 30)
+    h = nbdio.connect(primary.uri)
+    h.pwrite(b"x" * MIB, 0)
+    h.shutdown()
+    primary.stop()
+    other.start()
+    s = other.wait("to reach the register", lambda s: s["witness"]["state"] == "reachable", 30)
+    standing = s["witness"]["epoch"]
+    numbers = f"{other.name} is up-to-date at epoch {s['epoch']}, LSN {s['lsn']}, not in the set of epoch {standing}"
+    p = other.cli("promote", c.volume, "--force", timeout_s=60)
+    t.check(numbers in p.stdout + p.stderr, f"the command says it: {numbers}", p)
+    t.check(numbers in other.log_text(), "so does the node's log")
+    other.wait("to serve", lambda s: s["serving"], 30)
+    newest, before = c.witness.history(c.volume)[:2]
+    t.check((newest["cause"], newest["asked_by"], before["epoch"]) == ("force", other.name, standing), "the witness's history has it", newest)
+    t.check(newest["note"] == f"{numbers}; what it lacks of {primary.name} is not known here", f"with {newest['note']}", newest)
+    t.check(before["note"] is None, "a decree that gives up nothing says nothing", before)
+    t.check(newest["note"] in c.witness.lockstep("history", c.volume).stdout, "also for eyes")
+    primary.start()
+    primary.wait("to tell of a split brain", lambda s: s["split_brain"], 30)
+    primary.cli("resolve", c.volume, "--discard", "local", "--keep", t.dir / "kept", timeout_s=60)
+    other.wait("both to be in sync", c.both_in_sync, 60)
+    return other, primary
+
+
 def slow_witness(t, c, primary, other):
     t.step("the witness stands still, and then the secondary does not answer any more")
     load = nbdio.start(nbdio.scribblers(primary.uri, SIZE, t.seed, 2))
@@ -193,6 +223,7 @@ def test(t):
     primary, other = promoted_at_once(t, c)
     configured_otherwise(t, c, primary, other)
     only_leg(t, c, primary, other)
+    primary, other = forced(t, c, primary, other)
     load = slow_witness(t, c, primary, other)
     old_image(t, c, primary, other, load)
 

@@ -10,18 +10,6 @@ from lib.cluster import FAILED, MIB, REFUSED, Cluster
 LARGE, SIZE, TOO_SMALL = 96 * MIB, 64 * MIB, 48 * MIB
 
 
-def replace_disk(node, size):
-    """A blank one of that size, and a leg on it."""
-    node.stop()
-    for path in (node.backing, node.dir / "meta"):
-        path.unlink()
-    with open(node.backing, "wb") as f:
-        f.truncate(size)
-    node.start()
-    node.cli("create", node.cluster.volume)
-    node.cli("up", node.cluster.volume)
-
-
 def pairs(t):
     t.step(f"legs of {LARGE // MIB} and {SIZE // MIB} MiB")
     c = Cluster(t, size=0, name="pair", dead_after="500ms")
@@ -39,7 +27,8 @@ def pairs(t):
     h.shutdown()
 
     t.step(f"the smaller disk is replaced by one of {TOO_SMALL // MIB} MiB")
-    replace_disk(c.b, TOO_SMALL)
+    c.b.stop()
+    c.b.replace_disk(TOO_SMALL)
     for n in c.nodes:
         s = n.wait("to refuse the other", lambda s: s["peer"]["link"] == "refused")
         t.check(all(f"{size} {where}" in s["why_not"].replace("bytes on", "on") for size, where in
@@ -48,7 +37,8 @@ def pairs(t):
     t.check(s["serving"] and s["size_bytes"] == SIZE, "the volume is served with the size that it had", s)
 
     t.step(f"by one of {LARGE // MIB + 1} MiB: it gets everything, and the size stays")
-    replace_disk(c.b, LARGE + MIB)
+    c.b.stop()
+    c.b.replace_disk(LARGE + MIB)
     s = c.a.wait("to be protected", lambda s: s["protected"], 40)
     t.check(s["size_bytes"] == c.b.status()["size_bytes"] == SIZE, "in sync", s)
     c.stop()

@@ -285,12 +285,7 @@ def replaced_disk(t):
     nbdio.stop(v.load)
     written = sum(len(s.touched()) * s.block_bytes for s in v.load)
     v.secondary.stop()
-    with open(v.secondary.backing, "r+b") as f:
-        f.truncate(0)
-        f.truncate(os.stat(v.primary.backing).st_size)
-    v.secondary.start()
-    v.secondary.cli("create", v.c.volume)
-    v.secondary.cli("up", v.c.volume)
+    v.secondary.replace_disk()
     for s in v.load:
         s.reconnect(v.primary.uri)
         s.start()

@@ -9,7 +9,7 @@ from lib.failover import Prober, Trio, hooks_of, move
 
 
 def switch(t, c, primary, other, on):
-    prober = Prober(c.nodes, c.size - MIB)
+    prober = Prober(c)
     prober.wait_on(primary.uri, 20)
     nbdio.headway(c.load, 200, what="the load to run")
     began = time.monotonic()
@@ -28,10 +28,8 @@ def switch(t, c, primary, other, on):
 def test(t):
     t.pauses = []
     c = Trio(t, size=256 * MIB)
-    c.ready()
-    a, b = c.nodes
-    c.load = nbdio.start(nbdio.scribblers(a.uri, c.size - 4 * MIB, t.seed, 4))
-    primary, other = a, b
+    c.under_load()
+    primary, other = c.nodes
     for number in range(t.rounds(4, 100)):
         t.step(f"{primary.name} hands over to {other.name}")
         switch(t, c, primary, other, on=primary if number % 2 else other)
@@ -44,8 +42,7 @@ def test(t):
     t.check(primary.status()["serving"], "and the primary serves on")
     other.start()
     primary.wait("both to be in sync", c.both_in_sync, 60)
-    c.stop()
-    nbdio.verify_legs(c, c.load, "at the end")
+    c.end()
     t.pauses.sort()
     t.say(f"pauses: {', '.join(f'{s * 1000:.0f}' for s in t.pauses)} ms")
 

@@ -331,6 +331,13 @@ static void check_not_deposed(struct sim *s, const struct sim_op *read)
     }
 }
 
+bool sim_is_held_up(struct sim *s, unsigned node)
+{
+    struct engine_view view;
+    engine_view(s->node[node].engine, &view);
+    return s->reg.fail_after_ns && view.role == ROLE_PRIMARY && !view.serving;
+}
+
 /* In sync, an error is the reader's business only when neither leg can give what he asked for. Who was deposed while
  * his disk hung has nobody to ask. */
 static void check_not_repairable(struct sim *s, const struct sim_op *read)
@@ -350,7 +357,10 @@ static void complete_read(struct sim *s, struct sim_op *op, int32_t result)
             if (!medium_is_readable(&s->disk[0].data, b, 1) && !medium_is_readable(&s->disk[1].data, b, 1))
                 COVER(read_nobody);
         }
-        check_not_repairable(s, op);
+        if (sim_is_held_up(s, op->node))
+            COVER(held_failed);
+        else
+            check_not_repairable(s, op);
         return;
     }
     COVER(reads_ok);

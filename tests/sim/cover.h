@@ -157,6 +157,7 @@
     X(switch_refused, 1, "operator: switchovers refused, or whose end was not known in time")                          \
     X(switch_called_off, 1, "... after which the primary served on")                                                   \
     X(switch_cut, 1, "fault: nodes killed, sessions cut and the register lost in one")                                 \
+    X(held_failed, 1, "reads that were held for a switchover for too long, and failed (`fail-after`)")                 \
     X(took_over, 1, "automatic failovers")                                                                             \
     X(verified, 1, "verifies that found both legs equal")                                                              \
     X(verify_unreadable, 1, "verifies that met what cannot be read")                                                   \

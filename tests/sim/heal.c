@@ -300,7 +300,9 @@ void plan_heal(struct sim *s)
         }
     }
     bool verifies = sim_node_verifies(s, 0) || sim_node_verifies(s, 1); /* it may find something yet */
-    if (sim_primary(s) >= 0 && sim_legs_in_sync(s) && s->clients.in_flight == 0 && !verifies) {
+    int serving = sim_primary(s);
+    bool serves = serving >= 0 && !sim_is_held_up(s, (unsigned)serving);
+    if (serves && sim_legs_in_sync(s) && s->clients.in_flight == 0 && !verifies) {
         plan_overdue(s, "the volume does not grow, or is not verified");
         if (compares(s))
             return;

@@ -544,6 +544,8 @@ struct sim_clients {
 void sim_clients_reset(struct sim *s);
 void sim_client_event(struct sim *s, uint32_t client);
 
+/* It has stopped for a switchover of which nobody knows the end, and may let fail what waits for that. */
+bool sim_is_held_up(struct sim *s, unsigned node);
 /* One request outside any client's turn. False when it cannot be taken now. */
 bool sim_client_submit(struct sim *s, uint32_t client, unsigned node, enum op_kind kind, uint32_t flags, uint32_t first,
                        uint32_t count);

@@ -17,12 +17,19 @@ void answer_with(struct node *n, enum register_outcome outcome)
                              .answer = &(struct register_answer) { .outcome = outcome, .reason = "test" } });
 }
 
+static void ask_register(struct world *w, struct node *n, struct register_answer *a)
+{
+    assert_non_null(n->asked);
+    register_row_ask(&w->row, n->asked, a);
+    if (a->outcome == REGISTER_DONE)
+        memcpy(w->note, n->asked->note, sizeof(w->note));
+}
+
 /* The register answers. */
 void answer(struct world *w, struct node *n)
 {
-    assert_non_null(n->asked);
     struct register_answer a;
-    register_row_ask(&w->row, n->asked, &a);
+    ask_register(w, n, &a);
     n->asked = NULL;
     step(n, (struct event) { .kind = EV_REGISTER, .answer = &a });
 }
@@ -31,8 +38,22 @@ void answer(struct world *w, struct node *n)
 void lose_answer(struct world *w, struct node *n)
 {
     struct register_answer a;
-    register_row_ask(&w->row, n->asked, &a);
+    ask_register(w, n, &a);
     answer_with(n, REGISTER_UNREACHABLE);
+}
+
+void run_until_asks(struct world *w, struct node *n, enum decree_cause cause)
+{
+    struct node *other = n == &w->a ? &w->b : &w->a;
+    while (!n->asked || n->asked->ask == REGISTER_READ) {
+        if (n->asked)
+            answer(w, n);
+        else if (other->asked)
+            answer(w, other);
+        else
+            assert_true(run_step(&w->a, &w->b));
+    }
+    assert_int_equal(n->asked->proposal.cause, cause);
 }
 
 /* All that is under way on one node comes to its end. */
@@ -101,8 +122,7 @@ bool is_named(const struct world *w, const struct node *n)
     return strcmp(w->row.decree.primary, n->index ? "paris-b" : "paris-a") == 0;
 }
 
-/* A pair that has served, with its first decree. */
-struct world *open_world(const struct node_options *options)
+struct world *open_pair(const struct node_options *options)
 {
     static struct world w;
     memset(&w, 0, sizeof(w));
@@ -111,17 +131,23 @@ struct world *open_world(const struct node_options *options)
     node_open_with(&w.b, 1, options);
     connect_nodes(&w.a, &w.b);
     calm_both(&w);
-    order(&w.a, EV_PROMOTE, false);
-    calm_both(&w);
-    assert_true(w.a.serving);
-    assert_true(w.a.dropped); /* the first decree is told by a hello */
-    disconnect_nodes(&w.a, &w.b);
-    meet_at_last(&w);
-    assert_int_equal(w.row.decree.cause, DECREE_FIRST);
-    assert_true(is_named(&w, &w.a) && is_member(&w, &w.a) && is_member(&w, &w.b));
-    assert_true(w.a.on_disk.registered && w.b.on_disk.registered);
-    assert_in_sync(&w.a, &w.b);
     return &w;
+}
+
+struct world *open_world(const struct node_options *options)
+{
+    struct world *w = open_pair(options);
+    order(&w->a, EV_PROMOTE, false);
+    calm_both(w);
+    assert_true(w->a.serving);
+    assert_true(w->a.dropped); /* the first decree is told by a hello */
+    disconnect_nodes(&w->a, &w->b);
+    meet_at_last(w);
+    assert_int_equal(w->row.decree.cause, DECREE_FIRST);
+    assert_true(is_named(w, &w->a) && is_member(w, &w->a) && is_member(w, &w->b));
+    assert_true(w->a.on_disk.registered && w->b.on_disk.registered);
+    assert_in_sync(&w->a, &w->b);
+    return w;
 }
 
 void close_world(struct world *w)

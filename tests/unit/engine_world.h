@@ -12,6 +12,7 @@ extern const struct node_options automatic; /* `failover: automatic` */
 struct world {
     struct node a, b;
     struct register_row row;
+    char note[REGISTER_REASON_BYTES]; /* that the last decree came with */
 };
 
 void answer_with(struct node *n, enum register_outcome outcome);
@@ -19,6 +20,9 @@ void answer_with(struct node *n, enum register_outcome outcome);
 void answer(struct world *w, struct node *n);
 /* It carries out what it is asked, and the answer is lost. */
 void lose_answer(struct world *w, struct node *n);
+
+/* All else comes to its end, step by step, up to the moment at which this node asks for a decree. */
+void run_until_asks(struct world *w, struct node *n, enum decree_cause cause);
 
 /* All that is under way on one node comes to its end. */
 void calm(struct world *w, struct node *n);
@@ -33,6 +37,8 @@ void wait_ns(struct world *w, struct node *n, uint64_t ns);
 bool is_member(const struct world *w, const struct node *n);
 bool is_named(const struct world *w, const struct node *n);
 
+/* Fresh, and in session; there is no decree. */
+struct world *open_pair(const struct node_options *options);
 /* A pair that has served, with its first decree. */
 struct world *open_world(const struct node_options *options);
 void close_world(struct world *w);

@@ -272,9 +272,9 @@ static void who_is_primary(void **state)
     expect(&x, &y, "deposed", SYNC_REFUSE, false);
     struct sync_judgement j;
     sync_decide(&x, &y, &j);
-    assert_true(j.own_deposed);
+    assert_true(j.own_deposed && j.for_now);
     sync_decide(&y, &x, &j);
-    assert_false(j.own_deposed);
+    assert_true(!j.own_deposed && j.for_now);
     y.role = ROLE_SECONDARY;
     expect(&x, &y, "deposed", SYNC_REFUSE, false);
     x.epoch = 3;

@@ -3,6 +3,7 @@
 #include "tests/unit/engine_world.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 static void a_lost_peer_leaves_the_set_first(void **state)
@@ -64,8 +65,13 @@ static void a_lost_primary_is_replaced(void **state)
     write_block(&w->b, 8192, 3);
     calm(w, &w->b);
     assert_int_equal(w->b.completed, 1);
-    /* The former primary stops, and becomes a target, by bits and by nobody's order. */
-    meet_at_last(w);
+    /* The former primary stops, and becomes a target, by bits and by nobody's order. Nobody waits for longer than after
+     * any lost connection, and the next hellos but one go on. */
+    hellos(&w->a, &w->b);
+    assert_true(w->a.dropped && w->b.dropped && !w->a.refused && !w->b.refused);
+    disconnect_nodes(&w->a, &w->b);
+    calm_both(w);
+    assert_true(meet(w));
     assert_true(!w->a.serving && w->a.completed == 2 && w->a.complete_result == -5);
     assert_in_sync(&w->a, &w->b);
     assert_true(is_member(w, &w->a) && is_named(w, &w->b));
@@ -256,10 +262,17 @@ static void who_was_forced_is_compared_in_full(void **state)
                     answer(w, &w->b);
             }
             lose_answer(w, &w->b);
+        } else {
+            calm(w, &w->b);
+        }
+        assert_non_null(strstr(w->note, "paris-b is up-to-date at epoch "));
+        assert_non_null(strstr(w->note, ", perhaps without what it had not flushed; what it lacks of paris-a"));
+        if (dies) {
             node_restart(&w->b, true);
             tick(&w->b, w->b.now_ns + NS_PER_MS);
+            calm(w, &w->b);
+            assert_string_equal(w->note, ""); /* a decree that gives up nothing */
         }
-        calm(w, &w->b);
         assert_true(w->b.serving && !w->b.on_disk.lost_power);
         assert_int_equal(w->row.decree.cause, dies ? DECREE_RESUME : DECREE_FORCE);
         meet_at_last(w);
@@ -267,6 +280,35 @@ static void who_was_forced_is_compared_in_full(void **state)
         assert_in_sync(&w->a, &w->b);
         close_world(w);
     }
+}
+
+/* The register's history says what is known of the loss when one is forced that is half old, half new. */
+static void who_is_forced_half_made_says_how_much_is_missing(void **state)
+{
+    struct world *w = open_world(&automatic);
+    disconnect_nodes(&w->a, &w->b);
+    wait_ns(w, &w->a, 2 * DEAD_AFTER_NS);
+    write_block(&w->a, 0, 1);
+    calm(w, &w->a);
+    assert_true(w->a.completed == 1 && !is_member(w, &w->b));
+    hellos(&w->a, &w->b);
+    connect_judged(&w->a, &w->b);
+    assert_true(run_until_sent(&w->a, &w->b, &w->b, FRAME_SYNC_ASK));
+    disconnect_nodes(&w->a, &w->b);
+    wait_ns(w, &w->b, NS_PER_S);
+    struct engine_view had = view_of(&w->b);
+    assert_true(had.leg == LEG_SYNCING && had.consistent_epoch && had.consistent_epoch < had.epoch);
+    order(&w->b, EV_PROMOTE, true);
+    calm(w, &w->b);
+    assert_true(w->b.serving && w->row.decree.cause == DECREE_FORCE);
+    char says[2 * REGISTER_REASON_BYTES];
+    snprintf(says, sizeof(says),
+             "paris-b is syncing at epoch %llu, LSN %llu, consistent at epoch %llu, LSN %llu, not in the set of epoch "
+             "%llu; it lacks %u bytes, and what came since",
+             (unsigned long long)had.epoch, (unsigned long long)had.lsn, (unsigned long long)had.consistent_epoch,
+             (unsigned long long)had.consistent_lsn, (unsigned long long)w->row.decree.epoch - 1, CHANGE_BYTES);
+    assert_string_equal(w->note, says);
+    close_world(w);
 }
 
 /* The leg that the primary serves through loses its power: whether it counts as it is, an operator decides. */
@@ -299,15 +341,7 @@ static void run_until_in_is_asked(struct world *w)
     hellos(&w->a, &w->b);
     connect_judged(&w->a, &w->b);
     say_hello(&w->a, &early);
-    while (!w->a.asked || w->a.asked->ask == REGISTER_READ) {
-        if (w->a.asked)
-            answer(w, &w->a);
-        else if (w->b.asked)
-            answer(w, &w->b);
-        else
-            assert_true(run_step(&w->a, &w->b));
-    }
-    assert_int_equal(w->a.asked->proposal.cause, DECREE_IN);
+    run_until_asks(w, &w->a, DECREE_IN);
 }
 
 /* It does not know whether its peer is a member; that one does, and has taken over since. */
@@ -427,9 +461,7 @@ static void a_failed_leg_is_not_served(void **state)
     metas_done(&w->a);
     tick(&w->a, w->a.now_ns + DEAD_AFTER_NS); /* it flushes what it may have to take over with */
     assert_true(w->a.disk_count == 1);
-    while (w->a.asked->ask == REGISTER_READ)
-        answer(w, &w->a);
-    assert_int_equal(w->a.asked->proposal.cause, DECREE_RESUME);
+    run_until_asks(w, &w->a, DECREE_RESUME);
     flush_done(&w->a, -5);
     metas_done(&w->a);
     answer(w, &w->a);
@@ -450,9 +482,7 @@ static void who_is_told_of_its_own_decree_goes_on(void **state)
     write_block(&w->a, 0, 1);
     wait_ns(w, &w->a, DEAD_AFTER_NS - 1);
     tick(&w->a, w->a.now_ns + 1);
-    while (w->a.asked->ask == REGISTER_READ)
-        answer(w, &w->a);
-    assert_int_equal(w->a.asked->proposal.cause, DECREE_OUT);
+    run_until_asks(w, &w->a, DECREE_OUT);
     lose_answer(w, &w->a);
     answer(w, &w->b); /* it has lost */
     metas_done(&w->b);
@@ -497,9 +527,7 @@ static void who_is_alone_with_a_failed_leg_fails_what_waits(void **state)
     calm(w, &w->a);
     write_block(&w->a, 0, 1);
     tick(&w->a, w->a.now_ns + DEAD_AFTER_NS);
-    while (w->a.asked->ask == REGISTER_READ)
-        answer(w, &w->a);
-    assert_int_equal(w->a.asked->proposal.cause, DECREE_OUT);
+    run_until_asks(w, &w->a, DECREE_OUT);
     lose_answer(w, &w->a);
     disk_done(&w->a, -5);
     metas_done(&w->a);
@@ -535,13 +563,39 @@ static void a_demotion_that_nobody_hears_of_ends(void **state)
         calm_without_register(&w->a);
         tick(&w->a, engine_deadline_ns(w->a.engine));
     }
-    assert_true(w->a.orders_done == 2 && w->a.order_result < 0 && strstr(w->a.order_text, "witness"));
+    assert_true(w->a.orders_done == 2 && w->a.order_result == -ETIMEDOUT);
+    assert_non_null(strstr(w->a.order_text, "but the witness does not answer: test, and has not heard"));
     assert_true(!w->a.serving && is_named(w, &w->a));
     order(&w->a, EV_DETACH, false);
     disconnect_nodes(&w->a, &w->b);
     calm_without_register(&w->a);
     assert_true(w->a.orders_done == 3 && w->a.order_result == 0 && strstr(w->a.order_text, "witness"));
     assert_true(!w->a.on_disk.attached && is_named(w, &w->a));
+    close_world(w);
+}
+
+/* It answers, and does not do it: the order's answer has its reason. */
+static void a_demotion_that_is_not_taken_says_why(void **state)
+{
+    struct world *w = open_world(&automatic);
+    order(&w->a, EV_DEMOTE, false);
+    run(&w->a, &w->b);
+    while (w->a.orders_done < 2) {
+        metas_done(&w->a);
+        disks_done(&w->a);
+        if (w->a.asked && w->a.asked->ask == REGISTER_READ)
+            answer(w, &w->a);
+        else if (w->a.asked)
+            answer_with(&w->a, REGISTER_REFUSED);
+        else
+            tick(&w->a, engine_deadline_ns(w->a.engine));
+    }
+    assert_int_equal(w->a.order_result, -ETIMEDOUT);
+    assert_non_null(strstr(w->a.order_text, "but the witness does not take it: test, and has not heard"));
+    /* And it tells it as soon as it is taken. */
+    calm(w, &w->a);
+    wait_ns(w, &w->a, NS_PER_S);
+    assert_true(w->row.decree.cause == DECREE_NOBODY && !w->a.serving);
     close_world(w);
 }
 
@@ -871,34 +925,20 @@ static void a_promotion_is_looked_at_again(void **state)
 /* The primary asks for the first decree, and is demoted before it knows its end. */
 static void a_demotion_waits_for_the_first_decree(void **state)
 {
-    static struct world w;
-    memset(&w, 0, sizeof(w));
-    register_row_start(&w.row, "gold42", (struct id) { { 0 } }, NULL);
-    node_open_with(&w.a, 0, &automatic);
-    node_open_with(&w.b, 1, &automatic);
-    connect_nodes(&w.a, &w.b);
-    calm_both(&w);
-    order(&w.a, EV_PROMOTE, false);
-    while (!w.a.asked || w.a.asked->ask == REGISTER_READ) {
-        if (w.a.asked)
-            answer(&w, &w.a);
-        else if (w.b.asked)
-            answer(&w, &w.b);
-        else
-            assert_true(run_step(&w.a, &w.b));
-    }
-    assert_int_equal(w.a.asked->proposal.cause, DECREE_FIRST);
-    lose_answer(&w, &w.a);
-    order(&w.a, EV_DEMOTE, false);
-    run(&w.a, &w.b);
-    assert_true(!w.a.serving && w.a.orders_done == 1);
-    disconnect_nodes(&w.a, &w.b);
-    wait_ns(&w, &w.a, TAKE_AFTER_NS);
-    assert_true(w.a.orders_done == 2 && w.a.order_result == 0);
-    assert_true(!w.a.serving && w.row.decree.cause == DECREE_NOBODY && !*w.row.decree.primary);
-    wait_ns(&w, &w.a, 2 * TAKE_AFTER_NS);
-    assert_false(w.a.serving);
-    close_world(&w);
+    struct world *w = open_pair(&automatic);
+    order(&w->a, EV_PROMOTE, false);
+    run_until_asks(w, &w->a, DECREE_FIRST);
+    lose_answer(w, &w->a);
+    order(&w->a, EV_DEMOTE, false);
+    run(&w->a, &w->b);
+    assert_true(!w->a.serving && w->a.orders_done == 1);
+    disconnect_nodes(&w->a, &w->b);
+    wait_ns(w, &w->a, TAKE_AFTER_NS);
+    assert_true(w->a.orders_done == 2 && w->a.order_result == 0);
+    assert_true(!w->a.serving && w->row.decree.cause == DECREE_NOBODY && !*w->row.decree.primary);
+    wait_ns(w, &w->a, 2 * TAKE_AFTER_NS);
+    assert_false(w->a.serving);
+    close_world(w);
 }
 
 /* The one that the register names does not reach it, and meets the other one, who does, again and again. */
@@ -1236,169 +1276,107 @@ static void reads_wait_without_a_lease(void **state)
  */
 static void both_are_promoted_before_there_is_a_decree(void **state)
 {
-    static struct world w;
-    memset(&w, 0, sizeof(w));
-    register_row_start(&w.row, "gold42", (struct id) { { 0 } }, NULL);
-    node_open_with(&w.a, 0, &automatic);
-    node_open_with(&w.b, 1, &automatic);
-    connect_nodes(&w.a, &w.b);
-    calm_both(&w);
-    order(&w.b, EV_PROMOTE, false);
-    order(&w.a, EV_PROMOTE, false);
-    assert_true(w.a.asked && w.b.asked);
-    answer(&w, &w.a);
-    assert_int_equal(w.a.sent_count, 1);
-    deliver(&w.a, &w.b);
-    assert_true(w.b.meta_pending);
-    answer(&w, &w.b);
-    while (w.b.sent_count)
-        deliver(&w.b, &w.a);
-    metas_done(&w.a);
-    while (w.a.sent_count)
-        deliver(&w.a, &w.b);
-    while (w.a.asked)
-        answer(&w, &w.a);
-    calm_both(&w);
-    assert_true(w.a.serving != w.b.serving);
-    assert_true(w.a.orders_done == 1 && w.b.orders_done == 1);
-    close_world(&w);
+    struct world *w = open_pair(&automatic);
+    order(&w->b, EV_PROMOTE, false);
+    order(&w->a, EV_PROMOTE, false);
+    assert_true(w->a.asked && w->b.asked);
+    answer(w, &w->a);
+    assert_int_equal(w->a.sent_count, 1);
+    deliver(&w->a, &w->b);
+    assert_true(w->b.meta_pending);
+    answer(w, &w->b);
+    while (w->b.sent_count)
+        deliver(&w->b, &w->a);
+    metas_done(&w->a);
+    while (w->a.sent_count)
+        deliver(&w->a, &w->b);
+    while (w->a.asked)
+        answer(w, &w->a);
+    calm_both(w);
+    assert_true(w->a.serving != w->b.serving);
+    assert_true(w->a.orders_done == 1 && w->b.orders_done == 1);
+    close_world(w);
 }
 
 /* The first decree stands, and who asked for it does not know: its peer may take over by it. */
 static void reads_need_a_lease_from_the_first_decree_on(void **state)
 {
-    static struct world w;
-    memset(&w, 0, sizeof(w));
-    register_row_start(&w.row, "gold42", (struct id) { { 0 } }, NULL);
-    node_open_with(&w.a, 0, &automatic);
-    node_open_with(&w.b, 1, &automatic);
-    connect_nodes(&w.a, &w.b);
-    calm_both(&w);
-    order(&w.a, EV_PROMOTE, false);
-    while (!w.a.asked || w.a.asked->ask == REGISTER_READ) {
-        if (w.a.asked)
-            answer(&w, &w.a);
-        else if (w.b.asked)
-            answer(&w, &w.b);
-        else
-            assert_true(run_step(&w.a, &w.b));
-    }
-    assert_int_equal(w.a.asked->proposal.cause, DECREE_FIRST);
-    lose_answer(&w, &w.a);
-    disconnect_nodes(&w.a, &w.b);
-    w.a.now_ns += DEAD_AFTER_NS;
-    request(&w.a, OP_READ, 0);
-    disks_done(&w.a);
-    assert_int_equal(w.a.completed, 0);
-    close_world(&w);
+    struct world *w = open_pair(&automatic);
+    order(&w->a, EV_PROMOTE, false);
+    run_until_asks(w, &w->a, DECREE_FIRST);
+    lose_answer(w, &w->a);
+    disconnect_nodes(&w->a, &w->b);
+    w->a.now_ns += DEAD_AFTER_NS;
+    request(&w->a, OP_READ, 0);
+    disks_done(&w->a);
+    assert_int_equal(w->a.completed, 0);
+    close_world(w);
 }
 
 /* The primary's leg fails while the first decree is under way: that one has it in the set, so it has to leave by one.
  */
 static void a_leg_that_fails_beside_the_first_decree(void **state)
 {
-    static struct world w;
-    memset(&w, 0, sizeof(w));
-    register_row_start(&w.row, "gold42", (struct id) { { 0 } }, NULL);
-    node_open_with(&w.a, 0, &automatic);
-    node_open_with(&w.b, 1, &automatic);
-    connect_nodes(&w.a, &w.b);
-    calm_both(&w);
-    order(&w.a, EV_PROMOTE, false);
-    while (!w.a.asked || w.a.asked->ask == REGISTER_READ) {
-        if (w.a.asked)
-            answer(&w, &w.a);
-        else if (w.b.asked)
-            answer(&w, &w.b);
-        else
-            assert_true(run_step(&w.a, &w.b));
-    }
-    assert_int_equal(w.a.asked->proposal.cause, DECREE_FIRST);
-    write_block(&w.a, 0, 1);
-    metas_done(&w.a);
-    while (w.a.disk_count)
-        disk_done(&w.a, -5);
-    answer(&w, &w.a);
-    disconnect_nodes(&w.a, &w.b);
-    calm(&w, &w.a);
-    assert_true(w.row.decree.cause == DECREE_LEG_OUT && !is_member(&w, &w.a) && is_member(&w, &w.b));
-    meet_at_last(&w);
-    calm_both(&w);
-    assert_true(w.a.completed == 1 && w.a.complete_result == 0 && w.b.content[0] == 1);
-    assert_true(history_last(&w.b.on_disk.history)->tag == w.row.decree.tag);
-    close_world(&w);
+    struct world *w = open_pair(&automatic);
+    order(&w->a, EV_PROMOTE, false);
+    run_until_asks(w, &w->a, DECREE_FIRST);
+    write_block(&w->a, 0, 1);
+    metas_done(&w->a);
+    while (w->a.disk_count)
+        disk_done(&w->a, -5);
+    answer(w, &w->a);
+    disconnect_nodes(&w->a, &w->b);
+    calm(w, &w->a);
+    assert_true(w->row.decree.cause == DECREE_LEG_OUT && !is_member(w, &w->a) && is_member(w, &w->b));
+    meet_at_last(w);
+    calm_both(w);
+    assert_true(w->a.completed == 1 && w->a.complete_result == 0 && w->b.content[0] == 1);
+    assert_true(history_last(&w->b.on_disk.history)->tag == w->row.decree.tag);
+    close_world(w);
 }
 
 /* The first decree arrives when its node has died, has been promoted again without one, and asks for the first once
  * more: nobody acts by the late one. */
 static void a_first_decree_that_is_late_gives_way(void **state)
 {
-    static struct world w;
-    memset(&w, 0, sizeof(w));
-    register_row_start(&w.row, "gold42", (struct id) { { 0 } }, NULL);
-    node_open_with(&w.a, 0, &automatic);
-    node_open_with(&w.b, 1, &automatic);
-    connect_nodes(&w.a, &w.b);
-    calm_both(&w);
+    struct world *w = open_pair(&automatic);
     struct register_request late = { 0 };
     for (unsigned round = 0; round < 2; round++) {
-        order(&w.a, EV_PROMOTE, false);
-        while (!w.a.asked || w.a.asked->ask == REGISTER_READ) {
-            if (w.a.asked)
-                answer(&w, &w.a);
-            else if (w.b.asked)
-                answer(&w, &w.b);
-            else
-                assert_true(run_step(&w.a, &w.b));
-        }
-        assert_int_equal(w.a.asked->proposal.cause, DECREE_FIRST);
+        order(&w->a, EV_PROMOTE, false);
+        run_until_asks(w, &w->a, DECREE_FIRST);
         if (round > 0)
             break;
-        late = *w.a.asked;
-        disconnect_nodes(&w.a, &w.b);
-        node_restart(&w.a, true);
-        calm_both(&w);
-        connect_nodes(&w.a, &w.b);
-        calm_both(&w);
+        late = *w->a.asked;
+        disconnect_nodes(&w->a, &w->b);
+        node_restart(&w->a, true);
+        calm_both(w);
+        connect_nodes(&w->a, &w->b);
+        calm_both(w);
     }
     struct register_answer to_late;
-    register_row_ask(&w.row, &late, &to_late);
+    register_row_ask(&w->row, &late, &to_late);
     assert_int_equal(to_late.outcome, REGISTER_DONE);
-    answer(&w, &w.a);
-    assert_true(w.a.serving);
-    calm_both(&w);
-    disconnect_nodes(&w.a, &w.b);
-    meet_at_last(&w);
-    assert_true(w.a.serving && w.row.decree.epoch > late.proposal.epoch && w.row.decree.epoch == w.a.on_disk.epoch);
-    assert_true(w.a.on_disk.registered && w.b.on_disk.registered);
-    assert_in_sync(&w.a, &w.b);
-    close_world(&w);
+    answer(w, &w->a);
+    assert_true(w->a.serving);
+    calm_both(w);
+    disconnect_nodes(&w->a, &w->b);
+    meet_at_last(w);
+    assert_true(w->a.serving && w->row.decree.epoch > late.proposal.epoch && w->row.decree.epoch == w->a.on_disk.epoch);
+    assert_true(w->a.on_disk.registered && w->b.on_disk.registered);
+    assert_in_sync(&w->a, &w->b);
+    close_world(w);
 }
 
 /* A pair whose first decree is on record in the register only: its node has died since. */
 static struct world *open_world_of_a_late_decree(void)
 {
-    static struct world w;
-    memset(&w, 0, sizeof(w));
-    register_row_start(&w.row, "gold42", (struct id) { { 0 } }, NULL);
-    node_open_with(&w.a, 0, &automatic);
-    node_open_with(&w.b, 1, &automatic);
-    connect_nodes(&w.a, &w.b);
-    calm_both(&w);
-    order(&w.a, EV_PROMOTE, false);
-    while (!w.a.asked || w.a.asked->ask == REGISTER_READ) {
-        if (w.a.asked)
-            answer(&w, &w.a);
-        else if (w.b.asked)
-            answer(&w, &w.b);
-        else
-            assert_true(run_step(&w.a, &w.b));
-    }
-    assert_int_equal(w.a.asked->proposal.cause, DECREE_FIRST);
-    lose_answer(&w, &w.a);
-    disconnect_nodes(&w.a, &w.b);
-    node_restart(&w.a, true);
-    return &w;
+    struct world *w = open_pair(&automatic);
+    order(&w->a, EV_PROMOTE, false);
+    run_until_asks(w, &w->a, DECREE_FIRST);
+    lose_answer(w, &w->a);
+    disconnect_nodes(&w->a, &w->b);
+    node_restart(&w->a, true);
+    return w;
 }
 
 /* One of two that are in session learns that there is a register: the other one, which has not read it, must not take
@@ -1492,9 +1470,7 @@ static void what_is_known_is_put_over_an_older_register(void **state)
             disconnect_nodes(&w->a, &w->b);
             calm(w, &w->a);
             tick(&w->a, w->a.now_ns + DEAD_AFTER_NS);
-            while (w->a.asked->ask == REGISTER_READ)
-                answer(w, &w->a);
-            assert_int_equal(w->a.asked->proposal.cause, DECREE_OUT);
+            run_until_asks(w, &w->a, DECREE_OUT);
             answer_with(&w->a, REGISTER_UNREACHABLE);
         }
         lose_the_register(w);
@@ -1512,6 +1488,7 @@ static void what_is_known_is_put_over_an_older_register(void **state)
         disconnect_nodes(&w->a, &w->b);
         meet_at_last(w);
         assert_true(w->row.decree.cause == DECREE_ADOPT && w->row.decree.epoch > epoch + (1 << 19));
+        assert_non_null(strstr(w->note, "over no decree, where epoch "));
         assert_true(w->a.serving && is_member(w, &w->a) && is_member(w, &w->b));
         assert_in_sync(&w->a, &w->b);
         close_world(w);
@@ -1755,6 +1732,7 @@ int main(void)
         cmocka_unit_test(who_cannot_record_asks_for_nothing),
         cmocka_unit_test(who_is_taken_down_asks_for_nothing),
         cmocka_unit_test(who_was_forced_is_compared_in_full),
+        cmocka_unit_test(who_is_forced_half_made_says_how_much_is_missing),
         cmocka_unit_test(a_sole_leg_that_lost_power_is_not_taken),
         cmocka_unit_test(a_hello_of_a_later_primary_stops_first),
         cmocka_unit_test(the_leg_before_a_new_one_leaves_the_set),
@@ -1765,6 +1743,7 @@ int main(void)
         cmocka_unit_test(who_is_alone_with_a_failed_leg_fails_what_waits),
         cmocka_unit_test(who_drains_goes_on_alone),
         cmocka_unit_test(a_demotion_that_nobody_hears_of_ends),
+        cmocka_unit_test(a_demotion_that_is_not_taken_says_why),
         cmocka_unit_test(who_has_asked_and_died_withdraws),
         cmocka_unit_test(what_was_asked_of_a_register_that_is_gone),
         cmocka_unit_test(what_is_waited_for_is_told),

@@ -221,7 +221,7 @@ static void a_resync_of_nothing_flushes_the_target(void **state)
     disks_done(&b);
     assert_int_equal(b.completed, 1);
     hellos(&a, &b);
-    assert_true(a.refused && b.refused);
+    assert_true(a.dropped && b.dropped); /* deposed */
     disconnect_nodes(&a, &b);
     metas_done(&a);
     connect_nodes(&a, &b);

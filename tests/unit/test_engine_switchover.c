@@ -428,6 +428,71 @@ static void without_the_register_it_waits(void **state)
     }
 }
 
+/* ... but for requests, where the configuration says for how long at the most. */
+static void with_fail_after_what_is_held_fails(void **state)
+{
+    enum { APART, CONNECTED, TAKEN, KINDS };
+    for (int kind = 0; kind < KINDS; kind++) {
+        struct node_options options = automatic;
+        options.failover.fail_after_ns = 4 * DEAD_AFTER_NS;
+        struct world *w = open_world(&options);
+        uint64_t begun_ns = w->a.now_ns;
+        hand_over(w, &w->a);
+        if (kind == CONNECTED) {
+            deliver(&w->a, &w->b);
+            answer_with(&w->b, REGISTER_UNREACHABLE);
+            deliver(&w->b, &w->a);
+        } else {
+            ask_for_it(w);
+            if (kind == TAKEN)
+                lose_answer(w, &w->b);
+            else
+                answer_with(&w->b, REGISTER_UNREACHABLE);
+            disconnect_nodes(&w->a, &w->b);
+        }
+        while (!takes_requests(&w->a)) {
+            if (w->a.asked)
+                answer_with(&w->a, REGISTER_UNREACHABLE);
+            metas_done(&w->a);
+            tick(&w->a, engine_deadline_ns(w->a.engine));
+        }
+        assert_in_range(w->a.now_ns - begun_ns, options.failover.fail_after_ns, 5 * DEAD_AFTER_NS);
+        assert_true(w->a.serving && told(&w->a, "(`fail-after`)"));
+        int completed = w->a.completed;
+        unsigned sent = w->a.sent_count, disk = w->a.disk_count;
+        write_block(&w->a, 0, 66);
+        request(&w->a, OP_READ, 0);
+        request(&w->a, OP_FLUSH, 0);
+        assert_true(w->a.completed == completed + 3 && w->a.complete_result == -EIO);
+        assert_true(w->a.disk_count == disk && w->a.sent_count == sent && takes_requests(&w->a));
+        /* It ends as it would have. */
+        if (kind == CONNECTED)
+            disconnect_nodes(&w->a, &w->b);
+        if (kind == TAKEN)
+            wait_ns(w, &w->b, NS_PER_S);
+        calm(w, &w->a);
+        wait_ns(w, &w->a, NS_PER_S);
+        assert_int_not_equal(w->a.content[0], 66);
+        if (kind == TAKEN) {
+            assert_false(takes_requests(&w->a));
+            meet_at_last(w);
+            assert_b_serves(w);
+        } else {
+            if (w->b.asked)
+                answer(w, &w->b);
+            assert_a_serves_on(w, DECREE_RENEW, NULL);
+        }
+        /* The next one is another matter. */
+        struct node *primary = kind == TAKEN ? &w->b : &w->a;
+        wait_ns(w, kind == TAKEN ? &w->a : &w->b, DEAD_AFTER_NS); /* it hears that the witness is back */
+        order(primary, EV_SWITCHOVER, false);
+        assert_false(takes_requests(primary));
+        calm_both(w);
+        assert_true(primary->order_result == 0 && !primary->serving);
+        close_world(w);
+    }
+}
+
 /* Nobody serves, though both are connected and have everything: it says so, and what ends it if the register has lost
  * all that it knew. */
 static void it_says_what_it_waits_for(void **state)
@@ -550,6 +615,7 @@ int main(void)
         cmocka_unit_test(who_was_taken_over_unheard_stops),
         cmocka_unit_test(what_the_register_says_counts_at_once),
         cmocka_unit_test(without_the_register_it_waits),
+        cmocka_unit_test(with_fail_after_what_is_held_fails),
         cmocka_unit_test(it_says_what_it_waits_for),
         cmocka_unit_test(who_dies_on_the_way),
     };

@@ -679,18 +679,17 @@ static void force_tells_first_what_it_risks(void **state)
     SEND(PROMOTE, promote, Promote, promote, .volume = g, .force = true);
     assert_int_equal(read_result(keep_progress), CONTROL_DONE);
     assert_string_equal(told,
-                        "asked to promote by force, although: promise 4 forbids it; may be lost: what this leg lacks, "
-                        "which is outdated, at epoch 7 and LSN 100; the witness has epoch 9 (out), primary "
-                        "paris-b, in sync paris-b; how much differs from the leg of b is not known here");
+                        "asked to promote by force, although: promise 4 forbids it; may be lost: a is outdated at "
+                        "epoch 7, LSN 100, not in the set of epoch 9; what it lacks of b is not known here; the "
+                        "witness has epoch 9 (out), primary paris-b, in sync paris-b");
     assert_int_equal(atomic_load(&given_count), 3);
     assert_int_equal(atomic_load(&forced), 1);
 
     shown.leg = LEG_SYNCING; /* only the bits of such a leg are what it lacks */
     SEND(PROMOTE, promote, Promote, promote, .volume = g, .force = true);
     assert_int_equal(read_result(keep_progress), CONTROL_DONE);
-    assert_non_null(strstr(told, "which is syncing, at epoch 7"));
-    assert_non_null(strstr(told, "; 4096 bytes were still to come when it was last connected; what was written since "
-                                 "is not known here"));
+    assert_non_null(strstr(told, "a is syncing at epoch 7"));
+    assert_non_null(strstr(told, "; it lacks 4096 bytes, and what came since; "));
 
     atomic_store(&answer_kind, ANSWER_NO_PEER); /* what force does not help against */
     assert_int_equal(ask_promote(true), CONTROL_UNREACHABLE);

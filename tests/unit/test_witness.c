@@ -5,7 +5,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -23,13 +22,12 @@
 #include "repl/witness/witness_codec.h"
 #include "tests/unit/faulty_vfs.h"
 #include "tests/unit/register_suite.h"
+#include "tests/unit/witness_dir.h"
 
 #define WAIT_MS 10000
 
 /* ---- a witness ---- */
 
-static char top[64];
-static char dir[96];
 static char url[320];
 static char listen_at[WITNESS_ADDRESS_BYTES];
 static uint64_t patience_ns; /* of the witness with its clients */
@@ -99,8 +97,7 @@ static void restart_witness(void)
 
 static int set_up(void **state)
 {
-    static unsigned number;
-    snprintf(dir, sizeof(dir), "%s/%u", top, number++);
+    next_dir();
     snprintf(listen_at, sizeof(listen_at), "127.0.0.1:0");
     patience_ns = 0; /* its own */
     forget_what_was_told();
@@ -113,35 +110,6 @@ static int tear_down(void **state)
 {
     witness_close(witness);
     return 0;
-}
-
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw) { return remove(path); }
-static int make_top(void)
-{
-    /* Where syncing is quick, if it can be had: none of it is about the real disk. */
-    snprintf(top, sizeof(top), "%s/lockstep-witness-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
-    return mkdtemp(top) ? 0 : -1;
-}
-
-static void remove_top(void) { nftw(top, remove_one, 8, FTW_DEPTH | FTW_PHYS); }
-
-static const char *in_dir(const char *name)
-{
-    static char path[256];
-    snprintf(path, sizeof(path), "%s/%s", dir, name);
-    return path;
-}
-
-static void copy(const char *from, const char *to)
-{
-    static uint8_t bytes[1 << 20];
-    int in = open(from, O_RDONLY);
-    int out = open(to, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    ssize_t n = read(in, bytes, sizeof(bytes));
-    assert_true(n > 0 && n < (ssize_t)sizeof(bytes));
-    assert_int_equal(write(out, bytes, (size_t)n), n);
-    close(in);
-    close(out);
 }
 
 static void expect(const struct register_answer *a, enum register_outcome outcome, const char *words)
@@ -579,7 +547,7 @@ static void a_restored_witness_grants_nothing_twice(void **state)
     witness_close(witness); /* so that its log is in the database */
     char saved[256];
     snprintf(saved, sizeof(saved), "%s", in_dir("saved"));
-    copy(in_dir(WITNESS_DATABASE), saved);
+    copy_file(in_dir(WITNESS_DATABASE), saved);
     start_witness();
     asker_close(a);
     a = asker_open(url, SUITE_TIMEOUT_MS);
@@ -587,7 +555,7 @@ static void a_restored_witness_grants_nothing_twice(void **state)
     read_as(a, volume, NODE_B, 7, REGISTER_STANDS);
     struct decree d8 = swap(a, volume, NODE_A, &d7, SET_A);
     witness_close(witness);
-    copy(saved, in_dir(WITNESS_DATABASE));
+    copy_file(saved, in_dir(WITNESS_DATABASE));
     start_witness();
     asker_close(a);
     a = asker_open(url, SUITE_TIMEOUT_MS);

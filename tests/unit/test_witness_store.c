@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,49 +16,27 @@
 #include "repl/witness/register_table.h"
 #include "repl/witness/witness_store.h"
 #include "tests/unit/faulty_vfs.h"
+#include "tests/unit/witness_dir.h"
 
 /* ---- directories ---- */
 
-static char top[64];
-static char dir[96];
-
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw) { return remove(path); }
-
 static int set_up(void **state)
 {
-    static unsigned number;
-    snprintf(dir, sizeof(dir), "%s/%u", top, number++);
+    next_dir();
     faulty_vfs_fail(0, 0, 0, false);
     return 0;
 }
 
-static int make_top(void **state)
+static int begin(void **state)
 {
     faulty_vfs_install();
-    /* Where syncing is quick, if it can be had: none of it is about the real disk. */
-    snprintf(top, sizeof(top), "%s/lockstep-witness-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
-    return mkdtemp(top) ? 0 : -1;
+    return make_top();
 }
 
-static int remove_top(void **state) { return nftw(top, remove_one, 8, FTW_DEPTH | FTW_PHYS); }
-
-static const char *in_dir(const char *name)
+static int end(void **state)
 {
-    static char path[256];
-    snprintf(path, sizeof(path), "%s/%s", dir, name);
-    return path;
-}
-
-static void copy(const char *from, const char *to)
-{
-    static uint8_t bytes[1 << 20];
-    int in = open(from, O_RDONLY);
-    int out = open(to, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    ssize_t n = read(in, bytes, sizeof(bytes));
-    assert_true(n > 0 && n < (ssize_t)sizeof(bytes));
-    assert_int_equal(write(out, bytes, (size_t)n), n);
-    close(in);
-    close(out);
+    remove_top();
+    return 0;
 }
 
 /* ---- decrees ---- */
@@ -503,13 +480,13 @@ static void rows_that_cannot_be_are_refused(void **state)
     witness_store_close(s);
     char saved[256];
     snprintf(saved, sizeof(saved), "%s", in_dir("saved"));
-    copy(in_dir(WITNESS_DATABASE), saved);
+    copy_file(in_dir(WITNESS_DATABASE), saved);
     for (unsigned i = 0; i < ARRAY_LEN(damages); i++) {
-        copy(saved, in_dir(WITNESS_DATABASE));
+        copy_file(saved, in_dir(WITNESS_DATABASE));
         spoil(damages[i]);
         refused("is damaged");
     }
-    copy(saved, in_dir(WITNESS_DATABASE));
+    copy_file(saved, in_dir(WITNESS_DATABASE));
     s = open_store();
     assert_int_equal(standing(s), 1);
     witness_store_close(s);
@@ -525,12 +502,12 @@ static void damaged_pages_are_found(void **state)
     witness_store_close(s);
     char saved[256];
     snprintf(saved, sizeof(saved), "%s", in_dir("saved"));
-    copy(in_dir(WITNESS_DATABASE), saved);
+    copy_file(in_dir(WITNESS_DATABASE), saved);
     struct stat st;
     assert_int_equal(stat(saved, &st), 0);
     unsigned found = 0;
     for (off_t at = 0; at < st.st_size; at += 512) {
-        copy(saved, in_dir(WITNESS_DATABASE));
+        copy_file(saved, in_dir(WITNESS_DATABASE));
         write_file(WITNESS_DATABASE, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", at);
         bool is_new;
         s = NULL;
@@ -689,5 +666,5 @@ int main(void)
         TEST(power_cuts),
         TEST(a_directory_that_cannot_be_written),
     };
-    return cmocka_run_group_tests(tests, make_top, remove_top);
+    return cmocka_run_group_tests(tests, begin, end);
 }

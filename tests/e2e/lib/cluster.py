@@ -183,6 +183,18 @@ class Node:
         except subprocess.TimeoutExpired:
             raise Failure(f"{self.name}: lockstepd still runs {seconds} s after SIGTERM: {self.log_tail()}") from None
 
+    def replace_disk(self, size=None):
+        """By a blank one, of the same size or another, and a leg on it. The daemon has ended before, and is started."""
+        with open(self.backing, "r+b") as f:
+            size = size or f.seek(0, 2)
+            f.truncate(0)
+            f.truncate(size)
+        if "metadata" in self.extra:
+            self.extra["metadata"].unlink()
+        self.start()
+        self.cli("create", self.cluster.volume)
+        self.cli("up", self.cluster.volume)
+
     def pause(self):
         self.daemon.send_signal(signal.SIGSTOP)
 

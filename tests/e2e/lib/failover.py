@@ -6,11 +6,12 @@ import time
 import nbd
 
 from lib import nbdio
-from lib.cluster import Cluster
+from lib.cluster import MIB, Cluster
 from lib.run import wait_until
 from lib.witness import Witness
 
 PROBE_PAUSE_S = 0.005
+PROBES_BYTES = 4 * MIB  # at the volume's end
 
 
 class Trio(Cluster):
@@ -38,6 +39,17 @@ class Trio(Cluster):
         super().ready()
         return self.a.wait("the register to have both legs in the set", self.both_in_sync)
 
+    def under_load(self):
+        """Ready, and written to on the first node, but for what is a Prober's."""
+        status = self.ready()
+        self.load = nbdio.start(nbdio.scribblers(self.a.uri, self.size - PROBES_BYTES, self.t.seed, 4))
+        return status
+
+    def end(self):
+        """Both legs are looked at, after the load has ended."""
+        self.stop()
+        nbdio.verify_legs(self, self.load, "at the end")
+
     def both_in_sync(self, status):
         return status["protected"] and status["witness"]["state"] == "reachable" and \
             sorted(status["witness"]["in_sync"] or []) == sorted(n.name for n in self.nodes)
@@ -54,9 +66,9 @@ def hooks_of(node):
 class Prober:
     """A client that finds the volume wherever it is served, and writes a block again and again."""
 
-    def __init__(self, nodes, offset_bytes):
-        self.uris = [n.uri for n in nodes]
-        self.offset_bytes = offset_bytes
+    def __init__(self, cluster):
+        self.uris = [n.uri for n in cluster.nodes]
+        self.offset_bytes = cluster.size - PROBES_BYTES
         self.done = []  # (when, uri) of each write that was answered
         self.stopping = False
         self.thread = threading.Thread(target=self.work, daemon=True)

@@ -6,6 +6,8 @@ import socket
 import struct
 import time
 
+from lib import protobuf
+
 HEADER = struct.Struct("<IBBHIIQQQQIIQ")
 MAGIC = 0x314B534C
 HELLO, READY, REFUSE, HEARTBEAT, WRITE, DISCARD, WRITE_ZEROES, FLUSH, ACK, DECREE = range(1, 11)
@@ -28,15 +30,6 @@ def frame(kind, payload=b"", number=1, flags=0, status=0, epoch=0, lsn=0, offset
     return HEADER.pack(*fields) + payload
 
 
-def varint(n):
-    out = bytearray()
-    while n > 0x7F:
-        out.append(n & 0x7F | 0x80)
-        n >>= 7
-    out.append(n)
-    return bytes(out)
-
-
 # Field numbers and kinds of proto/handshake.proto.
 FIELDS = {"version": 1, "features": 2, "volume": 3, "node": 4, "peer": 5, "size_bytes": 6, "capacity_bytes": 7,
           "volume_id": 8, "leg_id": 9, "peer_leg_id": 10, "epoch": 11, "role": 12, "leg": 13, "pristine": 14,
@@ -51,12 +44,11 @@ def hello(**values):
     for name, value in values.items():
         field = FIELDS[name]
         if isinstance(value, (bytes, str)):
-            data = value.encode() if isinstance(value, str) else value
-            out += varint(field << 3 | 2) + varint(len(data)) + data
+            out += protobuf.data(field, value)
         elif name in FIXED64:
-            out += varint(field << 3 | 1) + struct.pack("<Q", value)
+            out += protobuf.fixed(field, value)
         else:
-            out += varint(field << 3) + varint(int(value))
+            out += protobuf.number(field, int(value))
     return out
 
 

@@ -2,29 +2,12 @@
 """Writes the seeds of corpus/witness: questions and answers, as protobuf has them."""
 import pathlib
 import struct
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "e2e"))
+from lib.protobuf import data, fixed, number  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent / "witness"
-
-
-def varint(n):
-    out = b""
-    while n > 127:
-        out += bytes([n & 127 | 128])
-        n >>= 7
-    return out + bytes([n])
-
-
-def number(field, n):
-    return varint(field << 3) + varint(n)
-
-
-def fixed(field, n):
-    return varint(field << 3 | 1) + struct.pack("<Q", n)
-
-
-def data(field, b):
-    b = b.encode() if isinstance(b, str) else b
-    return varint(field << 3 | 2) + varint(len(b)) + b
 
 
 def leg(fill):
