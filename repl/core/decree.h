@@ -57,6 +57,7 @@ struct register_request {
     struct decree proposal;           /* SWAP: its epoch is above expected_epoch */
     bool over_older;                  /* SWAP by `adopt`: whatever stands is replaced, if its epoch is lower */
     char note[REGISTER_REASON_BYTES]; /* SWAP: for the history, in words: what is known of a loss; may be empty */
+    uint64_t leg_age;                 /* of `node`'s leg, on stable storage; 0: it does not tell */
 };
 
 enum register_outcome {
@@ -75,6 +76,8 @@ struct register_answer {
     struct decree decree;
     char reason[REGISTER_REASON_BYTES]; /* a sentence that says what to do; empty unless UNREACHABLE, UNCONFIRMED,
                                            OLDER, REFUSED */
+    uint64_t
+        leg_age; /* the highest that `node` has told before this request, as far as the register remembers; 0: none */
 };
 
 /* How it stands between this node and the register. */

@@ -118,6 +118,7 @@ static void promote(struct engine *e, bool force, bool undecreed, void *cookie, 
     /* What the peer has done since, and whether this leg counts as it is, the register knows better. */
     bool asks = register_rules(e);
     enum leg_doubt doubt = asks               ? LEG_DOUBT_NONE
+                           : e->sb.went_back  ? LEG_DOUBT_WENT_BACK
                            : e->sb.lost_power ? LEG_DOUBT_LACKS
                            : e->sb.differs    ? LEG_DOUBT_DIFFERS
                                               : LEG_DOUBT_NONE;

@@ -17,12 +17,21 @@ void answer_with(struct node *n, enum register_outcome outcome)
                              .answer = &(struct register_answer) { .outcome = outcome, .reason = "test" } });
 }
 
+static void ask(struct world *w, struct node *n, struct register_answer *a)
+{
+    assert_non_null(n->asked);
+    uint64_t age = n->asked->leg_age;
+    assert_true(age > 0 && age <= n->on_disk.age); /* it tells none that its disk does not have */
+    register_row_ask(&w->row, n->asked, a);
+    a->leg_age = w->leg_age[n->index];
+    w->leg_age[n->index] = max_u64(age, a->leg_age);
+}
+
 /* The register answers. */
 void answer(struct world *w, struct node *n)
 {
-    assert_non_null(n->asked);
     struct register_answer a;
-    register_row_ask(&w->row, n->asked, &a);
+    ask(w, n, &a);
     n->asked = NULL;
     step(n, (struct event) { .kind = EV_REGISTER, .answer = &a });
 }
@@ -31,7 +40,7 @@ void answer(struct world *w, struct node *n)
 void lose_answer(struct world *w, struct node *n)
 {
     struct register_answer a;
-    register_row_ask(&w->row, n->asked, &a);
+    ask(w, n, &a);
     answer_with(n, REGISTER_UNREACHABLE);
 }
 

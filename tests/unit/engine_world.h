@@ -12,6 +12,7 @@ extern const struct node_options automatic; /* `failover: automatic` */
 struct world {
     struct node a, b;
     struct register_row row;
+    uint64_t leg_age[2]; /* what the register has heard of the nodes' legs; reset: it has forgotten */
 };
 
 void answer_with(struct node *n, enum register_outcome outcome);
