@@ -112,7 +112,7 @@ static bool says(const struct engine_view *v, const char *words) { return v->why
 /* Neither leg is overwritten until a person has said which one is kept. */
 static bool says_choose(const struct engine_view *v)
 {
-    return says(v, "a verify found that it differs") || says(v, APART);
+    return says(v, "a verify found that it differs") || says(v, APART) || says(v, "Only a person can tell which is");
 }
 
 /* Each leg has what the other one may lack. Either is right, but not both. */
@@ -233,6 +233,8 @@ static void operate(struct sim *s)
         p->home = 1 - p->home;
     /* Who reads that a node was deposed, or is half made, goes to the other. */
     if (says(&v[p->home], p->home == 0 ? "paris-a was deposed" : "paris-b was deposed"))
+        p->home = 1 - p->home;
+    if (v[p->home].leg == LEG_OUTDATED) /* an older copy, which was put back */
         p->home = 1 - p->home;
     if (v[p->home].leg == LEG_SYNCING && v[1 - p->home].leg == LEG_UP_TO_DATE)
         p->home = 1 - p->home;
