@@ -47,7 +47,7 @@ void age_on_hello(struct engine *e, const struct hello *peer, const struct sync_
             e->age.met = true;
             age_raise_above(e, 0);
         }
-    } else if (j->own_went_back && !e->sb_broken) {
+    } else if (j->own_went_back && peer->peer_age > e->sb.age && !e->sb_broken) { /* else that is on its way */
         went_back(e, e->config.peer, out);
     }
 }

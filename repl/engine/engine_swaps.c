@@ -282,8 +282,7 @@ static void catch_up(struct engine *e, const struct decree *d)
     if (!mine || known || !may || !resolve_is_idle(e))
         return;
     record(e, d, entry);
-    /* What it has lost since, nobody has accepted. */
-    if (d->cause == DECREE_FORCE && superblock_is_doubtful(&e->sb) && !e->sb.went_back)
+    if (d->cause == DECREE_FORCE && superblock_is_doubtful(&e->sb) && !e->sb.went_back) /* since it was forced */
         decree_accept_loss(e);
 }
 

@@ -120,6 +120,8 @@ static void choose_one(struct sim *s)
 {
     unsigned keep = s->plan.resolves ? 1 - s->plan.resolved : (unsigned)draw(s, 0, 1);
     struct superblock sb;
+    if (s->plan.old_copy[keep])
+        keep = 1 - keep;
     if (sim_node_orders(s, 0) > 0 || sim_node_orders(s, 1) > 0)
         return;
     sim_node_superblock(s, keep, &sb);
@@ -145,7 +147,7 @@ static bool nobody_is_whole(struct sim *s)
 
 static void force_one(struct sim *s)
 {
-    unsigned keep = sim_legs_is_target(s, 0) || plan_is_new_disk(s, 0) ? 1 : 0;
+    unsigned keep = sim_legs_is_target(s, 0) || plan_is_new_disk(s, 0) || s->plan.old_copy[0] ? 1 : 0;
     if (s->plan.resolves)
         keep = 1 - s->plan.resolved;
     if (s->now_ns + HEAL_MAX_NS * 2 / 3 > s->plan.deadline_ns && sim_node_orders(s, keep) == 0 &&

@@ -309,6 +309,8 @@ static unsigned leader(struct sim *s)
     }
     if (l->blank[0] != l->blank[1])
         return l->blank[0] ? 1 : 0;
+    if (s->plan.old_copy[0] != s->plan.old_copy[1])
+        return s->plan.old_copy[0] ? 1 : 0;
     /* Diverged, and nobody will decide; but what was acknowledged is on one leg only. */
     if (l->alone[0] != l->alone[1])
         return l->alone[0] ? 0 : 1;

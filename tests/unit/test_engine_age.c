@@ -161,8 +161,13 @@ static void a_copy_that_was_put_back_gets_everything(void **state)
             hellos(&a, &b);
             assert_true(a.dropped && b.dropped);
             assert_non_null(strstr(other->text, "was put back from an older copy"));
+            uint64_t age = back->meta.age;
+            disconnect_nodes(&a, &b);
+            hellos(&a, &b); /* its record is on its way */
+            assert_true(a.dropped && b.dropped);
             metas_done(&a);
             metas_done(&b);
+            assert_int_equal(back->on_disk.age, age);
             assert_true(back->on_disk.went_back && back->on_disk.differs);
             assert_int_equal(view_of(back).out_of_sync_bytes, view_of(back).size_bytes);
             assert_true(back->on_disk.age > other->on_disk.peer_age);
