@@ -11,9 +11,12 @@
 
 static uint64_t tick_ns(const struct engine *e) { return e->config.age_tick_ns ? e->config.age_tick_ns : AGE_TICK_NS; }
 
+#define AGE_MAX FRAME_EPOCH_MAX /* nobody gets there, but for who was told of it */
+
 void age_raise_above(struct engine *e, uint64_t other)
 {
-    e->sb.age = max_u64(max_u64(e->sb.age, other), e->age.recorded) + 1;
+    uint64_t highest = max_u64(max_u64(e->sb.age, other), e->age.recorded);
+    e->sb.age = min_u64(highest, AGE_MAX - 1) + 1;
     want_persisted(e);
 }
 
@@ -104,7 +107,7 @@ static bool is_heard(const struct engine *e)
 static void tick(struct engine *e)
 {
     e->age.at_ns = e->now_ns + tick_ns(e);
-    bool older = has_changed(e) && is_heard(e);
+    bool older = has_changed(e) && is_heard(e) && e->sb.age < AGE_MAX;
     e->sb.age += older;
     e->age.write |= older || e->sb.peer_age != e->age.peer_stable;
 }

@@ -92,7 +92,7 @@ void plan_copy(struct sim *s)
 
 void sim_plan_note(struct sim *s, unsigned node, const char *text)
 {
-    if (!s->plan.old_copy[node] || !strstr(text, "put back from an older copy"))
+    if (!s->plan.old_copy[node] || !strstr(text, "knows of a later state of this leg"))
         return;
     if (strstr(text, "the witness knows"))
         COVER(copy_by_register);

@@ -387,6 +387,30 @@ static void a_replaced_leg_is_not_taken_for_a_copy(void **state)
     close_both(&a, &b);
 }
 
+/* What nobody could have heard is no number that its disk would not take. */
+static void no_age_is_too_high(void **state)
+{
+    (void)state;
+    struct node a, b;
+    struct hello of_a, of_b;
+    open_promoted(&a, &b, &strict);
+    disconnect_nodes(&a, &b);
+    for (int i = 0; i < 2; i++) {
+        say_hello(&a, &of_a);
+        say_hello(&b, &of_b);
+        of_a.peer_age = FRAME_EPOCH_MAX;
+        step(&b, (struct event) { .kind = EV_HELLO, .hello = &of_a });
+        metas_done(&b);
+        assert_true(b.on_disk.went_back && b.on_disk.age == FRAME_EPOCH_MAX);
+        disconnect_nodes(&b, &b);
+    }
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_int_equal(b.on_disk.age, FRAME_EPOCH_MAX);
+    close_both(&a, &b);
+}
+
 /* ---- with a register ---- */
 
 static void wait_both(struct world *w, uint64_t ns)
@@ -508,6 +532,7 @@ int main(void)
         cmocka_unit_test(what_has_served_from_there_a_person_decides),
         cmocka_unit_test(of_two_copies_a_person_keeps_one),
         cmocka_unit_test(a_replaced_leg_is_not_taken_for_a_copy),
+        cmocka_unit_test(no_age_is_too_high),
         cmocka_unit_test(who_went_back_does_not_take_over),
         cmocka_unit_test(a_primary_that_went_back_does_not_resume),
         cmocka_unit_test(only_a_higher_age_tells),
