@@ -225,6 +225,9 @@ static void show_superblock(FILE *out, const struct superblock *sb)
     if (sb->served_epoch)
         fprintf(out, "; served last at %llu", (unsigned long long)sb->served_epoch);
     fprintf(out, "\n");
+    if (sb->age)
+        fprintf(out, "  %-12s %llu; the peer has told %llu\n", "age", (unsigned long long)sb->age,
+                (unsigned long long)sb->peer_age);
     show_marks(out, sb);
     if (sb->leg == LEG_SYNCING)
         fprintf(out, "  %-12s epoch %llu, lsn %llu\n", "consistent", (unsigned long long)sb->consistent_epoch,

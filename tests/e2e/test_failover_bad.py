@@ -224,4 +224,4 @@ def test(t):
 
 
 if __name__ == "__main__":
-    run.main(test, limit_s=170, long_limit_s=900)
+    run.main(test, limit_s=200, long_limit_s=900)
