@@ -26,7 +26,7 @@ enum frame_kind {
     FRAME_REFUSE,    /* the connection ends. Payload: the reason as text. `status`: FRAME_REFUSE_ */
     FRAME_HEARTBEAT, /* keeps the path alive; its number shows a lost tail. `lsn`: the sender's clock; `offset_bytes`:
                         the peer's, from its last heartbeat (0: none yet); `tag`: for how many microseconds that was
-                        kept */
+                        kept; `epoch`: the age of the sender's leg (0: it does not say) */
     FRAME_WRITE,     /* payload at offset; acknowledged when the peer's disk has completed it */
     FRAME_DISCARD,
     FRAME_WRITE_ZEROES,

@@ -78,6 +78,9 @@ static struct json_object *superblock_json(const struct superblock *sb)
     put_bool(o, "adopted", sb->adopted);
     put_bool(o, "lost_power", sb->lost_power);
     put_bool(o, "differs", sb->differs);
+    put_bool(o, "went_back", sb->went_back);
+    put_u64(o, "age", sb->age);
+    put_u64(o, "peer_age", sb->peer_age);
     put_bool(o, "peer_in_sync", sb->peer_in_sync);
     put_bool(o, "was_primary", sb->was_primary);
     put_bool(o, "full", sb->full);
@@ -181,7 +184,8 @@ static void show_marks(FILE *out, const struct superblock *sb)
         { sb->pristine, "pristine" },
         { sb->adopted, "adopted" },
         { sb->lost_power, "lost-power" },
-        { sb->differs, "found to differ by a verify" },
+        { sb->differs && !sb->went_back, "found to differ by a verify" },
+        { sb->went_back, "put back from an older copy" },
         { sb->peer_in_sync, "peer-in-sync" },
         { sb->was_primary, "was-primary" },
         { sb->full, "all counts as out of sync" },
@@ -221,6 +225,9 @@ static void show_superblock(FILE *out, const struct superblock *sb)
     if (sb->served_epoch)
         fprintf(out, "; served last at %llu", (unsigned long long)sb->served_epoch);
     fprintf(out, "\n");
+    if (sb->age)
+        fprintf(out, "  %-12s %llu; the peer has told %llu\n", "age", (unsigned long long)sb->age,
+                (unsigned long long)sb->peer_age);
     show_marks(out, sb);
     if (sb->leg == LEG_SYNCING)
         fprintf(out, "  %-12s epoch %llu, lsn %llu\n", "consistent", (unsigned long long)sb->consistent_epoch,

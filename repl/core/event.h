@@ -73,7 +73,8 @@ struct event {
             uint64_t heard_ns;  /* when the peer was last heard in it, or later; 0: now */
         } down;
         struct {
-            uint64_t sent_ns; /* by this node's clock, as of `now_ns` */
+            uint64_t sent_ns; /* by this node's clock, as of `now_ns`; 0: not known */
+            uint64_t age;     /* EV_HEARD: that the peer tells of its leg; 0: none */
         } heard;
         const struct register_answer *answer; /* valid during the step */
         struct {

@@ -25,6 +25,7 @@ struct hello {
     bool pristine;          /* zeroes since `create`: nothing was ever written to it */
     bool lost_power;        /* may lack writes it had completed but not flushed */
     bool differs;           /* a verify found it to be the wrong one of two legs that differ somewhere */
+    bool went_back;         /* its disk was put back from an older copy, and it knows: comes with `differs` */
     bool peer_failed;       /* the peer's leg failed, as this node was told, and was not resynced since */
     uint32_t window_frames; /* changes that may be on their way to this node, not yet acknowledged */
     uint64_t window_bytes;  /* payload of those */
@@ -51,6 +52,8 @@ struct hello {
         uint32_t failover;      /* these are compared, and for people: a number means the same on both nodes */
         uint32_t when_alone;
     } config;
+    uint64_t age;                     /* of this leg, on its disk: it only grows; 0: it does not say */
+    uint64_t peer_age;                /* the highest that it has heard of the peer's leg; 0: none */
     uint8_t nonce[HELLO_NONCE_BYTES]; /* random for each hello: both together key the digests of a session */
     uint32_t served_block_bytes;      /* what the primary's clients were told, likewise; 0: it does not serve */
 };

@@ -26,6 +26,8 @@ struct superblock {
     bool lost_power;         /* was attached when its machine went down: may lack writes that were not flushed. Until a
                                 resync */
     bool differs;      /* a verify found this leg to be the wrong one of two that differ somewhere. Until a resync */
+    bool went_back;    /* the disk was put back from an older copy, as the peer or the register knew: what was written
+                          since is missing. Comes with `differs` and `full`. Until a resync */
     bool reads_lie;    /* a flush failed: what this leg's disk shows may be in its cache only, and never be written,
                           although later flushes succeed. Until the machine's next run, or a resync */
     bool unclean;      /* not on disk: engine_attach() found that the last daemon had not let go of it */
@@ -58,7 +60,17 @@ struct superblock {
     bool registered;      /* the volume has a decree in a register: one that does not know it is older */
     uint64_t asked_epoch; /* this node has asked to take over from it, and may get it yet: it takes part in nothing at
                              this epoch or below; 0: it has not */
+
+    /* Of the two nodes' places in the pair, whatever leg is there (docs/METADATA.md, "Age"). */
+    uint64_t age;      /* only grows; told to nobody before it is on disk here. 0: an older release wrote this */
+    uint64_t peer_age; /* the highest that the peer has told of its own; 0: none */
 };
 
 /* May it lack anything that was acknowledged? */
 static inline bool superblock_is_doubtful(const struct superblock *sb) { return sb->lost_power || sb->differs; }
+
+/* Nothing stands against it any more. */
+static inline void superblock_clear_doubts(struct superblock *sb)
+{
+    sb->lost_power = sb->differs = sb->went_back = false;
+}

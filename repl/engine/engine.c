@@ -25,6 +25,8 @@ void engine_attach(struct superblock *sb, struct id boot_id, bool has_peer)
     sb->first_of_run = !id_equal(sb->boot_id, boot_id);
     if (sb->first_of_run)
         sb->reads_lie = false;
+    if (sb->age == 0) /* from here on it tells */
+        sb->age = 1;
     sb->role = ROLE_SECONDARY;
     sb->unclean = sb->attached;
     sb->attached = true;
@@ -70,6 +72,9 @@ struct engine *engine_open(const struct engine_config *config)
     e->sb = config->superblock;
     e->sb_wanted = e->sb.sequence;
     e->sb_stable = e->sb.sequence;
+    e->age.stable = e->sb.age;
+    e->age.peer_stable = e->sb.peer_age;
+    e->age.lsn = e->sb.lsn;
     e->peer_leg = LEG_NONE;
     e->memory_at_ns = UINT64_MAX;
     e->stall_look_ns = UINT64_MAX;
@@ -174,6 +179,14 @@ const char *engine_why_not(struct engine *e)
     }
     if (own_leg(e) != LEG_UP_TO_DATE) {
         snprintf(e->why_not, sizeof(e->why_not), "the leg of %s is %s", e->config.node, leg_state_name(own_leg(e)));
+        return e->why_not;
+    }
+    if (e->sb.went_back && e->session != SESSION_UP && (!e->refused[0] || e->refused_for_now)) {
+        snprintf(e->why_not, sizeof(e->why_not),
+                 "the disk of %s was put back from an older copy: its leg lacks what was written since, and gets "
+                 "everything from %s as soon as that is there. Without it: what %s has is all there is after "
+                 "`lockstep promote --force`, which accepts the loss",
+                 e->config.node, e->config.peer, e->config.node);
         return e->why_not;
     }
     if (e->session == SESSION_UP && e->peer_state == PEER_IN_SYNC) {
@@ -314,6 +327,7 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
     log_advance(e, out);
     flush_when_wanted(e, now_ns, out);
     diskless_advance(e, out);
+    age_advance(e, out);
     stall_look(e, out);
     patience_look(e, out);
     register_advance(e, out); /* ... and what has begun may be a question */
@@ -421,7 +435,9 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
     case EV_ADOPT: adopt_order(e, ev->order.cookie, out); break;
     case EV_SWITCHOVER: handover_order(e, ev->order.cookie, out); break;
     case EV_HEARD:
-        lease_on_heard(e, ev->heard.sent_ns);
+        if (ev->heard.sent_ns)
+            lease_on_heard(e, ev->heard.sent_ns);
+        age_on_heard(e, ev->heard.age);
         lease_look(e, out);
         return;
     case EV_DETACH: order_detach(e, ev->order.force, ev->order.cookie, out); break;
@@ -457,6 +473,7 @@ void engine_make_hello(struct engine *e, struct hello *out)
         .pristine = engine_is_pristine(e),
         .lost_power = e->sb.lost_power,
         .differs = e->sb.differs,
+        .went_back = e->sb.went_back,
         .peer_failed = e->sb.peer_leg == LEG_FAILED,
         .window_frames = e->config.window_frames,
         .window_bytes = e->config.window_bytes,
@@ -475,6 +492,8 @@ void engine_make_hello(struct engine *e, struct hello *out)
         .hands_over = true,
         .history = e->sb.history,
         .base = e->sb.base,
+        .age = e->age.stable,
+        .peer_age = e->sb.peer_age,
         .config = e->config.configured,
         .alone_s = e->entry_ns ? (e->now_ns - e->entry_ns) / NS_PER_S + 1 : 0,
     };
@@ -503,6 +522,7 @@ uint64_t engine_deadline_ns(const struct engine *e)
     at_ns = min_u64(at_ns, e->stall_look_ns);
     at_ns = min_u64(at_ns, register_deadline_ns(e));
     at_ns = min_u64(at_ns, patience_deadline_ns(e));
+    at_ns = min_u64(at_ns, age_deadline_ns(e));
     return min_u64(min_u64(at_ns, e->memory_at_ns), sync_deadline_ns(e));
 }
 
@@ -540,7 +560,7 @@ void engine_view(struct engine *e, struct engine_view *out)
         .lsn = mirror.lsn,
         .size_bytes = e->sb.size_bytes,
         .block_bytes = e->served_block_bytes,
-        .leg = own_leg(e),
+        .leg = e->sb.went_back && own_leg(e) == LEG_UP_TO_DATE ? LEG_OUTDATED : own_leg(e),
         .doubt = own_doubt(e),
         .consistent_epoch = e->sb.leg == LEG_SYNCING ? e->sb.consistent_epoch : 0,
         .consistent_lsn = e->sb.leg == LEG_SYNCING ? e->sb.consistent_lsn : 0,

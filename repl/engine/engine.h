@@ -31,6 +31,7 @@ struct engine_config {
     uint32_t log_slots;           /* extents that may be hot at a time; 0: AL_SLOTS_DEFAULT */
     uint32_t log_blocks;          /* of the activity log's ring; 0: AL_RING_BLOCKS */
     uint32_t resync_window_bytes; /* as in struct resync_config; 0: the default */
+    uint64_t age_tick_ns;         /* how often a leg that changes gets older (docs/METADATA.md); 0: each minute */
     uint32_t unflushed_max;       /* changes that the peer may lose with its power; 0: MIRROR_UNFLUSHED_MAX */
     uint64_t alone_after_ns;      /* how long a lost peer is waited for before the primary goes on alone;
                                      ENGINE_NEVER_ALONE: for ever */

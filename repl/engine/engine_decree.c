@@ -137,7 +137,8 @@ void decree_accept_loss(struct engine *e)
     const struct history_entry *last = history_last(&e->sb.history);
     bool bits_from_now = last && e->sb.leg != LEG_SYNCING && !history_entry_is_none(e->sb.base);
     e->sb.leg = LEG_UP_TO_DATE;
-    e->sb.lost_power = e->sb.differs = false;
+    superblock_clear_doubts(&e->sb);
+    age_raise_above(e, 0);
     e->sb.base = bits_from_now ? *last : (struct history_entry) { 0 };
     want_persisted(e);
 }
@@ -146,7 +147,8 @@ void decree_accept_loss(struct engine *e)
 bool decree_take(struct engine *e, uint64_t epoch, struct actions *out)
 {
     bool lost = false;
-    bool forced = e->promote_force && (own_leg(e) != LEG_UP_TO_DATE || superblock_is_doubtful(&e->sb));
+    bool forced =
+        e->promote_force && (own_leg(e) != LEG_UP_TO_DATE || superblock_is_doubtful(&e->sb) || age_is_below_record(e));
     e->sb.role = ROLE_PRIMARY;
     e->sb.was_primary = true;
     e->sb.pristine = false;

@@ -244,6 +244,19 @@ struct engine_witness {
     bool fails_held;        /* ... they fail from now on, until it is known who serves */
 };
 
+/* How old this leg is, and what others know of that: engine_age.c. */
+struct engine_age {
+    uint64_t stable;      /* of this leg, as on its disk */
+    uint64_t peer_stable; /* the superblock's `peer_age` there */
+    uint64_t told;        /* to the peer of this session */
+    uint64_t recorded;    /* the highest of this leg that the peer or the register was heard to know */
+    uint64_t at_ns;       /* the next tick */
+    uint64_t lsn;         /* at the last one */
+    bool met;             /* the peer, since this leg was attached */
+    bool write;           /* a superblock is to be written that nobody waits for */
+    bool other_told;      /* people were told that somebody else uses this node's name */
+};
+
 struct engine {
     struct engine_config config;
     struct range_locks locks;
@@ -292,6 +305,7 @@ struct engine {
     struct engine_resolve resolve;
     uint64_t entry_ns; /* when the last entry of the history was made, by this node; 0: not known */
     struct engine_witness witness;
+    struct engine_age age;
     uint64_t served_size_bytes; /* what clients are told */
     bool peer_leads;            /* as far as is known: a primary does not tell when it is demoted */
     bool sync_full;             /* target: everything is compared */
@@ -361,7 +375,10 @@ static inline enum leg_state own_leg(const struct engine *e) { return e->leg_fai
 /* What is known against it, up to date or not. */
 static inline enum leg_doubt own_doubt(const struct engine *e)
 {
-    return e->sb.lost_power ? LEG_DOUBT_LACKS : e->sb.differs ? LEG_DOUBT_DIFFERS : LEG_DOUBT_NONE;
+    return e->sb.went_back    ? LEG_DOUBT_WENT_BACK
+           : e->sb.lost_power ? LEG_DOUBT_LACKS
+           : e->sb.differs    ? LEG_DOUBT_DIFFERS
+                              : LEG_DOUBT_NONE;
 }
 
 static inline uint32_t own_block_bytes(const struct engine *e)
@@ -468,6 +485,16 @@ void diskless_declared(struct engine *e, const struct decree *d);
 void diskless_give_up(struct engine *e, struct actions *out); /* what waits for the decision fails */
 void diskless_advance(struct engine *e, struct actions *out);
 const char *diskless_why_not(struct engine *e);
+
+/* engine_age.c */
+/* Above `other`, and above all that anybody was heard to have on record of this leg. */
+void age_raise_above(struct engine *e, uint64_t other);
+bool age_is_below_record(const struct engine *e);
+void age_on_hello(struct engine *e, const struct hello *peer, const struct sync_judgement *j, struct actions *out);
+void age_on_heard(struct engine *e, uint64_t age);                         /* of the peer's leg */
+void age_on_register(struct engine *e, uint64_t age, struct actions *out); /* what it knows of this one; 0: nothing */
+void age_advance(struct engine *e, struct actions *out);
+uint64_t age_deadline_ns(const struct engine *e);
 
 /* engine_sync.c */
 /* A sentence: what is left of an inconsistent leg. */

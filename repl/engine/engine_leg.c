@@ -44,14 +44,15 @@ void leg_on_stable_flushed(struct engine *e, int32_t result)
 
 void superblock_write_if_wanted(struct engine *e, struct actions *out)
 {
-    if (persisted(e) || e->sb_busy || e->sb_broken || e->grow.phase == GROW_MOVING)
+    if ((persisted(e) && !e->age.write) || e->sb_busy || e->sb_broken || e->grow.phase == GROW_MOVING)
         return;
     struct mirror_view mirror;
     mirror_view(e->mirror, &mirror);
     e->sb.lsn = mirror.lsn;
-    e->sb.sequence = e->sb_wanted;
+    e->sb.sequence = e->sb_stable + 1;
     e->sb_writing = e->sb;
     e->sb_busy = true;
+    e->age.write = false;
     actions_add(out, ACT_META_WRITE)->meta.superblock = &e->sb_writing;
 }
 
@@ -135,6 +136,9 @@ void superblock_on_written(struct engine *e, int32_t result, struct actions *out
     e->sb_busy = false;
     if (result == 0) {
         e->sb_stable = e->sb_writing.sequence;
+        e->sb_wanted = max_u64(e->sb_wanted, e->sb_stable);
+        e->age.stable = e->sb_writing.age;
+        e->age.peer_stable = e->sb_writing.peer_age;
         return;
     }
     /* Promise 7: a failed metadata write fails the leg. What was to be persisted must not happen. */

@@ -54,6 +54,7 @@ static void send(struct engine *e, enum register_ask what, struct actions *out)
     struct register_request *r = &w->request;
     r->ask = what;
     r->volume_id = e->sb.volume_id;
+    r->leg_age = e->age.stable;
     r->known_epoch = known_epoch(e);
     r->serving_alone = what == REGISTER_READ && register_rules(e) && e->role.phase == PHASE_PRIMARY &&
                        !e->sb.peer_in_sync && !e->leg_is_out && r->known_epoch == e->sb.epoch && persisted(e);
@@ -231,6 +232,8 @@ void register_on_answer(struct engine *e, const struct register_answer *answer, 
     w->asked = false;
     w->is_void = false;
     take_state(e, answer, out);
+    /* Whatever else it says: before this node serves by it. */
+    age_on_register(e, answer->leg_age, out);
     bool good = w->state == REGISTER_STATE_REACHABLE;
     if (!good && of_read)
         swaps_promotion_fails(

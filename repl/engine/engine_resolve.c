@@ -125,7 +125,8 @@ static void drop(struct engine *e, struct actions *out)
  * own bits do not say so. The peer's may: they are not known here, and go to nobody before this leg is given up. */
 static bool is_everything(const struct hello *own, const struct hello *peer)
 {
-    return !sync_bits_tell_apart(own, peer) || !sync_bits_tell_apart(peer, own) || peer->lost_power;
+    bool went_back = own->age < peer->peer_age || peer->age < own->peer_age; /* no bits tell of that */
+    return !sync_bits_tell_apart(own, peer) || !sync_bits_tell_apart(peer, own) || peer->lost_power || went_back;
 }
 
 static struct keep_info info_of(struct engine *e)
@@ -382,8 +383,10 @@ static void give_up(struct engine *e, const struct hello *peer, struct actions *
     sb->was_primary = false;
     sb->served_epoch = 0;
     sb->peer_in_sync = false;
+    sb->peer_age = 0; /* whatever the other leg is, it is what is to be left */
     sb->pristine = false;
     if (e->resolve.info.everything) {
+        age_raise_above(e, peer->peer_age);
         sb->base = no_entry;
         log_count_all(e);
     }

@@ -55,7 +55,7 @@ static bool is_still_as_said(struct engine *e)
     const struct hello *s = &e->said;
     return now.epoch == s->epoch && now.role == s->role && now.leg == s->leg && now.full == s->full &&
            now.diskless == s->diskless && now.lost_power == s->lost_power && now.differs == s->differs &&
-           now.peer_failed == s->peer_failed && now.was_primary == s->was_primary &&
+           now.went_back == s->went_back && now.peer_failed == s->peer_failed && now.was_primary == s->was_primary &&
            now.served_epoch == s->served_epoch && now.pristine == s->pristine && now.size_bytes == s->size_bytes &&
            (now.dirty_bytes == 0) == (s->dirty_bytes == 0) && id_equal(now.peer_leg_id, s->peer_leg_id) &&
            now.registered == s->registered && now.asked_epoch == s->asked_epoch &&
@@ -107,6 +107,7 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
     struct sync_judgement j;
     sync_decide(&e->said, peer, &j);
     resolve_on_hello(e, peer, &j, out);
+    age_on_hello(e, peer, &j, out);
     bool undecided = e->witness.swap != SWAP_NOT && !j.own_deposed && !j.peer_asked;
     e->peer_leg = peer->leg;
     e->peer_block_bytes = peer->block_bytes;
@@ -195,7 +196,7 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
     case SYNC_PAIR:
         e->peer_state = PEER_IN_SYNC;
         e->sb.pristine = false;
-        e->sb.lost_power = e->sb.differs = false; /* nothing was acknowledged yet that it could lack */
+        superblock_clear_doubts(&e->sb); /* nothing was acknowledged yet that it could lack */
         e->sb.peer_leg = LEG_NONE;
         e->sb.peer_in_sync = true;
         /* From now on neither leg is new: a fresh one in the place of the other is told from it. */

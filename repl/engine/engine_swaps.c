@@ -84,6 +84,7 @@ void swap_gather(struct engine *e, struct swap_facts *f)
         .role = role_for_swaps(e),
         .whole = own_leg(e) == LEG_UP_TO_DATE && !e->sb.differs && !e->sb_broken && !e->leg_is_out,
         .lost_power = e->sb.lost_power,
+        .went_back = e->sb.went_back,
         .serves_peer = serves_peer(e),
         .peer_lost = w->out_wanted && can_be_left_alone(e),
         .peer_is_target = w->target_since_ns && can_be_left_alone(e),
@@ -288,7 +289,7 @@ static void catch_up(struct engine *e, const struct decree *d)
     if (!mine || known || !may || !resolve_is_idle(e))
         return;
     record(e, d, entry);
-    if (d->cause == DECREE_FORCE && superblock_is_doubtful(&e->sb))
+    if (d->cause == DECREE_FORCE && superblock_is_doubtful(&e->sb) && !e->sb.went_back) /* since it was forced */
         decree_accept_loss(e);
 }
 
@@ -362,7 +363,8 @@ static void become_primary(struct engine *e, const struct decree *d, struct acti
     if (e->role.phase != PHASE_SECONDARY)
         return;
     /* Its leg has failed since it asked: it would serve, and each write would fail. */
-    bool useless = e->sb_broken || e->leg_is_out || (own_leg(e) != LEG_UP_TO_DATE && d->cause != DECREE_FORCE);
+    bool unfit = own_leg(e) != LEG_UP_TO_DATE || e->sb.went_back;
+    bool useless = e->sb_broken || e->leg_is_out || (unfit && d->cause != DECREE_FORCE);
     if (useless) {
         swaps_promotion_fails(e, "its leg has failed: mend its disk, or promote the peer", out);
         handover_fails(e, "its leg has failed: mend its disk", out);

@@ -77,6 +77,9 @@ static void become_target(struct engine *e)
     const struct history_entry *newest = history_last(&e->peer.history);
     e->sb.base = e->sync_full && newest ? *newest : e->peer.base;
     engine_joins(e);
+    /* Also a new leg in the place of one that was older: it is not taken for that one's copy. */
+    if (e->sync_full)
+        age_raise_above(e, 0);
     e->sb.leg = LEG_SYNCING;
     e->sb.pristine = false;
     want_persisted(e);
@@ -201,7 +204,8 @@ void sync_leg_is_whole(struct engine *e)
 {
     e->is_behind = false;
     e->sb.leg = LEG_UP_TO_DATE;
-    e->sb.lost_power = e->sb.differs = false;
+    superblock_clear_doubts(&e->sb);
+    age_raise_above(e, 0);
     e->sb.reads_lie = false;
     e->sb.peer_leg = LEG_NONE;
     e->sb.full = false;
@@ -238,7 +242,7 @@ void sync_source_on_told(struct engine *e, struct actions *out)
     e->peer_leg = LEG_UP_TO_DATE;
     e->alone_since_ns = 0;
     e->sb.full = false;
-    e->sb.lost_power = e->sb.differs = false;
+    superblock_clear_doubts(&e->sb);
     e->sb.reads_lie = false; /* what it showed was written back */
     e->log.settle = true;
     decree_agreed(e);

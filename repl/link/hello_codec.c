@@ -47,6 +47,9 @@ size_t hello_encode(const struct hello *hello, uint8_t *out)
     m.pristine = hello->pristine;
     m.lost_power = hello->lost_power;
     m.differs = hello->differs;
+    m.went_back = hello->went_back;
+    m.age = hello->age;
+    m.peer_age = hello->peer_age;
     m.peer_failed = hello->peer_failed;
     m.window_frames = hello->window_frames;
     m.window_bytes = hello->window_bytes;
@@ -150,6 +153,10 @@ static int take_state(const Lockstep__Hello *m, struct hello *h, const char **wh
         return wrong(why, "served at an epoch that it has not seen (served_epoch)");
     if (m->asked_epoch > FRAME_EPOCH_MAX)
         return wrong(why, "impossible epoch asked for (asked_epoch)");
+    if (m->age > FRAME_EPOCH_MAX || m->peer_age > FRAME_EPOCH_MAX)
+        return wrong(why, "impossible age (age, peer_age)");
+    if (m->went_back && !m->differs)
+        return wrong(why, "leg that went back in time, and lacks nothing (went_back)");
     if ((unsigned)m->role > ROLE_PRIMARY)
         return wrong(why, "unknown role (role)");
     if ((unsigned)m->leg > LEG_FAILED)
@@ -197,6 +204,9 @@ static int take_state(const Lockstep__Hello *m, struct hello *h, const char **wh
     h->pristine = m->pristine;
     h->lost_power = m->lost_power;
     h->differs = m->differs;
+    h->went_back = m->went_back;
+    h->age = m->age;
+    h->peer_age = m->peer_age;
     h->peer_failed = m->peer_failed;
     h->window_frames = m->window_frames;
     h->window_bytes = m->window_bytes;

@@ -48,6 +48,7 @@ struct conn {
     uint64_t peer_stamp; /* from the peer's last heartbeat; 0: none yet */
     uint64_t peer_stamp_ns;
     uint64_t hello_ns; /* when ours was sent */
+    uint64_t age;      /* of this node's leg, as the engine has last told; 0: it has not */
 };
 
 struct session {
@@ -215,6 +216,7 @@ static void send_heartbeat(struct session *s, uint64_t now, struct session_actio
     struct conn *c = &s->conn;
     struct frame frame = {
         .kind = FRAME_HEARTBEAT,
+        .epoch = c->age,
         .lsn = now - c->opened_ns + 1,
         .offset_bytes = c->peer_stamp,
         .tag = c->peer_stamp ? kept_us(now - c->peer_stamp_ns) : 0,
@@ -626,14 +628,17 @@ static void on_heartbeat(struct session *s, const struct session_event *ev, stru
     uint64_t kept_ns = (uint64_t)ev->frame.frame.tag * NS_PER_US;
     c->peer_stamp = ev->frame.frame.lsn;
     c->peer_stamp_ns = ev->now_ns;
-    if (echo == 0 || echo > stamp)
-        return;
-    if (s->state == STATE_UP) {
+    bool answers = echo > 0 && echo <= stamp;
+    uint64_t age = ev->frame.frame.epoch;
+    if (s->state == STATE_UP && (answers || age)) {
         struct session_action *a = act(out, SA_EVENT);
         a->event.kind = EV_HEARD;
         a->event.now_ns = ev->now_ns;
-        a->event.heard.sent_ns = c->opened_ns + echo - 1;
+        a->event.heard.sent_ns = answers ? c->opened_ns + echo - 1 : 0;
+        a->event.heard.age = age;
     }
+    if (!answers)
+        return;
     uint64_t sample = stamp - echo;
     if (kept_ns > sample || sample - kept_ns > s->dead_after_ns)
         return;
@@ -737,6 +742,11 @@ static void on_send(struct session *s, const struct session_event *ev, struct se
     if (s->state != STATE_UP)
         return;
     struct frame frame = ev->send.frame;
+    if (frame.kind == FRAME_HEARTBEAT) {
+        s->conn.age = frame.epoch;
+        send_heartbeat(s, ev->now_ns, out);
+        return;
+    }
     if (frame.payload_bytes && frame.kind != FRAME_WRITE)
         frame.payload_check = checksum64(ev->send.payload->data, frame.payload_bytes);
     send(&s->conn, &frame, ev->send.payload, NULL, out);

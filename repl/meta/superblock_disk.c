@@ -26,7 +26,8 @@
 #define FLAG_READS_LIE (1u << 8)
 #define FLAG_DIFFERS (1u << 9)
 #define FLAG_REGISTERED (1u << 10)
-#define FLAGS_KNOWN (((1u << 11) - 1) & ~(1u << 3)) /* one is reserved: it meant "unclean" */
+#define FLAG_WENT_BACK (1u << 11)
+#define FLAGS_KNOWN (((1u << 12) - 1) & ~(1u << 3)) /* one is reserved: it meant "unclean" */
 
 struct entry_disk {
     le64 epoch;
@@ -70,13 +71,16 @@ struct superblock_disk {
     le64 verified_found_bytes;
     le64 served_epoch;
     le64 asked_epoch;
-    uint8_t zero[SUPERBLOCK_BYTES - 376 - HISTORY_MAX * 24];
+    le64 age;
+    le64 peer_age;
+    uint8_t zero[SUPERBLOCK_BYTES - 392 - HISTORY_MAX * 24];
 };
 static_assert(sizeof(struct superblock_disk) == SUPERBLOCK_BYTES, "a superblock is one block");
 static_assert(offsetof(struct superblock_disk, volume_id) == 72, "no padding");
 static_assert(offsetof(struct superblock_disk, history) == 328, "no padding");
 static_assert(offsetof(struct superblock_disk, served_epoch) == 1896, "no padding");
 static_assert(offsetof(struct superblock_disk, asked_epoch) == 1904, "no padding");
+static_assert(offsetof(struct superblock_disk, age) == 1912, "no padding");
 
 static uint64_t block_check(const struct superblock_disk *d)
 {
@@ -101,7 +105,7 @@ static uint32_t flags_of(const struct superblock *sb)
            (sb->lost_power ? FLAG_LOST_POWER : 0) | (sb->peer_in_sync ? FLAG_PEER_IN_SYNC : 0) |
            (sb->was_primary ? FLAG_WAS_PRIMARY : 0) | (sb->full ? FLAG_FULL : 0) |
            (sb->reads_lie ? FLAG_READS_LIE : 0) | (sb->differs ? FLAG_DIFFERS : 0) |
-           (sb->registered ? FLAG_REGISTERED : 0);
+           (sb->registered ? FLAG_REGISTERED : 0) | (sb->went_back ? FLAG_WENT_BACK : 0);
 }
 
 void superblock_write_order(unsigned bad, uint8_t order[SUPERBLOCK_COPIES])
@@ -145,6 +149,8 @@ void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block
         .verified_found_bytes = to_le64(sb->verified_found_bytes),
         .served_epoch = to_le64(sb->served_epoch),
         .asked_epoch = to_le64(sb->asked_epoch),
+        .age = to_le64(sb->age),
+        .peer_age = to_le64(sb->peer_age),
         .base = entry_encode(sb->base),
         .history_count = to_le32(sb->history.count),
         .room_bytes = to_le64(sb->room_bytes),
@@ -219,6 +225,8 @@ static int check_fields(const struct superblock_disk *d, struct err *err)
         return bad(err, "served epoch");
     if (from_le64(d->asked_epoch) > COUNTER_MAX)
         return bad(err, "epoch asked for");
+    if (from_le64(d->age) > COUNTER_MAX || from_le64(d->peer_age) > COUNTER_MAX)
+        return bad(err, "age");
     if (from_le64(d->lsn) > COUNTER_MAX)
         return bad(err, "lsn");
     uint32_t granule = from_le32(d->granule_bytes), extent = from_le32(d->extent_bytes);
@@ -277,6 +285,7 @@ int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, stru
         .reads_lie = from_le32(d.flags) & FLAG_READS_LIE,
         .differs = from_le32(d.flags) & FLAG_DIFFERS,
         .registered = from_le32(d.flags) & FLAG_REGISTERED,
+        .went_back = from_le32(d.flags) & FLAG_WENT_BACK,
         .al_from = from_le64(d.al_from),
         .granule_bytes = from_le32(d.granule_bytes),
         .extent_bytes = from_le32(d.extent_bytes),
@@ -287,6 +296,8 @@ int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, stru
         .verified_found_bytes = from_le64(d.verified_found_bytes),
         .served_epoch = from_le64(d.served_epoch),
         .asked_epoch = from_le64(d.asked_epoch),
+        .age = from_le64(d.age),
+        .peer_age = from_le64(d.peer_age),
         .history.count = from_le32(d.history_count),
         .room_bytes = from_le64(d.room_bytes),
         .moved_from_bytes = from_le64(d.moved_from_bytes),

@@ -28,6 +28,7 @@ static void add_doubt(const struct loss_facts *f, char text[LOSS_TEXT_BYTES])
 {
     switch (f->doubt) {
     case LEG_DOUBT_NONE: return;
+    case LEG_DOUBT_WENT_BACK: add(text, ", put back from an older copy"); return;
     case LEG_DOUBT_DIFFERS: add(text, ", found by a verify to differ"); return;
     case LEG_DOUBT_LACKS: add(text, ", perhaps without what it had not flushed"); return;
     }

@@ -24,6 +24,10 @@ const char *role_promotion_obstacle(const struct role_machine *r, enum leg_state
                "the peer, or accept the loss with --force";
     switch (doubt) {
     case LEG_DOUBT_NONE: break;
+    case LEG_DOUBT_WENT_BACK:
+        return "its disk was put back from an older copy, and its leg lacks what was written since (promise 4). "
+               "Promote "
+               "the peer, or accept the loss with --force";
     case LEG_DOUBT_DIFFERS:
         return "a verify found that its leg differs from the peer's, which counts (promise 4). Promote the peer, or "
                "accept what this leg has there with --force";

@@ -281,6 +281,10 @@ const char *swap_obstacle(const struct swap_facts *f)
     if (!has_own(f))
         return "its leg is not in the in-sync set (promise 4: only a leg that holds every acknowledged write is "
                "promoted). Promote the peer, or accept the loss with --force";
+    if (f->went_back)
+        return "its disk was put back from an older copy, and its leg lacks what was written since (promise 4). "
+               "Promote "
+               "the peer, or accept the loss with --force";
     if (needs_force(f))
         return "its leg may lack acknowledged writes (promise 4). Promote the peer, or accept the loss with --force";
     return peer_leads ? leads : NULL;

@@ -25,6 +25,7 @@ struct swap_facts {
         SWAP_BUSY,     /* between two of these: asks for nothing */
     } role;
     bool whole;       /* nothing stands against its leg */
+    bool went_back;   /* that its disk was put back from an older copy: for people */
     bool lost_power;  /* ... but that it may lack what was not flushed */
     bool serves_peer; /* a session with a primary is up */
 

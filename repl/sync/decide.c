@@ -248,6 +248,18 @@ static bool may_lack_anything(const struct hello *a, const struct hello *b)
     return may_lack_what_was_flushed(a, b) || a->differs;
 }
 
+/* By their histories, which may be all that is equal. */
+static bool are_equal(const struct hello *own, const struct hello *peer)
+{
+    return own->history.count > 0 && relation(own, peer) == HISTORY_EQUAL && own->leg != LEG_SYNCING &&
+           peer->leg != LEG_SYNCING;
+}
+
+static bool nobody_leads(const struct hello *own, const struct hello *peer)
+{
+    return !is_primary(own) && !is_primary(peer);
+}
+
 /* `p`, a primary, has no leg, and `other` has all that was acknowledged: it has recorded that `p`'s leg is out, or was
  * in sync with it and is to record it. What `p` says of its history ends with that decree, which its own disk never
  * has. */
@@ -297,8 +309,88 @@ static void explain_only_leg(const struct hello *own, const struct hello *peer, 
         p->node, other->node,
         may_lack_what_was_flushed(other, p)
             ? "may lack acknowledged writes: it went down without warning, or a flush failed"
-            : "was found by a verify to differ in some blocks",
+        : other->went_back ? "is an older copy that was put back"
+                           : "was found by a verify to differ in some blocks",
         p->node, other->node);
+}
+
+/* ---- a disk that was put back from an older copy (docs/METADATA.md, "Age") ---- */
+
+static bool is_half(const struct hello *h) { return h->leg == LEG_SYNCING; }
+
+/* `b` has heard of a later state of this leg than it is in, and its node does not know yet. One of a new leg tells
+ * nothing: it has nothing, and its age is that of the leg in whose place it is. */
+static bool is_older_than_known(const struct hello *a, const struct hello *b)
+{
+    return a->age && a->age < b->peer_age && !is_new(a) && !is_bad(a);
+}
+
+/* It has served from there, or still does: what it has written since, the other one lacks. Where both have, that is a
+ * split brain like any other. */
+static bool has_served_older_copy(const struct hello *a, const struct hello *b)
+{
+    enum history_relation r = relation(a, b);
+    if (!is_older_than_known(a, b) || is_half(a) || r == HISTORY_DIVERGED || r == HISTORY_UNRELATED)
+        return false;
+    return is_primary(a) || r == HISTORY_DESCENDANT;
+}
+
+static bool served_older_copy(const struct hello *own, const struct hello *peer)
+{
+    return has_served_older_copy(own, peer) || has_served_older_copy(peer, own);
+}
+
+static bool older_copy(const struct hello *own, const struct hello *peer)
+{
+    enum history_relation r = relation(own, peer);
+    bool apart = r == HISTORY_DIVERGED || r == HISTORY_UNRELATED;
+    return !apart && (is_older_than_known(own, peer) || is_older_than_known(peer, own));
+}
+
+static void explain_older_copy(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    const struct hello *old = is_older_than_known(own, peer) ? own : peer;
+    j->for_now = true;
+    j->own_went_back = is_older_than_known(own, peer);
+    say(j,
+        "the disk of %s was put back from an older copy: %s has heard of a later state of that leg, which is marked "
+        "now "
+        "and gets everything from the other one",
+        old->node, (old == own ? peer : own)->node);
+}
+
+static bool is_ahead(const struct hello *a, const struct hello *b);
+
+/* It is marked, and would be the source; or the other one may lack the last of what was acknowledged. Nobody has
+ * everything. */
+static bool has_older_copy_only(const struct hello *a, const struct hello *b)
+{
+    if (!a->went_back || is_half(a) || is_bad(a))
+        return false;
+    bool either_lacks = nobody_leads(a, b) && are_equal(a, b) && (b->went_back || may_lack_what_was_flushed(b, a));
+    return is_ahead(a, b) || either_lacks;
+}
+
+static bool only_older_copy(const struct hello *own, const struct hello *peer)
+{
+    return has_older_copy_only(own, peer) || has_older_copy_only(peer, own);
+}
+
+static void explain_only_older_copy(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    const struct hello *old = has_older_copy_only(own, peer) ? own : peer;
+    const struct hello *other = old == own ? peer : own;
+    j->person_decides = true;
+    say(j,
+        "the disk of %s was put back from an older copy, and the leg of %s is %s: neither is known to have every "
+        "acknowledged write. Only a person can tell which is to be kept: compare both, save what is wanted, then "
+        "`lockstep promote --force` on that one",
+        old->node, other->node,
+        other->went_back        ? "an older copy, too"
+        : is_half(other)        ? "inconsistent"
+        : is_primary(other)     ? "older yet, and primary"
+        : are_equal(old, other) ? "one that may lack the last of them"
+                                : "older yet");
 }
 
 static bool a_leg_failed(const struct hello *own, const struct hello *peer)
@@ -316,6 +408,20 @@ static void explain_leg_failed(const struct hello *own, const struct hello *peer
 /* Of the volume's name. */
 #define RESOLVE_ADVICE                                                                                                 \
     "`lockstep resolve %s --discard local` there keeps them in a file first, and gets what it lacks from the other"
+
+static void explain_served_older_copy(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
+{
+    const struct hello *old = has_served_older_copy(own, peer) ? own : peer;
+    const struct hello *other = old == own ? peer : own;
+    j->person_decides = true;
+    say(j,
+        "split brain: the disk of %s was put back from an older copy, and %s there since; %s has what was written "
+        "after "
+        "the copy was made. Stop what uses the volume on %s%s. Only a person can tell whose changes are to be given "
+        "up: " RESOLVE_ADVICE,
+        old->node, is_primary(old) ? "the volume is served" : "the volume was served", other->node, old->node,
+        is_primary(old) ? ", and demote it" : "", own->volume);
+}
 
 static bool diverged(const struct hello *own, const struct hello *peer)
 {
@@ -352,9 +458,7 @@ static void explain_unrelated(const struct hello *own, const struct hello *peer,
         own->node, peer->node, own->volume);
 }
 
-/* It is inconsistent: it can only be a target, of a leg that has all that it has been part of. */
-static bool is_half(const struct hello *h) { return h->leg == LEG_SYNCING; }
-
+/* What is half made can only be a target, of a leg that has all that it has been part of. */
 static bool both_half(const struct hello *own, const struct hello *peer) { return is_half(own) && is_half(peer); }
 
 static void explain_both_half(const struct hello *own, const struct hello *peer, struct sync_judgement *j)
@@ -382,17 +486,6 @@ static void explain_primary_is_behind(const struct hello *own, const struct hell
 static bool needs_nothing(const struct hello *h)
 {
     return !h->full && h->dirty_bytes == 0 && !h->lost_power && !h->differs && !h->peer_failed;
-}
-
-/* By their histories, which may be all that is equal. */
-static bool are_equal(const struct hello *own, const struct hello *peer)
-{
-    return own->history.count > 0 && relation(own, peer) == HISTORY_EQUAL && !is_half(own) && !is_half(peer);
-}
-
-static bool nobody_leads(const struct hello *own, const struct hello *peer)
-{
-    return !is_primary(own) && !is_primary(peer);
 }
 
 static bool in_sync(const struct hello *own, const struct hello *peer)
@@ -689,6 +782,8 @@ static const struct rule rules[] = {
     { "one-without-witness", only_one_asks, SYNC_REFUSE, explain_only_one_asks, NULL },
     { "two-primaries", two_primaries, SYNC_REFUSE, explain_two_primaries, NULL },
     { "other-dead-after", other_dead_after, SYNC_REFUSE, explain_dead_after, NULL },
+    { "served-an-older-copy", served_older_copy, SYNC_REFUSE, explain_served_older_copy, NULL, true },
+    { "older-copy", older_copy, SYNC_REFUSE, explain_older_copy, NULL },
     { "only-leg-lost-power", only_leg_lost_power, SYNC_REFUSE, explain_only_leg, NULL },
     { "leg-failed", a_leg_failed, SYNC_REFUSE, explain_leg_failed, NULL },
     { "other-size", other_size, SYNC_REFUSE, explain_size, NULL },
@@ -700,6 +795,7 @@ static const struct rule rules[] = {
     { "both-syncing", both_half, SYNC_REFUSE, explain_both_half, NULL },
     { "syncing-is-newer", half_is_newer, SYNC_REFUSE, explain_half_is_newer, NULL },
     { "forced-half-made", forced_half_made, SYNC_REFUSE, explain_forced_half_made, NULL, true },
+    { "only-an-older-copy", only_older_copy, SYNC_REFUSE, explain_only_older_copy, NULL },
     { "replaced", was_replaced, SYNC_REFUSE, explain_replaced, NULL, true },
     { "found-to-differ", found_to_differ, SYNC_REFUSE, explain_found_to_differ, NULL, true },
     { "promoted-apart", promoted_apart, SYNC_REFUSE, explain_promoted_apart, NULL, true },

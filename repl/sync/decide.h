@@ -29,6 +29,7 @@ struct sync_judgement {
     bool peer_asked;     /* ... as the peer has asked to take over from this epoch */
     bool target_in_set;  /* ... as the peer would be our target, and is in the set */
     bool two_primaries;  /* refused, and both are primary, and neither was deposed */
+    bool own_went_back;  /* refused, until this node has on record that its leg went back in time */
     bool person_decides; /* refused, and neither leg is to be promoted without force, whatever it says of itself */
     bool resolvable;     /* refused, until one of the legs is given up: docs/RECOVERY.md, "Split brain" */
     char text[SYNC_TEXT_BYTES]; /* SYNC_REFUSE: why, and what to do, from our side; else "" */

@@ -214,6 +214,31 @@ def old_image(t, c, primary, other, load):
     primary.wait("both to be in sync", c.both_in_sync, 60)
     nbdio.headway(load, 200)
     nbdio.stop(load)
+
+
+def unseen_image(t, c, primary, other, load):
+    """Of a node in sync, that was there all the time but for a moment in which nobody could go on without it: neither histories
+    nor bits tell of what is missing."""
+    t.step("a copy of the secondary's disk is made while both are in sync; it is killed, and back at once")
+    copy = other.dir / "copy.img"
+    primary.wait("both to be in sync", c.both_in_sync, 60)
+    proc.run(["dd", f"if={other.backing}", f"of={copy}", "bs=1M", "iflag=direct", "status=none"])
+    other.sigkill()
+    other.start()
+    primary.wait("both to be in sync", c.both_in_sync, 60)
+    for s in load:
+        s.reconnect(primary.uri)
+    nbdio.start(load)
+    nbdio.headway(load, 200)
+    t.step("more is written; it is killed again, the copy is put back, and it starts")
+    since = len(other.log_text())
+    other.sigkill()
+    proc.run(["cp", "--sparse=always", copy, other.backing])
+    other.start()
+    other.wait_log("was put back from an older copy", since=since)
+    primary.wait("both to be in sync", c.both_in_sync, 60)
+    nbdio.headway(load, 200)
+    nbdio.stop(load)
     c.stop()
     nbdio.verify_legs(c, load, "an old copy was brought up to date")
 
@@ -226,7 +251,8 @@ def test(t):
     primary, other = forced(t, c, primary, other)
     load = slow_witness(t, c, primary, other)
     old_image(t, c, primary, other, load)
+    unseen_image(t, c, primary, other, load)
 
 
 if __name__ == "__main__":
-    run.main(test, limit_s=170, long_limit_s=900)
+    run.main(test, limit_s=200, long_limit_s=900)

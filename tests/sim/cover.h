@@ -124,6 +124,10 @@
     X(replaced_source_power, 1, "fault: the node from which a replaced disk gets everything lost power")               \
     X(resized, 1, "operator: volumes grown")                                                                           \
     X(resize_refused, 1, "operator: resizes refused, or cut off")                                                      \
+    X(copied, 1, "disks copied")                                                                                       \
+    X(put_back, 1, "fault: disks put back from an older copy")                                                         \
+    X(copy_by_peer, 1, "... of which the peer knew a later state")                                                     \
+    X(copy_by_register, 1, "... the register")                                                                         \
     X(resize_cut, 1, "fault: sessions cut, nodes killed and disks replaced in a resize")                               \
     X(grown, 1, "larger sizes that clients were told")                                                                 \
     X(promoted_half, 1, "operator: targets of a resync promoted by force half-way")                                    \

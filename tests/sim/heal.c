@@ -112,7 +112,7 @@ static bool says(const struct engine_view *v, const char *words) { return v->why
 /* Neither leg is overwritten until a person has said which one is kept. */
 static bool says_choose(const struct engine_view *v)
 {
-    return says(v, "a verify found that it differs") || says(v, APART);
+    return says(v, "a verify found that it differs") || says(v, APART) || says(v, "Only a person can tell which is");
 }
 
 /* Each leg has what the other one may lack. Either is right, but not both. */
@@ -120,6 +120,8 @@ static void choose_one(struct sim *s)
 {
     unsigned keep = s->plan.resolves ? 1 - s->plan.resolved : (unsigned)draw(s, 0, 1);
     struct superblock sb;
+    if (s->plan.old_copy[keep])
+        keep = 1 - keep;
     if (sim_node_orders(s, 0) > 0 || sim_node_orders(s, 1) > 0)
         return;
     sim_node_superblock(s, keep, &sb);
@@ -145,7 +147,7 @@ static bool nobody_is_whole(struct sim *s)
 
 static void force_one(struct sim *s)
 {
-    unsigned keep = sim_legs_is_target(s, 0) || plan_is_new_disk(s, 0) ? 1 : 0;
+    unsigned keep = sim_legs_is_target(s, 0) || plan_is_new_disk(s, 0) || s->plan.old_copy[0] ? 1 : 0;
     if (s->plan.resolves)
         keep = 1 - s->plan.resolved;
     if (s->now_ns + HEAL_MAX_NS * 2 / 3 > s->plan.deadline_ns && sim_node_orders(s, keep) == 0 &&
@@ -233,6 +235,8 @@ static void operate(struct sim *s)
         p->home = 1 - p->home;
     /* Who reads that a node was deposed, or is half made, goes to the other. */
     if (says(&v[p->home], p->home == 0 ? "paris-a was deposed" : "paris-b was deposed"))
+        p->home = 1 - p->home;
+    if (v[p->home].leg == LEG_OUTDATED) /* an older copy, which was put back */
         p->home = 1 - p->home;
     if (v[p->home].leg == LEG_SYNCING && v[1 - p->home].leg == LEG_UP_TO_DATE)
         p->home = 1 - p->home;

@@ -19,6 +19,8 @@ static void forget(struct sim *s)
     for (unsigned i = 0; i < SIM_NODES; i++) {
         if (l->behind[i])
             oldest = min_u64(oldest, l->bound[i]);
+        if (s->copy[i].taken)
+            oldest = min_u64(oldest, s->copy[i].flushed);
     }
     model_span_move(&s->model, l->span, max_u64(oldest, model_span_begun(&s->model, l->span)));
 }
@@ -48,6 +50,15 @@ void sim_legs_replaced(struct sim *s, unsigned node)
     l->alone[node] = false;
     l->flushed[node] = l->taken_in[node] = 0;
     fall_behind(s, node, 0);
+}
+
+void sim_legs_put_back(struct sim *s, unsigned node, uint64_t flushed)
+{
+    struct sim_legs *l = &s->legs;
+    l->flushed[node] = flushed;
+    l->alone[node] = false;
+    fall_behind(s, node, flushed);
+    l->cut[node] = l->since[node];
 }
 
 /* It holds all that was acknowledged, whether or not both nodes were seen in sync since it did not. */
@@ -274,7 +285,7 @@ void sim_legs_serves(struct sim *s, unsigned node)
     bool connected =
         sim_node_view(s, node, &v) && v.session_up && sim_node_view(s, 1 - node, &other) && other.session_up;
     bool new_disk = l->blank[node] && !l->alone[1 - node];
-    if (!s->plan.forces[node] && (s->plan.obstacle[node] || connected || new_disk))
+    if (!s->plan.forces[node] && (s->plan.obstacle[node] || connected || new_disk || s->plan.old_copy[node]))
         sim_fail(s, "stale-promoted", "node %u serves without force, and lacks what was acknowledged: %s", node,
                  s->model.facts);
     COVER(stale_served);
@@ -298,6 +309,8 @@ static unsigned leader(struct sim *s)
     }
     if (l->blank[0] != l->blank[1])
         return l->blank[0] ? 1 : 0;
+    if (s->plan.old_copy[0] != s->plan.old_copy[1])
+        return s->plan.old_copy[0] ? 1 : 0;
     /* Diverged, and nobody will decide; but what was acknowledged is on one leg only. */
     if (l->alone[0] != l->alone[1])
         return l->alone[0] ? 0 : 1;
@@ -387,7 +400,7 @@ bool sim_leg_holds(struct sim *s, unsigned node, enum sim_layer layer, uint32_t 
 {
     const struct sim_legs *l = &s->legs;
     /* The leg had it, and said so, before it lost it. */
-    bool asks = layer == SIM_STABLE && !l->blank[node];
+    bool asks = layer == SIM_STABLE && !l->blank[node] && !s->plan.old_copy[node];
     if (l->behind[node] && s->model.writes[write].begin < l->since[node] && !asks)
         return true;
     s->model.damaged = spoilt(s, node, layer);
@@ -457,6 +470,11 @@ void sim_legs_look(struct sim *s)
         struct engine_view v;
         if (l->term[i] && sim_node_view(s, i, &v) && v.role != ROLE_PRIMARY)
             l->term[i] = 0;
+    }
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        if (s->plan.old_copy[i])
+            sim_fail(s, "older-copy", "node %u and its peer are in sync, and its disk was put back from an older copy",
+                     i);
     }
     if (!(l->behind[0] || l->behind[1] || l->alone[0] || l->alone[1]))
         return;

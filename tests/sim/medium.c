@@ -195,6 +195,19 @@ uint32_t medium_power_loss(struct medium *m, struct prng *chance, unsigned survi
     return lost;
 }
 
+void medium_copy(const struct medium *m, uint8_t *to) { memcpy(to, m->stable, (size_t)m->sectors * SECTOR_BYTES); }
+
+void medium_put_back(struct medium *m, const uint8_t *from)
+{
+    uint64_t *maps[] = { m->dirty, m->unreadable, m->damaged, m->stable_unreadable, m->stable_damaged };
+    for (unsigned i = 0; i < ARRAY_LEN(maps); i++)
+        memset(maps[i], 0, m->words * sizeof(uint64_t));
+    memcpy(m->content, from, (size_t)m->sectors * SECTOR_BYTES);
+    memcpy(m->stable, from, (size_t)m->sectors * SECTOR_BYTES);
+    for (uint32_t i = 0; i < m->sectors; i++)
+        m->content_stamps[i] = m->stable_stamps[i] = ++m->stamps;
+}
+
 bool medium_is_readable(const struct medium *m, uint32_t first, uint32_t count)
 {
     for (uint32_t i = first; m->has_flaws && i < first + count; i++) {

@@ -70,6 +70,10 @@ void medium_break(struct medium *m, uint32_t sector);
  * that lost the new one. */
 uint32_t medium_power_loss(struct medium *m, struct prng *chance, unsigned survive_per_million);
 
+/* What is stable, of every sector; and back, as if nothing had been written since: without flaws. */
+void medium_copy(const struct medium *m, uint8_t *to);
+void medium_put_back(struct medium *m, const uint8_t *from);
+
 bool medium_is_readable(const struct medium *m, uint32_t first, uint32_t count);
 
 /* A write that is reported as done and never happens. `data` as for medium_write(). */

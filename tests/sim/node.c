@@ -199,6 +199,7 @@ void sim_node_start(struct sim *s, unsigned node)
         .log_blocks = SIM_META_LOG_PAGES,
         .resync_window_bytes = SIM_RESYNC_WINDOW_BYTES,
         .unflushed_max = SIM_UNFLUSHED_MAX,
+        .age_tick_ns = s->age_tick_ns,
         .alone_after_ns = (s->registered ? !s->reg.suspends : s->goes_alone) ? s->dead_after_ns : ENGINE_NEVER_ALONE,
         .failover = { .has_register = s->registered,
                       .automatic = s->reg.automatic,
@@ -481,6 +482,7 @@ static void send_hello(struct sim *s, struct sim_node *n, conn_id conn, struct f
     for (unsigned i = 0; i < sizeof(nonce); i++)
         nonce[i] = (uint8_t)sim_below(s, CHANCE_NODE, 256);
     engine_hello(n->engine, nonce, &hello);
+    sim_age_is_told(s, n->index, hello.age);
     frame.payload_bytes = (uint32_t)hello_encode(&hello, bytes);
     frame.payload_check = checksum64(bytes, frame.payload_bytes);
     sim_net_send(s, n->index, conn, &frame, NULL, bytes);
@@ -598,7 +600,10 @@ static void carry_out(struct sim *s, struct sim_node *n, const struct action *a)
         sim_plan_order_done(s, node, o->what, a->order.result, a->order.text);
         return;
     }
-    case ACT_NOTE: sim_trace(s, "%c note    %s: %s", 'A' + node, a->note.topic, a->note.text); return;
+    case ACT_NOTE:
+        sim_trace(s, "%c note    %s: %s", 'A' + node, a->note.topic, a->note.text);
+        sim_plan_note(s, node, a->note.text);
+        return;
     }
 }
 

@@ -44,6 +44,10 @@ bool plan_order(struct sim *s, unsigned node, enum order what)
     bool connected = v.session_up && sim_node_view(s, 1 - node, &other) && other.session_up;
     if (promotes && (force || !connected) && plan_is_new_disk(s, node))
         return false;
+    /* Nobody forces an older copy. Without a register nothing on it would tell, out of the other one's sight. */
+    bool tells = s->registered || connected || s->plan.copy_told[node];
+    if (promotes && s->plan.old_copy[node] && (force || !tells))
+        return false;
     /* Seldom is a node promoted although the operator knows that the other one went on without it. */
     if (promotes && !connected && s->legs.alone[1 - node] && !s->legs.split && !chance(s, 100000))
         return false;

@@ -37,10 +37,10 @@ void sim_plan_reset(struct sim *s)
     bool calm = chance(s, 100000);
     if (!calm) {
         for (unsigned k = 0; k < STRIKE_RECOVERABLE; k++)
-            p->kinds |= (uint32_t)chance(s, 250000) << k;
+            p->kinds |= (uint64_t)chance(s, 250000) << k;
         /* At most one of those that end the service, so that each is seen alone. */
         if (chance(s, 350000))
-            p->kinds |= 1u << draw(s, STRIKE_RECOVERABLE, STRIKES - 1);
+            p->kinds |= UINT64_C(1) << draw(s, STRIKE_RECOVERABLE, STRIKES - 1);
         if (chance(s, 600000))
             network_faults(s);
     }
@@ -54,16 +54,19 @@ void sim_plan_reset(struct sim *s)
         p->kinds &= OF_STRIKE(STRIKE_SWITCHOVER) | OF_STRIKE(STRIKE_POWER) | OF_STRIKE(STRIKE_BREAK);
         s->net.faults = (struct sim_net_faults) { 0 };
     }
+    for (unsigned i = 0; i < SIM_NODES; i++)
+        s->copy[i].taken = false;
+    s->age_tick_ns = has(s, STRIKE_OLD_COPY) ? draw(s, 1, 30) * NS_PER_MS : 0;
     p->mends = chance(s, 700000);
     bool loses_power = has(s, STRIKE_POWER) || has(s, STRIKE_POWER_BOTH) || has(s, STRIKE_DISKLESS) ||
                        has(s, STRIKE_PROMOTE_FORCE) || has(s, STRIKE_FOUND) || has(s, STRIKE_LOG_POWER);
     /* One copy of the superblock may be spoilt, and a write of it fail on any; but where power cuts a write, which
      * tears two, one more is more than four copies can bear. */
     if (loses_power)
-        p->kinds &= ~(1u << STRIKE_META_DAMAGE);
+        p->kinds &= ~OF_STRIKE(STRIKE_META_DAMAGE);
     /* What one disk cannot read, and the other one has spoilt, nobody has. */
     if (has(s, STRIKE_FOUND) || has(s, STRIKE_SILENT_DAMAGE))
-        p->kinds &= ~(1u << STRIKE_LATENT_ERROR);
+        p->kinds &= ~OF_STRIKE(STRIKE_LATENT_ERROR);
     p->cut.torn_per_million = rate(s, 500000, 500000);
     p->cut.unreadable_per_million = has(s, STRIKE_FOUND) ? 0 : rate(s, 300000, 100000);
     for (unsigned i = 0; i < SIM_NODES; i++)

@@ -23,6 +23,7 @@ enum strike {
     STRIKE_LATENT_ERROR,
     STRIKE_VERIFY,
     STRIKE_RESYNC_BREAK, /* see sim_plan_sends() */
+    STRIKE_OLD_COPY,     /* a node's disk is put back from an older copy */
     STRIKE_REPLACE,      /* a node gets a new disk */
     STRIKE_RESIZE,
     STRIKE_SWITCHOVER,  /* and something goes wrong at its worst moments */
@@ -42,7 +43,7 @@ enum strike {
     STRIKES,
 };
 
-#define OF_STRIKE(k) (1u << (k))
+#define OF_STRIKE(k) (UINT64_C(1) << (k))
 #define STRIKES_WITH_REGISTER                                                                                          \
     (OF_STRIKE(STRIKE_BREAK) | OF_STRIKE(STRIKE_STALL) | OF_STRIKE(STRIKE_PARTITION) | OF_STRIKE(STRIKE_STRANGER) |    \
      OF_STRIKE(STRIKE_PATH) | OF_STRIKE(STRIKE_DISK_STALL) | OF_STRIKE(STRIKE_SECONDARY_CRASH) |                       \
@@ -51,7 +52,8 @@ enum strike {
      OF_STRIKE(STRIKE_RESYNC_BREAK) | OF_STRIKE(STRIKE_PRIMARY_CRASH) | OF_STRIKE(STRIKE_RESIZE) |                     \
      OF_STRIKE(STRIKE_META_DAMAGE) | OF_STRIKE(STRIKE_POWER) | OF_STRIKE(STRIKE_DISKLESS) |                            \
      OF_STRIKE(STRIKE_LATENT_ERROR) | OF_STRIKE(STRIKE_META_ERRORS) | OF_STRIKE(STRIKE_DISK_ERRORS) |                  \
-     OF_STRIKE(STRIKE_LOG_POWER) | OF_STRIKE(STRIKE_REPLACE) | OF_STRIKE(STRIKE_SWITCHOVER))
+     OF_STRIKE(STRIKE_LOG_POWER) | OF_STRIKE(STRIKE_REPLACE) | OF_STRIKE(STRIKE_SWITCHOVER) |                          \
+     OF_STRIKE(STRIKE_OLD_COPY))
 
 static inline bool has(const struct sim *s, enum strike k) { return s->plan.kinds >> k & 1; }
 
@@ -79,6 +81,14 @@ void plan_strike(struct sim *s);
 /* replace.c */
 /* If it may be given up: the node's leg is made anew before its daemon is started the next time. */
 void plan_replace(struct sim *s, unsigned node);
+/* Nobody gives up the only good copy: the other leg has all that was acknowledged, and its node knows it. */
+bool plan_may_be_given_up(struct sim *s, unsigned node);
+
+/* copy.c */
+void plan_copy(struct sim *s); /* the next step: it is taken, or put back when it may be */
+void plan_copy_on_record(struct sim *s, unsigned node, const struct superblock *sb);
+
+/* replace.c */
 /* Both nodes have told that only a person can go on: one leg is kept, the other one made anew and filled from it; or a
  * disk that nobody was to mend is mended after all. */
 void plan_decide(struct sim *s);

@@ -92,10 +92,19 @@ static void check_claim(struct sim *s, unsigned node, const struct register_requ
         sim_fail(s, "asking", "node %u asks to take over, and its leg is %s", node, leg_state_name(sb.leg));
 }
 
+uint64_t sim_register_age(const struct sim *s, unsigned node)
+{
+    for (unsigned i = 0; i < REGISTER_TOLD_MAX; i++)
+        if (strcmp(s->reg.row.ages[i].node, SIM_NODE_NAME(node)) == 0)
+            return s->reg.row.ages[i].age;
+    return 0;
+}
+
 void sim_register_ask(struct sim *s, unsigned node, const struct register_request *request)
 {
     struct sim_node *n = &s->node[node];
     check_claim(s, node, request);
+    sim_age_is_told(s, node, request->leg_age);
     if (n->asks)
         sim_fail(s, "register", "node %u asks, and has not been answered", node);
     n->asks = true;
@@ -240,7 +249,7 @@ void sim_register_check(struct sim *s)
         /* Its daemon will find out when it is started. */
         bool lost_power = sb.attached && !id_equal(sb.boot_id, s->node[i].machine);
         if (!decree_has_member(&s->reg.row.decree, sb.leg_id) || superblock_is_doubtful(&sb) || lost_power ||
-            sb.leg != LEG_UP_TO_DATE)
+            s->plan.old_copy[i] || sb.leg != LEG_UP_TO_DATE)
             continue;
         if (!sim_leg_is_current(s, i, SIM_CONTENT, s->model.clock))
             sim_fail(s, "member", "leg %c is in the set of epoch %" PRIu64 ", and lacks what was acknowledged: %s",
@@ -278,7 +287,8 @@ void sim_register_session_is_up(struct sim *s, unsigned node)
     for (uint32_t i = 0; s->registered && i < SIM_REGISTER_MESSAGES_MAX; i++) {
         const struct sim_register_message *m = &s->reg.messages[i];
         struct superblock sb;
-        bool claims = m->busy && m->node == node && m->step == REGISTER_ARRIVES && is_claim(&m->request);
+        bool claims = m->busy && m->node == node && !s->plan.old_copy[node] && m->step == REGISTER_ARRIVES &&
+                      is_claim(&m->request);
         if (!claims || m->request.expected_epoch < epoch)
             continue;
         sim_node_superblock(s, node, &sb);

@@ -2,8 +2,7 @@
  * a person gives up what is on it. */
 #include "tests/sim/plan.h"
 
-/* Nobody gives up the only good copy: the other leg has all that was acknowledged, and its node knows it. */
-static bool may_be_given_up(struct sim *s, unsigned node)
+bool plan_may_be_given_up(struct sim *s, unsigned node)
 {
     unsigned other = 1 - node;
     struct engine_view v;
@@ -23,6 +22,7 @@ static void forget(struct sim *s, unsigned node)
     sim_legs_replaced(s, node);
     s->plan.resync.known = false;
     s->plan.half_forced[node] = s->plan.half[node] = s->plan.obstacle[node] = false;
+    s->plan.old_copy[node] = s->copy[node].taken = false;
 }
 
 static void replace(struct sim *s, unsigned node)
@@ -44,7 +44,7 @@ static void replace(struct sim *s, unsigned node)
 
 void sim_plan_start(struct sim *s, unsigned node)
 {
-    bool is_new = s->plan.replaces[node] && may_be_given_up(s, node);
+    bool is_new = s->plan.replaces[node] && plan_may_be_given_up(s, node);
     s->plan.replaces[node] = false;
     if (is_new)
         replace(s, node);
@@ -58,7 +58,7 @@ void sim_plan_start(struct sim *s, unsigned node)
 
 void plan_replace(struct sim *s, unsigned node)
 {
-    if (!may_be_given_up(s, node))
+    if (!plan_may_be_given_up(s, node))
         return;
     if (s->node[node].up && s->plan.stage == STAGE_LOAD && chance(s, 400000)) {
         s->plan.replaces[node] = plan_order(s, node, ORDER_DETACH);

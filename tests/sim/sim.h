@@ -458,6 +458,8 @@ struct sim_register {
 };
 
 void sim_register_reset(struct sim *s);
+/* The highest that the register has heard of the node's leg; 0: none. */
+uint64_t sim_register_age(const struct sim *s, unsigned node);
 void sim_register_ask(struct sim *s, unsigned node, const struct register_request *request);
 void sim_register_event(struct sim *s, uint32_t message);
 bool sim_register_has(struct sim *s, unsigned node);         /* its leg is a member */
@@ -576,6 +578,9 @@ void sim_legs_flushed(struct sim *s, unsigned node, uint64_t begun); /* by the m
 
 void sim_legs_replaced(struct sim *s, unsigned node);
 
+/* It has what was acknowledged before `flushed`, by the model's clock, and nobody knows what else. */
+void sim_legs_put_back(struct sim *s, unsigned node, uint64_t flushed);
+
 /* `node` acknowledges a change, or a flush. `lacking`: the other leg has it not, and this is the check that fails
  * unless it is on record that the other one is not in the in-sync set. */
 void sim_legs_acked(struct sim *s, unsigned node, const char *lacking);
@@ -634,7 +639,7 @@ enum stage { STAGE_SETUP, STAGE_LOAD, STAGE_HEAL, STAGE_READ_BACK, STAGE_DETACH,
 
 struct sim_plan {
     enum stage stage;
-    uint32_t kinds; /* bits: what may strike in this run */
+    uint64_t kinds; /* bits: what may strike in this run */
     uint64_t gap_max_ns;
     uint64_t load_until_ns;
     uint64_t deadline_ns;        /* of the stage */
@@ -668,11 +673,13 @@ struct sim_plan {
     bool resolves_by_force;           /* as it has heard that some of it cannot be read */
     bool was_half;                    /* it was inconsistent before that */
     bool keeps_something;             /* it has anything to keep */
-    uint64_t alone_since;     /* what its node got acknowledged from then on, the other leg has not; or MODEL_NEVER */
-    bool decided;             /* a person has ended a split brain: there must be none after that */
-    uint32_t grow_to;         /* blocks, of both backings, sooner or later; 0: nobody thinks of it */
-    bool wrote_to_the_end;    /* ... when the volume has grown */
-    bool replaces[SIM_NODES]; /* its disk is to be replaced while it is down */
+    uint64_t alone_since;      /* what its node got acknowledged from then on, the other leg has not; or MODEL_NEVER */
+    bool decided;              /* a person has ended a split brain: there must be none after that */
+    uint32_t grow_to;          /* blocks, of both backings, sooner or later; 0: nobody thinks of it */
+    bool wrote_to_the_end;     /* ... when the volume has grown */
+    bool old_copy[SIM_NODES];  /* its disk was put back from an older copy, and it is not whole since */
+    bool copy_told[SIM_NODES]; /* ... which its record says, or has said */
+    bool replaces[SIM_NODES];  /* its disk is to be replaced while it is down */
     /* What a loss of power does to sectors that are just being written. */
     struct {
         unsigned torn_per_million;
@@ -720,6 +727,22 @@ void sim_plan_order_done(struct sim *s, unsigned node, enum order order, int32_t
 bool sim_node_view(const struct sim *s, unsigned node, struct engine_view *v); /* false: it is down */
 int sim_primary(const struct sim *s);                                          /* -1: nobody serves */
 
+/* ---- copy.c: a disk that is put back from an older copy ---- */
+
+struct sim_copy {
+    bool taken;
+    struct superblock superblock;
+    uint64_t flushed;     /* as of the leg, then */
+    uint32_t block_count; /* of the backing */
+    uint32_t log_newest, log_before;
+    uint8_t data[MODEL_BLOCKS_MAX * SECTOR_BYTES];
+    uint8_t meta[(SUPERBLOCK_COPIES + SIM_META_LOG_PAGES + SIM_META_BITMAP_PAGES) * META_PAGE_BYTES];
+};
+
+void sim_plan_note(struct sim *s, unsigned node, const char *text); /* its engine's, for people */
+/* Fails, if its disk does not have that age. */
+void sim_age_is_told(struct sim *s, unsigned node, uint64_t age);
+
 struct sim {
     uint64_t seed;
     uint64_t now_ns;
@@ -739,6 +762,7 @@ struct sim {
     struct sim_node node[SIM_NODES];
     struct sim_clients clients;
     struct sim_legs legs;
+    struct sim_copy copy[SIM_NODES];
     struct sim_plan plan;
     struct sim_register reg;
     bool registered; /* the nodes have a register */
@@ -746,6 +770,7 @@ struct sim {
 
     struct actions actions; /* of one engine step */
     uint64_t dead_after_ns;
+    uint64_t age_tick_ns;
     bool goes_alone; /* when-alone: continue */
     uint32_t log_slots;
     uint32_t window_frames;

@@ -66,6 +66,7 @@ static void strike_power(struct sim *s, bool both)
 void sim_plan_writes_meta(struct sim *s, unsigned node, const struct superblock *sb)
 {
     bool is_secondary = !s->node[node].serving && sb->role == ROLE_SECONDARY && sb->attached;
+    plan_copy_on_record(s, node, sb);
     if (sb->role == ROLE_PRIMARY)
         s->legs.term[node] = sb->epoch;
     /* Made whole since the order, as by a handshake that came before its promotion. */
@@ -130,6 +131,8 @@ void sim_plan_hands_over(struct sim *s, unsigned from)
 void sim_plan_sends(struct sim *s, unsigned from, const struct frame *frame)
 {
     bool taken = frame->kind == FRAME_DECREE && (frame->flags & FRAME_FLAG_TAKEN);
+    if (frame->kind == FRAME_HEARTBEAT)
+        sim_age_is_told(s, from, frame->epoch);
     if (frame->kind == FRAME_DECREE && (frame->flags & FRAME_FLAG_HAND))
         sim_plan_hands_over(s, from);
     bool of_resync = taken || (frame->kind >= FRAME_SYNC_BITS && frame->kind <= FRAME_SYNC_DONE);
@@ -494,6 +497,7 @@ static void strike_at(struct sim *s, enum strike k, unsigned p)
         if (sim_legs_in_sync(s) || chance(s, 20000)) /* else it is refused */
             plan_order(s, chance(s, 600000) ? p : other, ORDER_SWITCHOVER);
         return;
+    case STRIKE_OLD_COPY: plan_copy(s); return;
     case STRIKE_REPLACE: plan_replace(s, chance(s, 700000) ? other : p); return;
     case STRIKE_LATENT_ERROR: sim_disk_make_unreadable(s, (unsigned)draw(s, 0, 1)); return;
     case STRIKE_POWER: strike_power(s, false); return;
@@ -518,6 +522,8 @@ void plan_strike(struct sim *s)
     while (!has(s, k));
     if (has(s, STRIKE_SWITCHOVER) && chance(s, 300000))
         k = STRIKE_SWITCHOVER;
+    if (has(s, STRIKE_OLD_COPY) && chance(s, 150000))
+        k = STRIKE_OLD_COPY;
     int p = sim_primary(s);
     if (p >= 0) {
         strike_at(s, k, (unsigned)p);

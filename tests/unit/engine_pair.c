@@ -142,6 +142,10 @@ void node_lose_power(struct node *n)
 
 static void keep_sent(struct node *n, const struct action *a)
 {
+    if (a->send.frame.kind == FRAME_HEARTBEAT) {
+        n->age_told = a->send.frame.epoch;
+        return;
+    }
     assert_true(n->sent_count < NODE_QUEUE_MAX);
     struct sent_frame *s = &n->sent[n->sent_count++];
     s->frame = a->send.frame;
@@ -376,6 +380,13 @@ void patience_ends(struct node *n, uint64_t patience_ns)
     tick(n, n->now_ns + patience_ns);
     if (own_flush(n, &at))
         flush_done(n, 0);
+}
+
+void deliver_age(struct node *from, struct node *to)
+{
+    if (from->age_told)
+        step(to, (struct event) { .kind = EV_HEARD, .heard = { .age = from->age_told } });
+    from->age_told = 0;
 }
 
 struct frame deliver(struct node *from, struct node *to)

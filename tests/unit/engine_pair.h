@@ -65,6 +65,7 @@ struct node {
     unsigned disk_count;
     struct sent_frame sent[NODE_QUEUE_MAX];
     unsigned sent_count;
+    uint64_t age_told; /* to the peer, in heartbeats, which are not among what was sent */
     int completed; /* ACT_COMPLETE seen, and the last result */
     int32_t complete_result;
     int orders_done;
@@ -108,6 +109,8 @@ void patience_ends(struct node *n, uint64_t patience_ns);
 void grow_done(struct node *n, int32_t result);
 /* Answers the ACT_KEEP. */
 void keep_done(struct node *n, int32_t result);
+/* Carries the age of its leg over that it has told, if it has told any. */
+void deliver_age(struct node *from, struct node *to);
 /* Carries the oldest frame over. */
 struct frame deliver(struct node *from, struct node *to);
 

@@ -20,7 +20,11 @@ void answer_with(struct node *n, enum register_outcome outcome)
 static void ask_register(struct world *w, struct node *n, struct register_answer *a)
 {
     assert_non_null(n->asked);
+    uint64_t age = n->asked->leg_age;
+    assert_true(age > 0 && age <= n->on_disk.age); /* it tells none that its disk does not have */
     register_row_ask(&w->row, n->asked, a);
+    if (register_tells_age(n->asked, a))
+        register_row_take_age(&w->row, n->asked->node, age);
     if (a->outcome == REGISTER_DONE)
         memcpy(w->note, n->asked->note, sizeof(w->note));
 }
@@ -110,6 +114,14 @@ void wait_ns(struct world *w, struct node *n, uint64_t ns)
         tick(n, next_ns > n->now_ns && next_ns < until_ns ? next_ns : until_ns);
         calm(w, n);
     }
+}
+
+uint64_t age_told(const struct world *w, const char *node)
+{
+    for (unsigned i = 0; i < REGISTER_TOLD_MAX; i++)
+        if (strcmp(w->row.ages[i].node, node) == 0)
+            return w->row.ages[i].age;
+    return 0;
 }
 
 bool is_member(const struct world *w, const struct node *n)

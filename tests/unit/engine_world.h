@@ -34,6 +34,9 @@ void meet_at_last(struct world *w);
 
 void wait_ns(struct world *w, struct node *n, uint64_t ns);
 
+/* The highest that the register remembers; 0: none. */
+uint64_t age_told(const struct world *w, const char *node);
+
 bool is_member(const struct world *w, const struct node *n);
 bool is_named(const struct world *w, const struct node *n);
 

@@ -317,6 +317,23 @@ static void what_one_lacks_the_other_gives(void **state)
     expect(&x, &y, "unrelated", SYNC_REFUSE, false);
 }
 
+/* What the peer knows of each leg's age. */
+static void know_ages(struct hello *x, struct hello *y)
+{
+    x->age = y->peer_age = 5;
+    y->age = x->peer_age = 9;
+}
+
+/* As engine_age.c marks it. */
+static struct hello marked(const struct hello *own, const struct hello *peer)
+{
+    struct hello h = *own;
+    h.age = max_u64(h.age, peer->peer_age) + 1;
+    h.went_back = h.differs = true;
+    h.dirty_bytes = h.size_bytes;
+    return h;
+}
+
 /* As engine_resolve.c leaves a leg that was given up: by the bits of both, or with nothing that could be relied on. */
 static struct hello given_up(const struct hello *own, const struct hello *peer)
 {
@@ -326,8 +343,10 @@ static struct hello given_up(const struct hello *own, const struct hello *peer)
     h.leg = LEG_SYNCING;
     h.was_primary = h.peer_in_sync = h.pristine = false;
     h.served_epoch = 0;
-    if (!by_bits)
+    if (!by_bits) {
         h.base = (struct history_entry) { 0 };
+        h.age = max_u64(h.age, peer->peer_age) + 1;
+    }
     return h;
 }
 
@@ -690,6 +709,161 @@ static void a_syncing_leg_only_takes(void **state)
     expect(&x, &y, "syncing-is-newer", SYNC_REFUSE, false);
 }
 
+/* A disk that was put back from an older copy, while both were in sync. */
+static void a_leg_that_went_back_is_no_source(void **state)
+{
+    (void)state;
+    struct hello x = a(), y = b(), m;
+    struct sync_judgement j;
+    pair_up(&x, &y);
+    expect(&x, &y, "in-sync", SYNC_CONNECT, false); /* neither tells */
+    know_ages(&x, &y);
+    expect(&x, &y, "in-sync", SYNC_CONNECT, false);
+    y.age--;
+    expect(&x, &y, "older-copy", SYNC_REFUSE, false);
+    sync_decide(&y, &x, &j);
+    assert_true(j.own_went_back && j.for_now && !j.resolvable);
+    assert_non_null(strstr(j.text, "the disk of paris-b was put back from an older copy"));
+    sync_decide(&x, &y, &j);
+    assert_true(!j.own_went_back && j.for_now);
+    m = y, m.age = 0; /* by an older release */
+    expect(&x, &m, "in-sync", SYNC_CONNECT, false);
+
+    /* Its node knows: it gets everything, also where nothing but its history is older; but from no other that may
+     * lack something itself. */
+    m = marked(&y, &x);
+    expect(&x, &m, "own-is-ahead", SYNC_SOURCE, false);
+    m.was_primary = true;
+    m.served_epoch = m.epoch;
+    expect(&x, &m, "own-is-ahead", SYNC_SOURCE, false);
+    x.lost_power = true;
+    expect(&x, &m, "only-an-older-copy", SYNC_REFUSE, false);
+    m.lost_power = true;
+    expect(&x, &m, "only-an-older-copy", SYNC_REFUSE, false);
+    assert_true(judge(&x, &m).person_decides);
+    x.role = ROLE_PRIMARY; /* a person has decided, or it has served since */
+    expect(&x, &m, "own-is-ahead", SYNC_SOURCE, false);
+    x.role = ROLE_SECONDARY, x.lost_power = false;
+    x.leg = LEG_SYNCING;
+    expect(&x, &m, "only-an-older-copy", SYNC_REFUSE, false);
+    sync_decide(&x, &m, &j);
+    assert_non_null(strstr(j.text, "the leg of paris-a is inconsistent"));
+    x.leg = LEG_UP_TO_DATE;
+    m = marked(&y, &x), m.leg = LEG_SYNCING;
+    expect(&x, &m, "own-is-ahead", SYNC_SOURCE, false);
+
+    /* Both are. */
+    struct hello both = x;
+    both.age--;
+    sync_decide(&both, &y, &j);
+    assert_true(j.own_went_back);
+    sync_decide(&y, &both, &j);
+    assert_true(j.own_went_back);
+    m = marked(&y, &both), both = marked(&both, &y);
+    expect(&both, &m, "only-an-older-copy", SYNC_REFUSE, false);
+
+    /* It serves, or has: a person decides, and nothing flows from it. */
+    y.role = ROLE_PRIMARY;
+    y.epoch++;
+    expect(&x, &y, "served-an-older-copy", SYNC_REFUSE, false);
+    sync_decide(&y, &x, &j);
+    assert_true(j.resolvable && j.person_decides && !j.own_went_back && !j.for_now);
+    assert_non_null(strstr(j.text, "and demote it"));
+    y.role = ROLE_SECONDARY;
+    expect(&x, &y, "older-copy", SYNC_REFUSE, false); /* nothing came of it */
+    part_of(&y, 7, 77);
+    expect(&x, &y, "served-an-older-copy", SYNC_REFUSE, false);
+    m = given_up(&y, &x); /* whose bits are all set then */
+    expect(&x, &m, "own-is-ahead", SYNC_SOURCE, false);
+    m = x, m.peer_age = 0;
+    m = given_up(&m, &y);
+    expect(&y, &m, "own-is-ahead", SYNC_SOURCE, false);
+    part_of(&x, 8, 88);
+    expect(&x, &y, "split-brain", SYNC_REFUSE, false);
+
+    /* It was marked by the register's word, and has been part of more than the other one. */
+    x = a(), y = b();
+    pair_up(&x, &y);
+    know_ages(&x, &y);
+    part_of(&y, 7, 77);
+    m = marked(&y, &x);
+    expect(&x, &m, "only-an-older-copy", SYNC_REFUSE, false);
+    sync_decide(&x, &m, &j);
+    assert_non_null(strstr(j.text, "the leg of paris-a is older yet"));
+}
+
+/* All that can be of two nodes, and of what they know of each other's age. */
+static struct hello aged_state_of(struct hello h, unsigned n, uint64_t own_tag)
+{
+    unsigned past = n % 5;
+    n /= 5;
+    if (past == 0) {
+        h.history = (struct history) { 0 };
+        h.epoch = 0;
+    }
+    if (past >= 2)
+        part_of(&h, 3, past == 4 ? own_tag : 33);
+    if (past == 3)
+        part_of(&h, 4, 44);
+    h.role = n % 2 ? ROLE_PRIMARY : ROLE_SECONDARY;
+    n /= 2;
+    h.lost_power = n % 2;
+    n /= 2;
+    static const enum leg_state legs[] = { LEG_UP_TO_DATE, LEG_SYNCING, LEG_FAILED };
+    h.leg = legs[n % 3];
+    n /= 3;
+    h.age = 5 - (n == 1);
+    h.went_back = h.differs = n == 2;
+    h.dirty_bytes = n == 2 ? h.size_bytes : 0;
+    h.peer_age = 5;
+    return h;
+}
+#define AGED_STATES (5 * 2 * 2 * 3 * 3)
+
+static void all_pairs_of_ages(void **state)
+{
+    (void)state;
+    struct hello x0 = a(), y0 = b();
+    pair_up(&x0, &y0);
+    unsigned long flows = 0, back = 0, served = 0;
+    for (unsigned i = 0; i < AGED_STATES; i++) {
+        for (unsigned k = 0; k < AGED_STATES; k++) {
+            struct hello x = aged_state_of(x0, i, 101), y = aged_state_of(y0, k, 102);
+            struct sync_judgement of_x = judge(&x, &y), of_y;
+            sync_decide(&y, &x, &of_y);
+            if (of_x.verdict != SYNC_REFUSE) {
+                const struct hello *from = of_x.verdict == SYNC_TARGET ? &y : &x, *to = from == &x ? &y : &x;
+                bool either = of_x.verdict != SYNC_SOURCE && of_x.verdict != SYNC_TARGET;
+                /* One that was part of nothing cannot have gone back. */
+                assert_false(from->went_back && from->history.count > 0);
+                assert_false(from->age < 5 && from->history.count > 0);
+                assert_false(to->age < 5 && to->history.count > 0);
+                if (either)
+                    assert_false(to->went_back);
+                flows++;
+                continue;
+            }
+            if (of_x.own_went_back || of_y.own_went_back) {
+                struct hello mx = of_x.own_went_back ? marked(&x, &y) : x;
+                struct hello my = of_y.own_went_back ? marked(&y, &x) : y;
+                assert_true(!of_x.own_went_back || x.role == ROLE_SECONDARY || x.leg == LEG_SYNCING);
+                struct sync_judgement then = judge(&mx, &my);
+                assert_string_not_equal(then.rule, "older-copy");
+                assert_string_not_equal(then.rule, "served-an-older-copy");
+                back++;
+            } else if (strcmp(of_x.rule, "served-an-older-copy") == 0 && y.leg == LEG_UP_TO_DATE &&
+                       y.role == ROLE_SECONDARY && x.role == ROLE_SECONDARY) {
+                struct hello lost = given_up(&x, &y);
+                lost.peer_age = 0;
+                struct sync_judgement then = judge(&y, &lost);
+                assert_true(then.verdict == SYNC_SOURCE || y.went_back);
+                served++;
+            }
+        }
+    }
+    assert_true(flows > 0 && back > 0 && served > 0);
+}
+
 /* One node's states, by a number: what it was part of, and what has happened to it. */
 #define STATES (5 * 2 * 2 * 2 * 2 * 2 * 2 * 2 * 2 * 4)
 
@@ -835,6 +1009,8 @@ int main(void)
         cmocka_unit_test(a_primary_without_a_leg_serves_through_the_other),
         cmocka_unit_test(a_target_leaves_the_set_first),
         cmocka_unit_test(a_syncing_leg_only_takes),
+        cmocka_unit_test(a_leg_that_went_back_is_no_source),
+        cmocka_unit_test(all_pairs_of_ages),
         cmocka_unit_test(all_pairs_of_states),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

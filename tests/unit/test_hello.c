@@ -23,6 +23,9 @@ static struct hello sample(void)
         .pristine = true,
         .lost_power = true,
         .differs = true,
+        .went_back = true,
+        .age = FRAME_EPOCH_MAX,
+        .peer_age = FRAME_EPOCH_MAX - 1,
         .peer_failed = true,
         .window_frames = 1024,
         .granule_bytes = 4096,
@@ -160,6 +163,15 @@ static void test_bad_fields(void **state)
     m = valid_message();
     m.asked_epoch = FRAME_EPOCH_MAX + 1;
     refused(&m, "(asked_epoch)");
+    m = valid_message();
+    m.age = FRAME_EPOCH_MAX + 1;
+    refused(&m, "(age, peer_age)");
+    m = valid_message();
+    m.peer_age = FRAME_EPOCH_MAX + 1;
+    refused(&m, "(age, peer_age)");
+    m = valid_message();
+    m.went_back = true;
+    refused(&m, "(went_back)");
     m = valid_message();
     m.size_bytes = 513;
     refused(&m, "(size_bytes)");

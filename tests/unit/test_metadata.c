@@ -36,6 +36,8 @@ static struct superblock sample(uint64_t sequence)
         .peer_leg = LEG_UP_TO_DATE,
         .lost_power = true,
         .differs = true,
+        .age = 41,
+        .peer_age = 17,
         .was_primary = true,
         .al_from = 2,
         .granule_bytes = GRANULE_BYTES_DEFAULT,
@@ -147,13 +149,14 @@ static void a_good_leg_is_told(void **state)
     (void)state;
     TELLS(false, true, "copy 3       good, sequence 7", "volume gold42 on node paris-a", "syncing; peer's up-to-date",
           "room         up to 262144000 bytes reads as zeroes", "moved from   the end of 104857600 bytes",
-          "epoch        2, lsn 99; served last at 1", "lost-power, found to differ by a verify, was-primary",
-          "consistent   epoch 1, lsn 50", "history: 2 decrees", "epoch 2 from lsn 60, tag 0000000000000022",
-          "3 hot extents of 4194304 bytes; sequences 2 to 5", "\n  12582912 + 8388608\n  83886080 + 4194304\n",
+          "epoch        2, lsn 99; served last at 1", "age          41; the peer has told 17",
+          "lost-power, found to differ by a verify, was-primary", "consistent   epoch 1, lsn 50", "history: 2 decrees",
+          "epoch 2 from lsn 60, tag 0000000000000022", "3 hot extents of 4194304 bytes; sequences 2 to 5",
+          "\n  12582912 + 8388608\n  83886080 + 4194304\n",
           "12288 bytes set in granules of 4096; 1 of 2 pages written, 0 damaged");
     TELLS(true, true, "\"copy\":0,\"state\":\"good\",\"sequence\":7,\"reason\":null", "\"in_use\":false",
-          "\"room_bytes\":262144000,\"moved_from_bytes\":104857600,", "\"served_epoch\":1,",
-          "\"history\":[{\"epoch\":1,\"first_lsn\":1,\"tag\":\"0000000000000011\"},",
+          "\"went_back\":false,\"age\":41,\"peer_age\":17,", "\"room_bytes\":262144000,\"moved_from_bytes\":104857600,",
+          "\"served_epoch\":1,", "\"history\":[{\"epoch\":1,\"first_lsn\":1,\"tag\":\"0000000000000011\"},",
           "\"activity_log\":{\"state\":\"good\",\"reason\":null,\"next_sequence\":5,\"hot_extents\":3,",
           "\"ranges\":[{\"offset_bytes\":12582912,\"length_bytes\":8388608},",
           "\"bitmap\":{\"dirty_bytes\":12288,\"pages\":2,\"written_pages\":1,\"damaged_pages\":0,\"reason\":null}");
@@ -186,6 +189,17 @@ static void what_cannot_be_used_is_told(void **state)
     TELLS(true, false, "\"usable\":false", "\"superblock\":null", "\"activity_log\":null");
     write_at(zeroes, sizeof(zeroes), superblock_copy_offset(&layout, 0));
     TELLS(false, false, "no Lockstep metadata");
+}
+
+static void an_older_copy_is_told(void **state)
+{
+    (void)state;
+    struct superblock sb = sample(8);
+    sb.went_back = true;
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
+        write_superblock(i, &sb);
+    TELLS(false, false, "lost-power, put back from an older copy, was-primary");
+    TELLS(true, false, "\"differs\":true,\"went_back\":true");
 }
 
 /* With checksums that are right: by a bug or a forger. */
@@ -241,6 +255,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_good_leg_is_told, set_up, tear_down),
         cmocka_unit_test_setup_teardown(damage_is_told, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(an_older_copy_is_told, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_cannot_be_used_is_told, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_forged_one_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(who_uses_it_is_told, set_up, tear_down),

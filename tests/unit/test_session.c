@@ -356,6 +356,29 @@ static void test_round_trip_time(void **state)
     solo_close(t);
 }
 
+/* What the engine says of its leg goes with each heartbeat; what the peer's says, to the engine. */
+static void test_age(void **state)
+{
+    struct solo *t = accepted_up();
+    assert_int_equal(find(t, SA_SEND)->send.frame.epoch, 0);
+    struct session_event ev = { .kind = SV_SEND };
+    ev.send.frame = (struct frame) { .kind = FRAME_HEARTBEAT, .epoch = 7 };
+    step(t, ev);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(find(t, SA_SEND)->send.frame.kind, FRAME_HEARTBEAT);
+        assert_int_equal(find(t, SA_SEND)->send.frame.epoch, 7);
+        tick_at_deadline(t);
+    }
+    /* Also before it has heard anything of this node; by an older release it is not said. */
+    says(t, 1, (struct frame) { .kind = FRAME_HEARTBEAT, .lsn = 5, .epoch = 9 });
+    assert_int_equal(event_of(t)->kind, EV_HEARD);
+    assert_int_equal(event_of(t)->heard.age, 9);
+    assert_int_equal(event_of(t)->heard.sent_ns, 0);
+    says(t, 1, (struct frame) { .kind = FRAME_HEARTBEAT, .lsn = 5 });
+    assert_null(event_of(t));
+    solo_close(t);
+}
+
 static void test_damaged_payload(void **state)
 {
     struct solo *t = accepted_up();
@@ -1165,6 +1188,7 @@ int main(void)
         cmocka_unit_test(test_heard_but_no_frame_yet),
         cmocka_unit_test(test_overslept),
         cmocka_unit_test(test_round_trip_time),
+        cmocka_unit_test(test_age),
         cmocka_unit_test(test_damaged_payload),
         cmocka_unit_test(test_not_before_up),
         cmocka_unit_test(test_ready_twice),

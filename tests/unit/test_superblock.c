@@ -36,6 +36,8 @@ static struct superblock sample(uint64_t sequence)
         .verified_found_bytes = 8192,
         .served_epoch = 5,
         .asked_epoch = 8,
+        .age = 6,
+        .peer_age = UINT64_MAX / 2,
     };
     for (uint64_t epoch = 1; epoch <= 7; epoch++)
         history_append(&sb.history, (struct history_entry) { epoch, epoch * 100, epoch * 10 });
@@ -70,9 +72,9 @@ static void every_flag_and_a_full_history_are_kept(void **state)
     (void)state;
     uint8_t block[SUPERBLOCK_BYTES];
     struct err err = { 0 };
-    for (unsigned i = 0; i < 10; i++) {
+    for (unsigned i = 0; i < 11; i++) {
         struct superblock in = sample(3), out;
-        bool *flags[] = { &in.attached,    &in.pristine, &in.adopted,   &in.lost_power, &in.peer_in_sync,
+        bool *flags[] = { &in.attached,    &in.pristine, &in.adopted,   &in.lost_power, &in.peer_in_sync, &in.went_back,
                           &in.was_primary, &in.full,     &in.reads_lie, &in.differs,    &in.registered };
         for (unsigned k = 0; k < ARRAY_LEN(flags); k++)
             *flags[k] = k == i;
@@ -106,7 +108,7 @@ static void what_cannot_be_is_refused(void **state)
         { 48, 8, 6, -EBADMSG, "history" }, /* ends with 7 */
         { 56, 8, UINT64_C(1) << 63, -EBADMSG, "lsn" },
         { 64, 4, 8, -ENOTSUP, "flags 8, which" }, /* reserved */
-        { 64, 4, 2048, -ENOTSUP, "flags 2048, which" },
+        { 64, 4, 4096, -ENOTSUP, "flags 4096, which" },
         { 71, 1, 1, -ENOTSUP, "byte 71, which" },
         { 324, 4, 1, -ENOTSUP, "byte 324, which" },
         { 324, 4, 1u << 31, -ENOTSUP, "byte 327, which" },
@@ -114,7 +116,9 @@ static void what_cannot_be_is_refused(void **state)
         { 1863, 1, 1, -ENOTSUP, "byte 1863, which" },
         { 1896, 8, 8, -EBADMSG, "served epoch" }, /* 7 was seen */
         { 1904, 8, UINT64_C(1) << 63, -EBADMSG, "epoch asked for" },
-        { 1912, 1, 1, -ENOTSUP, "byte 1912, which" },
+        { 1912, 8, UINT64_C(1) << 63, -EBADMSG, "age" },
+        { 1920, 8, UINT64_C(1) << 63, -EBADMSG, "age" },
+        { 1928, 1, 1, -ENOTSUP, "byte 1928, which" },
         { 4095, 1, 1, -ENOTSUP, "byte 4095, which" },
         { 68, 1, 2, -EBADMSG, "role" },
         { 69, 1, 5, -EBADMSG, "leg state" },
@@ -206,8 +210,10 @@ static void the_superblock_lies_as_documented(void **state)
     put(expected, 1888, 8, 8192);
     put(expected, 1896, 8, 5);
     put(expected, 1904, 8, 8);
+    put(expected, 1912, 8, 6);
+    put(expected, 1920, 8, UINT64_MAX / 2);
     bool *flags[] = { &in.attached,    &in.pristine, &in.adopted,   NULL,        &in.lost_power, &in.peer_in_sync,
-                      &in.was_primary, &in.full,     &in.reads_lie, &in.differs, &in.registered };
+                      &in.was_primary, &in.full,     &in.reads_lie, &in.differs, &in.registered, &in.went_back };
     in.attached = in.peer_in_sync = false;
     for (unsigned i = 0; i < ARRAY_LEN(flags); i++) {
         if (!flags[i])
