@@ -76,8 +76,8 @@ struct register_answer {
     struct decree decree;
     char reason[REGISTER_REASON_BYTES]; /* a sentence that says what to do; empty unless UNREACHABLE, UNCONFIRMED,
                                            OLDER, REFUSED */
-    uint64_t
-        leg_age; /* the highest that `node` has told before this request, as far as the register remembers; 0: none */
+    uint64_t leg_age; /* the highest that `node` has told before this request, as far as the register remembers; 0:
+                         none */
 };
 
 /* How it stands between this node and the register. */

@@ -74,8 +74,8 @@ static inline bool role_has_front(const struct role_machine *r)
 enum leg_doubt {
     LEG_DOUBT_NONE,
     LEG_DOUBT_WENT_BACK, /* its disk was put back from an older copy */
-    LEG_DOUBT_DIFFERS, /* a verify found it to differ from the other one, which counts */
-    LEG_DOUBT_LACKS,   /* it may lack what was acknowledged and not flushed */
+    LEG_DOUBT_DIFFERS,   /* a verify found it to differ from the other one, which counts */
+    LEG_DOUBT_LACKS,     /* it may lack what was acknowledged and not flushed */
 };
 
 /* What stands against promoting this leg, as a constant text; NULL: nothing. */
