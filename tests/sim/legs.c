@@ -391,7 +391,8 @@ void sim_legs_power_lost(struct sim *s, const bool cut[SIM_NODES])
     /* No leg is left that holds everything. What was acknowledged and not flushed may be gone with both. */
     COVER(power_lost_both);
     unsigned best = leader(s), other = 1 - best;
-    if (!l->alone[best] && !l->alone[other] && l->bound[other] >= l->bound[best])
+    /* (An older copy lacks what was stable by itself, too.) */
+    if (!l->alone[best] && !l->alone[other] && l->bound[other] >= l->bound[best] && !s->plan.old_copy[other])
         l->behind[other] = false;
     give_up(s, best);
 }

@@ -66,7 +66,7 @@ struct node {
     struct sent_frame sent[NODE_QUEUE_MAX];
     unsigned sent_count;
     uint64_t age_told; /* to the peer, in heartbeats, which are not among what was sent */
-    int completed; /* ACT_COMPLETE seen, and the last result */
+    int completed;     /* ACT_COMPLETE seen, and the last result */
     int32_t complete_result;
     int orders_done;
     int32_t order_result;
