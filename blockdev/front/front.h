@@ -37,7 +37,7 @@ struct front_config {
     size_t keep_free_bytes; /* of the pool: writes leave that much, so that reads and the peer can go on */
 };
 
-/* Who is held, and what they had asked for by then. */
+/* Who is held, and how many requests of theirs wait, at the least: what nobody reads, nobody counts. */
 struct front_held {
     unsigned clients;
     unsigned requests;

@@ -159,7 +159,7 @@ struct nbd_conn {
     bool active;          /* said something since the last tick */
     bool trim;            /* its receive is being cancelled to get guesses back */
     bool rejected;        /* a rejected request of it was noted */
-    unsigned unanswered;  /* held: requests that it had made by then */
+    unsigned unanswered;  /* held: requests of it that were read */
     struct list commands;
 
     /* What it holds. */
@@ -292,6 +292,7 @@ void nbd_conn_check_free(struct nbd_conn *c);
 /* One that is served gets no answer any more, and stays. */
 void nbd_conn_hold(struct nbd_conn *c);
 void nbd_conn_check_held(struct nbd_conn *c);
+unsigned nbd_conn_waiting(const struct nbd_conn *c); /* held: how many requests of it wait, at the least */
 /* The buffer that the next `bytes` of the stream lie in from its beginning to its end, if a guess was right. */
 struct buf *nbd_guess_adopt(struct nbd_conn *c, uint32_t bytes);
 void nbd_negotiation_sent(struct nbd_conn *c);

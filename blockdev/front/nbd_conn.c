@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "blockdev/front/nbd.h"
@@ -12,10 +13,7 @@ static void receive(struct nbd_conn *c);
 static void parse(struct nbd_conn *c);
 static void negotiate(struct nbd_conn *c);
 
-static bool is_open(const struct nbd_conn *c)
-{
-    return c->state != NBD_CONN_FREE && c->state != NBD_CONN_ENDING;
-}
+static bool is_open(const struct nbd_conn *c) { return c->state != NBD_CONN_FREE && c->state != NBD_CONN_ENDING; }
 
 /* Guesses */
 
@@ -160,6 +158,7 @@ static void recv_done(struct ring_op *op, int32_t result)
         return;
     }
     if (c->state == NBD_CONN_HELD) {
+        c->unanswered += result > 0;
         nbd_conn_check_held(c);
         return;
     }
@@ -461,7 +460,6 @@ void nbd_conn_check_free(struct nbd_conn *c)
     nbd_server_check_closed(s);
 }
 
-/* What it has said and was not answered, as far as that was read. */
 static unsigned unanswered(const struct nbd_conn *c)
 {
     unsigned count = c->state == NBD_CONN_SERVING && c->rx == NBD_RX_ADMIT && !c->command;
@@ -492,6 +490,13 @@ void nbd_conn_check_held(struct nbd_conn *c)
 {
     if (c->state == NBD_CONN_HELD && !c->recv_op.busy && !c->send_op.busy)
         give_all_back(c);
+}
+
+unsigned nbd_conn_waiting(const struct nbd_conn *c)
+{
+    int unread_bytes = 0;
+    bool unread = ioctl(c->fd, FIONREAD, &unread_bytes) == 0 && unread_bytes > 0;
+    return c->unanswered + unread;
 }
 
 void nbd_conn_drain(struct nbd_conn *c)

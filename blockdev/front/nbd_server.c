@@ -300,7 +300,7 @@ static struct front_held held(const struct front *f)
     for (unsigned i = 0; i < NBD_CONNECTIONS_MAX; i++) {
         const struct nbd_conn *c = &server_of(f)->conns[i];
         held.clients += c->state == NBD_CONN_HELD;
-        held.requests += c->state == NBD_CONN_HELD ? c->unanswered : 0;
+        held.requests += c->state == NBD_CONN_HELD ? nbd_conn_waiting(c) : 0;
     }
     return held;
 }

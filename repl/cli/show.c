@@ -507,10 +507,10 @@ static void say_volume(const struct show *s, const char *node, const Lockstep__C
     if (v->held) {
         char since[40];
         say(s, TONE_ODD,
-            "  held    %u client%s since %s, when this node was deposed, with %u request%s of before:\n"
+            "  held    %u client%s since %s, when this node was deposed, with %u request%s at least:\n"
             "          nothing is answered, or carried out; `lockstep demote %s` ends it with an error\n",
-            v->held->clients, v->held->clients == 1 ? "" : "s", form_time(v->held->since_us, since),
-            v->held->requests, v->held->requests == 1 ? "" : "s", v->name);
+            v->held->clients, v->held->clients == 1 ? "" : "s", form_time(v->held->since_us, since), v->held->requests,
+            v->held->requests == 1 ? "" : "s", v->name);
     }
     if (v->growth)
         say_growth(s, v);

@@ -62,8 +62,8 @@ static void hold_clients(struct volume *v)
     if (!held.clients)
         return;
     snprintf(text, sizeof(text),
-             "clients are held without an answer: %u, with %u requests of before this node was deposed. `lockstep demote "
-             "%s` ends them with an error",
+             "clients are held without an answer, as this node was deposed: %u, with %u requests at least. `lockstep "
+             "demote %s` ends them with an error",
              held.clients, held.requests, v->config.volume);
     volume_note(v, NOTE_WARNING, "role", text);
 }

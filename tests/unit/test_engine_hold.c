@@ -98,9 +98,7 @@ static void the_registers_word_is_enough(void **state)
 static void the_peers_word_is_enough(void **state)
 {
     struct node a, b;
-    struct node_options options = { .has_peer = true,
-                                    .alone_after_ns = ENGINE_NEVER_ALONE,
-                                    .hold_when_deposed = true };
+    struct node_options options = { .has_peer = true, .alone_after_ns = ENGINE_NEVER_ALONE, .hold_when_deposed = true };
     node_open_with(&a, 0, &options);
     node_open_with(&b, 1, &options);
     connect_nodes(&a, &b);
@@ -184,10 +182,14 @@ static void what_is_given_up_by_order_fails(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(nobody_hears_of_what_was_under_way), cmocka_unit_test(without_the_setting_it_fails),
-        cmocka_unit_test(the_registers_word_is_enough),       cmocka_unit_test(the_peers_word_is_enough),
-        cmocka_unit_test(who_serves_again_holds_nobody),      cmocka_unit_test(taken_down_it_holds_nobody),
-        cmocka_unit_test(fail_after_ends_it),                 cmocka_unit_test(what_is_given_up_by_order_fails),
+        cmocka_unit_test(nobody_hears_of_what_was_under_way),
+        cmocka_unit_test(without_the_setting_it_fails),
+        cmocka_unit_test(the_registers_word_is_enough),
+        cmocka_unit_test(the_peers_word_is_enough),
+        cmocka_unit_test(who_serves_again_holds_nobody),
+        cmocka_unit_test(taken_down_it_holds_nobody),
+        cmocka_unit_test(fail_after_ends_it),
+        cmocka_unit_test(what_is_given_up_by_order_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

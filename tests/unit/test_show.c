@@ -61,17 +61,19 @@ static void status_is_json(void **state)
     Lockstep__Control__VolumeStatus *const list[] = { &v };
     struct show s = begin(true, false);
     show_status(&s, "paris-a", list, 1);
-    expect(&s, "{\"version\":1,\"node\":\"paris-a\",\"volumes\":[{\"name\":\"gold42\",\"state\":\"up\","
-               "\"role\":\"primary\",\"protected\":true,\"why_not\":null,\"epoch\":7,\"lsn\":123456,"
-               "\"size_bytes\":42949672960,\"device\":\"nbd:unix:/run/lockstep/gold42.sock\",\"serving\":true,"
-               "\"leg\":\"up-to-date\",\"backing\":\"/dev/vg0/"
-               "gold42\",\"consistent\":null,\"writes_waiting\":0,\"oldest_waiting_us\":0,"
-               "\"held\":null,\"alone\":null,\"diskless\":null,\"split_brain\":null,\"peer\":{\"name\":\"paris-b\",\"link\":"
-               "\"connected\",\"reason\":null,"
-               "\"transport\":\"tcp\","
-               "\"path\":\"10.0.0.2:7789\",\"tls\":false,\"rtt_us\":412,\"leg\":\"up-to-date\","
-               "\"out_of_sync_bytes\":0,\"resync\":null},\"verify\":null,\"resize\":null,\"failover\":\"automatic\","
-               "\"when_alone\":\"strict\",\"witness\":null,\"offsite\":null}]}\n");
+    expect(
+        &s,
+        "{\"version\":1,\"node\":\"paris-a\",\"volumes\":[{\"name\":\"gold42\",\"state\":\"up\","
+        "\"role\":\"primary\",\"protected\":true,\"why_not\":null,\"epoch\":7,\"lsn\":123456,"
+        "\"size_bytes\":42949672960,\"device\":\"nbd:unix:/run/lockstep/gold42.sock\",\"serving\":true,"
+        "\"leg\":\"up-to-date\",\"backing\":\"/dev/vg0/"
+        "gold42\",\"consistent\":null,\"writes_waiting\":0,\"oldest_waiting_us\":0,"
+        "\"held\":null,\"alone\":null,\"diskless\":null,\"split_brain\":null,\"peer\":{\"name\":\"paris-b\",\"link\":"
+        "\"connected\",\"reason\":null,"
+        "\"transport\":\"tcp\","
+        "\"path\":\"10.0.0.2:7789\",\"tls\":false,\"rtt_us\":412,\"leg\":\"up-to-date\","
+        "\"out_of_sync_bytes\":0,\"resync\":null},\"verify\":null,\"resize\":null,\"failover\":\"automatic\","
+        "\"when_alone\":\"strict\",\"witness\":null,\"offsite\":null}]}\n");
 }
 
 static void what_is_not_known_is_null(void **state)
@@ -183,7 +185,7 @@ static void who_is_held_is_told(void **state)
     show_status(&s, "paris-a", list, 1);
     fclose(s.out);
     assert_non_null(strstr(text, "  held    2 clients since 2025-11-22T14:00:00"));
-    assert_non_null(strstr(text, ", when this node was deposed, with 1 request of before:\n"
+    assert_non_null(strstr(text, ", when this node was deposed, with 1 request at least:\n"
                                  "          nothing is answered, or carried out; `lockstep demote gold42` ends it with "
                                  "an error\n"));
     free(text);
