@@ -212,8 +212,8 @@ static const cyaml_schema_field_t test_fields[] = {
             MAPPING_OPTIONAL("link", raw_volume, link, link_fields), TEXT_OPTIONAL("witness", raw_volume, witness),    \
             MAPPING_OPTIONAL("witness-tls", raw_volume, witness_tls, witness_tls_fields),                              \
             TEXT_OPTIONAL("when-alone", raw_volume, when_alone),                                                       \
-            TEXT_OPTIONAL("when-deposed", raw_volume, when_deposed),                                                   \
-            TEXT_OPTIONAL("failover", raw_volume, failover), TEXT_OPTIONAL("fail-after", raw_volume, fail_after),      \
+            TEXT_OPTIONAL("when-deposed", raw_volume, when_deposed), TEXT_OPTIONAL("failover", raw_volume, failover),  \
+            TEXT_OPTIONAL("fail-after", raw_volume, fail_after),                                                       \
             TEXT_OPTIONAL("activity-log", raw_volume, activity_log),                                                   \
             TEXT_OPTIONAL("resync-rate", raw_volume, resync_rate),                                                     \
             TEXT_OPTIONAL("verify-rate", raw_volume, verify_rate),                                                     \

@@ -287,7 +287,7 @@ static void test_faults_need_permission(void **state)
 #define EXPECTED_FAIL_AFTER                                                                                            \
     "expected a time of at most 7d, longer than dead-after, such as 30s (units ms, s, min, h, d)"
 #define VOLUME_KEYS                                                                                                    \
-    "volume, size, nodes, link, witness, witness-tls, when-alone, when-deposed, failover, fail-after, activity-log, "   \
+    "volume, size, nodes, link, witness, witness-tls, when-alone, when-deposed, failover, fail-after, activity-log, "  \
     "resync-rate, verify-rate, verify, hooks, hook-timeout, offsite, test"
 
 static const struct wrong {
