@@ -28,7 +28,8 @@ void hold_forget(struct engine *e) { e->held_since_ns = 0; }
 void hold_look(struct engine *e, struct actions *out)
 {
     if (e->held_since_ns && e->now_ns >= e->held_until_ns && hold_end(e, out))
-        actions_note(out, NOTE_ERROR, "role", "what was held since this node was deposed fails (`fail-after`)");
+        actions_note(out, NOTE_WARNING, "role",
+                     "who is held still since this node was deposed is disconnected (`fail-after`)");
 }
 
 uint64_t hold_deadline_ns(const struct engine *e) { return e->held_since_ns ? e->held_until_ns : UINT64_MAX; }
