@@ -37,9 +37,17 @@ struct front_config {
     size_t keep_free_bytes; /* of the pool: writes leave that much, so that reads and the peer can go on */
 };
 
+/* Who is held, and how many requests of theirs wait, at the least: what nobody reads, nobody counts. */
+struct front_held {
+    unsigned clients;
+    unsigned requests;
+};
+
 struct front_ops {
     void (*serve)(struct front *f, uint64_t size_bytes, uint32_t block_bytes);
     void (*refuse)(struct front *f, const char *why);
+    void (*hold)(struct front *f, const char *why);
+    struct front_held (*held)(const struct front *f);
     void (*resume)(struct front *f);
     void (*flush_answers)(struct front *f);
     bool (*is_quiet)(const struct front *f);
@@ -56,15 +64,23 @@ struct front {
 struct front *front_nbd_open(const struct front_config *config, struct err *err);
 
 /* Opens for business with a volume of this size, whose clients must keep to multiples of `block_bytes`, a power of two.
- */
+ * Those that are held are disconnected first. */
 static inline void front_serve(struct front *f, uint64_t size_bytes, uint32_t block_bytes)
 {
     f->ops->serve(f, size_bytes, block_bytes);
 }
 
 /* Stops taking requests: clients are disconnected once what they have in flight is answered, and new ones are refused
- * during negotiation with `why` (copied), for example "volume gold42 is served by paris-a". */
+ * during negotiation with `why` (copied), for example "volume gold42 is served by paris-a". Those that are held are
+ * disconnected at once. */
 static inline void front_refuse(struct front *f, const char *why) { f->ops->refuse(f, why); }
+
+/* The same to new clients. Those that are being served are held: they get no answer any more, nothing is taken from
+ * them, and they stay connected, until they leave or front_serve(), front_refuse() or front_close() is called. What the
+ * sink is busy with for them is still to be completed. A client that stops sending counts as one that has left. */
+static inline void front_hold(struct front *f, const char *why) { f->ops->hold(f, why); }
+
+static inline struct front_held front_held(const struct front *f) { return f->ops->held(f); }
 
 /* Room may have come back in the sink or in the pool: goes on with what waited, so that it may call sink.submit().
  * Cheap when nothing waits: call it in every turn of the loop in which something has completed, before

@@ -13,6 +13,9 @@
  * to what every client is guaranteed. So a client that stops, in the middle of a payload or before its answers, stalls
  * itself.
  *
+ * A client that is held (front_hold()) has nothing but its place: its buffers and commands are given back as if it were
+ * gone, and no receive is posted. What it says fills its socket, until it waits.
+ *
  * A client that is gone while the sink is busy with its requests, for hours where writes wait for the peer, holds no
  * place for long: what it leaves behind are orphans, nobody's commands, with room of their own in the tables. */
 #pragma once
@@ -127,6 +130,7 @@ enum nbd_conn_state {
     NBD_CONN_NEGOTIATING,
     NBD_CONN_SERVING,
     NBD_CONN_DRAINING, /* nothing is taken from it any more; what is in flight is answered */
+    NBD_CONN_HELD,     /* nor is it told anything: it only stays open, and keeps nothing but its place */
     NBD_CONN_ENDING,   /* shut down; waits for the ring to let go */
 };
 
@@ -155,6 +159,7 @@ struct nbd_conn {
     bool active;          /* said something since the last tick */
     bool trim;            /* its receive is being cancelled to get guesses back */
     bool rejected;        /* a rejected request of it was noted */
+    unsigned unanswered;  /* held: requests of it that were read */
     struct list commands;
 
     /* What it holds. */
@@ -284,6 +289,10 @@ void nbd_conn_check_drained(struct nbd_conn *c);
 /* It is draining, and nothing but the sink is waited for: ended now, it is free at once. */
 bool nbd_conn_waits_for_sink(const struct nbd_conn *c);
 void nbd_conn_check_free(struct nbd_conn *c);
+/* One that is served gets no answer any more, and stays. */
+void nbd_conn_hold(struct nbd_conn *c);
+void nbd_conn_check_held(struct nbd_conn *c);
+unsigned nbd_conn_waiting(const struct nbd_conn *c); /* held: how many requests of it wait, at the least */
 /* The buffer that the next `bytes` of the stream lie in from its beginning to its end, if a guess was right. */
 struct buf *nbd_guess_adopt(struct nbd_conn *c, uint32_t bytes);
 void nbd_negotiation_sent(struct nbd_conn *c);

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "blockdev/front/nbd.h"
@@ -12,10 +13,7 @@ static void receive(struct nbd_conn *c);
 static void parse(struct nbd_conn *c);
 static void negotiate(struct nbd_conn *c);
 
-static bool is_open(const struct nbd_conn *c)
-{
-    return c->state == NBD_CONN_NEGOTIATING || c->state == NBD_CONN_SERVING || c->state == NBD_CONN_DRAINING;
-}
+static bool is_open(const struct nbd_conn *c) { return c->state != NBD_CONN_FREE && c->state != NBD_CONN_ENDING; }
 
 /* Guesses */
 
@@ -157,6 +155,11 @@ static void recv_done(struct ring_op *op, int32_t result)
     c->trim = false;
     if (c->state == NBD_CONN_ENDING) {
         nbd_conn_check_free(c);
+        return;
+    }
+    if (c->state == NBD_CONN_HELD) {
+        c->unanswered += result > 0;
+        nbd_conn_check_held(c);
         return;
     }
     if (c->state == NBD_CONN_DRAINING) {
@@ -428,11 +431,9 @@ void nbd_conn_end(struct nbd_conn *c, enum note_level level, const char *reason)
     nbd_conn_check_free(c);
 }
 
-void nbd_conn_check_free(struct nbd_conn *c)
+/* The ring has let go of what it holds: all of it is given back. What the sink is busy with is nobody's from now on. */
+static void give_all_back(struct nbd_conn *c)
 {
-    if (c->state != NBD_CONN_ENDING || c->recv_op.busy || c->send_op.busy)
-        return;
-    struct nbd_server *s = c->server;
     nbd_write_abandon(c);
     c->guess_bytes = 0;
     guesses_drop(c, 0);
@@ -442,13 +443,60 @@ void nbd_conn_check_free(struct nbd_conn *c)
     list_remove(&c->ready_link);
     list_remove(&c->wait_read_link);
     list_remove(&c->wait_change_link);
+    nbd_shares_forget(c);
+    c->server->released = true;
+}
+
+void nbd_conn_check_free(struct nbd_conn *c)
+{
+    if (c->state != NBD_CONN_ENDING || c->recv_op.busy || c->send_op.busy)
+        return;
+    struct nbd_server *s = c->server;
+    give_all_back(c);
     ring_unregister_file(s->ring, c->file.slot);
     close(c->fd);
-    nbd_shares_forget(c);
     c->state = NBD_CONN_FREE;
     s->connection_count--;
-    s->released = true;
     nbd_server_check_closed(s);
+}
+
+static unsigned unanswered(const struct nbd_conn *c)
+{
+    unsigned count = c->state == NBD_CONN_SERVING && c->rx == NBD_RX_ADMIT && !c->command;
+    list_for_each (node, &c->commands)
+        count++;
+    return count;
+}
+
+void nbd_conn_hold(struct nbd_conn *c)
+{
+    if (c->state != NBD_CONN_SERVING && c->state != NBD_CONN_DRAINING)
+        return;
+    c->unanswered = unanswered(c);
+    c->state = NBD_CONN_HELD;
+    /* Now, and not when the ring lets go: what fails next would be answered, or disconnect it. */
+    if (!c->recv_op.busy)
+        nbd_write_abandon(c);
+    nbd_commands_detach(c);
+    /* Also answers that were under way: a client that does not take them would keep their buffers. */
+    if (c->recv_op.busy)
+        ring_cancel(c->server->ring, &c->recv_op);
+    if (c->send_op.busy)
+        ring_cancel(c->server->ring, &c->send_op);
+    nbd_conn_check_held(c);
+}
+
+void nbd_conn_check_held(struct nbd_conn *c)
+{
+    if (c->state == NBD_CONN_HELD && !c->recv_op.busy && !c->send_op.busy)
+        give_all_back(c);
+}
+
+unsigned nbd_conn_waiting(const struct nbd_conn *c)
+{
+    int unread_bytes = 0;
+    bool unread = ioctl(c->fd, FIONREAD, &unread_bytes) == 0 && unread_bytes > 0;
+    return c->unanswered + unread;
 }
 
 void nbd_conn_drain(struct nbd_conn *c)
@@ -493,9 +541,21 @@ static bool has_hung_up(const struct nbd_conn *c)
     return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR));
 }
 
+/* ... which is enough where it will not be answered: it wants no more. */
+static bool has_stopped_sending(const struct nbd_conn *c)
+{
+    struct pollfd p = { .fd = c->fd, .events = POLLRDHUP };
+    return poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
+}
+
 void nbd_conn_tick(struct nbd_conn *c, uint64_t now_ns)
 {
     struct nbd_server *s = c->server;
+    if (c->state == NBD_CONN_HELD) {
+        if (has_stopped_sending(c))
+            nbd_conn_end(c, NOTE_INFO, "it left while it was held");
+        return;
+    }
     if (c->state == NBD_CONN_NEGOTIATING && now_ns - c->since_ns > (s->closing ? 0 : NBD_NEGOTIATION_NS)) {
         nbd_conn_end(c, NOTE_WARNING, s->closing ? "shutting down" : "it took too long to negotiate");
         return;

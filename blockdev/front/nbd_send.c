@@ -95,6 +95,10 @@ void nbd_send_done(struct ring_op *op, int32_t result)
         nbd_conn_check_free(c);
         return;
     }
+    if (c->state == NBD_CONN_HELD) {
+        nbd_conn_check_held(c);
+        return;
+    }
     if (result <= 0) {
         char reason[96];
         snprintf(reason, sizeof(reason), "sending to it failed: %s", strerror(-result));

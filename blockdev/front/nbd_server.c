@@ -238,9 +238,19 @@ static void flush_answers(struct front *f)
 
 /* Opening and closing the shop */
 
+/* At once: whoever is served later shares nothing with them. */
+static void held_end(struct nbd_server *s)
+{
+    for (unsigned i = 0; i < NBD_CONNECTIONS_MAX; i++) {
+        if (s->conns[i].state == NBD_CONN_HELD)
+            nbd_conn_end(&s->conns[i], NOTE_INFO, "it was held, and that has ended");
+    }
+}
+
 static void serve(struct front *f, uint64_t size_bytes, uint32_t block_bytes)
 {
     struct nbd_server *s = server_of(f);
+    held_end(s);
     s->export.block_min_bytes = block_bytes;
     s->export.size_bytes = align_down(size_bytes, block_bytes);
     s->export.refusal = NULL;
@@ -258,15 +268,41 @@ static void drain_all(struct nbd_server *s)
     }
 }
 
+static void turn_away(struct nbd_server *s, const char *why)
+{
+    snprintf(s->refusal, sizeof(s->refusal), "%s", why);
+    s->export.refusal = s->refusal;
+}
+
 static void refuse(struct front *f, const char *why)
 {
     struct nbd_server *s = server_of(f);
-    snprintf(s->refusal, sizeof(s->refusal), "%s", why);
-    s->export.refusal = s->refusal;
+    turn_away(s, why);
+    held_end(s);
     if (!s->serving)
         return;
     s->serving = false;
     drain_all(s);
+}
+
+static void hold(struct front *f, const char *why)
+{
+    struct nbd_server *s = server_of(f);
+    turn_away(s, why);
+    s->serving = false;
+    for (unsigned i = 0; i < NBD_CONNECTIONS_MAX; i++)
+        nbd_conn_hold(&s->conns[i]);
+}
+
+static struct front_held held(const struct front *f)
+{
+    struct front_held held = { 0 };
+    for (unsigned i = 0; i < NBD_CONNECTIONS_MAX; i++) {
+        const struct nbd_conn *c = &server_of(f)->conns[i];
+        held.clients += c->state == NBD_CONN_HELD;
+        held.requests += c->state == NBD_CONN_HELD ? nbd_conn_waiting(c) : 0;
+    }
+    return held;
 }
 
 static bool is_quiet(const struct front *f) { return server_of(f)->in_sink == 0; }
@@ -318,6 +354,7 @@ static void front_nbd_close(struct front *f, void (*closed)(void *ctx), void *ct
     s->closed = closed;
     s->closed_ctx = ctx;
     s->serving = false;
+    held_end(s);
     for (unsigned i = 0; i < s->listener_count; i++) {
         if (s->listeners[i].accept_op.busy)
             ring_cancel(s->ring, &s->listeners[i].accept_op);
@@ -333,6 +370,8 @@ static void front_nbd_close(struct front *f, void (*closed)(void *ctx), void *ct
 static const struct front_ops ops = {
     .serve = serve,
     .refuse = refuse,
+    .hold = hold,
+    .held = held,
     .resume = front_nbd_resume,
     .flush_answers = flush_answers,
     .is_quiet = is_quiet,

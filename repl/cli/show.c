@@ -217,6 +217,15 @@ static struct json_object *witness_json(const Lockstep__Control__Witness *w)
     return o;
 }
 
+static struct json_object *held_json(const Lockstep__Control__Held *h)
+{
+    struct json_object *o = json_object_new_object();
+    put(o, "clients", json_object_new_uint64(h->clients));
+    put(o, "requests", json_object_new_uint64(h->requests));
+    put(o, "since", time_or_null(h->since_us));
+    return o;
+}
+
 static struct json_object *volume_json(const Lockstep__Control__VolumeStatus *v)
 {
     bool up = is(v->state, "up");
@@ -236,6 +245,7 @@ static struct json_object *volume_json(const Lockstep__Control__VolumeStatus *v)
     put(o, "consistent", v->consistent ? consistent_json(v->consistent) : NULL);
     put(o, "writes_waiting", number_if(up, v->writes_waiting));
     put(o, "oldest_waiting_us", number_if(up, v->oldest_waiting_us));
+    put(o, "held", v->held ? held_json(v->held) : NULL);
     put(o, "alone", v->alone ? alone_json(v->alone) : NULL);
     put(o, "diskless", v->diskless ? diskless_json(v->diskless) : NULL);
     put(o, "split_brain", v->apart ? apart_json(v->apart) : NULL);
@@ -493,6 +503,14 @@ static void say_volume(const struct show *s, const char *node, const Lockstep__C
         say(s, TONE_PERSON, "  diskless since epoch %llu, %s: reads and writes go through %s\n",
             (unsigned long long)v->diskless->epoch, form_time(v->diskless->since_us, since),
             v->peer ? v->peer->name : "the peer");
+    }
+    if (v->held) {
+        char since[40];
+        say(s, TONE_ODD,
+            "  held    %u client%s since %s, when this node was deposed, with %u request%s at least:\n"
+            "          nothing is answered, or carried out; `lockstep demote %s` ends it with an error\n",
+            v->held->clients, v->held->clients == 1 ? "" : "s", form_time(v->held->since_us, since), v->held->requests,
+            v->held->requests == 1 ? "" : "s", v->name);
     }
     if (v->growth)
         say_growth(s, v);

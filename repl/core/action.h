@@ -19,7 +19,7 @@ enum action_kind {
     ACT_SESSION_REFUSE, /* .text: tell it why, close, try again later */
     ACT_SESSION_DROP,   /* .text: the peer broke the rules or failed: close, connect again */
     ACT_SERVE, /* .serve: open or close the front. After closing no EV_REQUEST may follow. Open already: the size has
-                  grown */
+                  grown. Closed already: clients that it holds are let go */
     ACT_GROW,  /* .grow: answered by EV_GROW_DONE. One at a time */
     ACT_KEEP,  /* .keep: answered by EV_KEEP_DONE. One at a time */
     ACT_ORDER_DONE, /* .order: an operator's order has ended */
@@ -69,6 +69,8 @@ struct action {
         } complete;
         struct {
             bool on;
+            bool hold; /* closed to all, but nobody is told: those who are connected are neither answered from here on,
+                          whatever ACT_COMPLETE says, nor disconnected before the next ACT_SERVE */
             uint64_t size_bytes; /* of the volume, when on */
         } serve;
         struct {

@@ -330,6 +330,7 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
     age_advance(e, out);
     stall_look(e, out);
     patience_look(e, out);
+    hold_look(e, out);
     register_advance(e, out); /* ... and what has begun may be a question */
     leg_stable_advance(e, out);
     lease_look(e, out);
@@ -523,6 +524,7 @@ uint64_t engine_deadline_ns(const struct engine *e)
     at_ns = min_u64(at_ns, register_deadline_ns(e));
     at_ns = min_u64(at_ns, patience_deadline_ns(e));
     at_ns = min_u64(at_ns, age_deadline_ns(e));
+    at_ns = min_u64(at_ns, hold_deadline_ns(e));
     return min_u64(min_u64(at_ns, e->memory_at_ns), sync_deadline_ns(e));
 }
 
@@ -582,6 +584,7 @@ void engine_view(struct engine *e, struct engine_view *out)
         .why_not = engine_why_not(e),
         .writes_waiting = mirror.waiting,
         .oldest_waiting_ns = mirror.oldest_waiting_ns,
+        .held_since_ns = e->held_since_ns,
     };
     out->in_sync = out->why_not == NULL;
 }

@@ -43,6 +43,8 @@ struct engine_config {
         uint64_t dead_after_ns; /* silence after which the peer counts as lost: as the session's. At least 1 ms */
         uint64_t fail_after_ns; /* requests that have waited for as long end with an error; 0: never */
     } failover;
+    bool hold_when_deposed;       /* `when-deposed: wait`: clients of a primary that is deposed are held; a register's
+                                     fail_after_ns ends that */
     uint64_t resync_bytes_per_s;  /* of what this leg gets as a target; 0: no limit */
     uint64_t verify_bytes_per_s;  /* that a verify ordered here compares; 0: no limit */
     uint64_t seed;                /* random: for tags of history entries */
@@ -125,6 +127,7 @@ struct engine_view {
     const char *why_not;        /* NULL when in_sync; else in words what is missing */
     uint32_t writes_waiting;    /* changes and flushes that wait for the peer */
     uint64_t oldest_waiting_ns; /* when the oldest of them came in; 0: none */
+    uint64_t held_since_ns; /* when it was deposed; its clients of then are held, if they are there still. 0: none */
 };
 
 #define ENGINE_ORDERS_MAX 16 /* operators' orders under way; more are refused */

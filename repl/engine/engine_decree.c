@@ -60,8 +60,12 @@ void decree_step_down(struct engine *e, const char *why, struct actions *out)
 {
     /* Handed over, as was ordered: that is how it learns that it is done. */
     bool handed = e->role.phase == PHASE_HANDING && e->role.handed;
-    if (role_has_front(&e->role))
-        actions_add(out, ACT_SERVE)->serve.on = false;
+    if (role_has_front(&e->role)) {
+        /* Ahead of what fails below: those who are held are not to hear of it. */
+        struct action *a = actions_add(out, ACT_SERVE);
+        a->serve.on = false;
+        a->serve.hold = !handed && hold_begin(e);
+    }
     role_step_down(&e->role);
     alone_forget(e);
     e->draining_primary = false;

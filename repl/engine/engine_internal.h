@@ -363,6 +363,8 @@ struct engine {
     bool session_made;      /* both hellos were accepted here */
     bool handshake_refused; /* SESSION_ENDING: by this node's judgement of the peer's hello */
 
+    uint64_t held_since_ns; /* engine_hold.c; 0: nobody is held */
+    uint64_t held_until_ns;
     uint64_t stall_look_ns; /* UINT64_MAX: it does not lead */
     bool stalled;           /* that was told */
 
@@ -635,6 +637,13 @@ void patience_look(struct engine *e, struct actions *out);
 uint64_t patience_deadline_ns(const struct engine *e);
 bool patience_is_over(const struct engine *e); /* a request is taken only to fail */
 void patience_fail(const struct request *request, struct actions *out);
+
+/* engine_hold.c */
+bool hold_begin(struct engine *e); /* a primary with clients is deposed. False: they are not to be held */
+bool hold_end(struct engine *e, struct actions *out); /* false: nobody is held */
+void hold_forget(struct engine *e);                   /* the front opens, and lets them go before */
+void hold_look(struct engine *e, struct actions *out);
+uint64_t hold_deadline_ns(const struct engine *e);
 
 /* engine_stall.c */
 void stall_look(struct engine *e, struct actions *out);

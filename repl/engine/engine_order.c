@@ -258,6 +258,9 @@ void order_demote(struct engine *e, bool force, void *cookie, struct actions *ou
     case PHASE_SECONDARY:
         if (e->promotion_count > 0 || e->witness.promote)
             order_answer(cookie, -EBUSY, TEXT_IS_PROMOTED, out);
+        else if (hold_end(e, out))
+            order_answer(cookie, 0, "it was secondary already; what was held since it was deposed ends with an error",
+                         out);
         else
             order_answer(cookie, 0, NULL, out);
         return;
@@ -301,6 +304,7 @@ void order_detach(struct engine *e, bool force, void *cookie, struct actions *ou
     swaps_promotion_fails(e, "it is being taken down", out);
     if (!may_drain(e, force, cookie, out) || !order_keep(e, cookie, out) || e->role.phase == PHASE_DETACHING)
         return;
+    hold_end(e, out);
     e->draining_primary = e->role.phase == PHASE_PRIMARY;
     if (e->draining_primary)
         actions_add(out, ACT_SERVE)->serve.on = false;
@@ -373,6 +377,7 @@ static void record_ending(struct engine *e)
 
 static void serve_on(struct engine *e, struct actions *out)
 {
+    hold_forget(e);
     struct action *a = actions_add(out, ACT_SERVE);
     a->serve.on = true;
     a->serve.size_bytes = e->served_size_bytes = e->sb.size_bytes;

@@ -384,6 +384,14 @@ static int read_policy(struct reading *r)
                              : strcmp(raw->when_alone, "suspend") == 0 ? ALONE_SUSPEND
                                                                        : ALONE_STRICT;
     }
+    r->out->when_deposed = DEPOSED_FAIL;
+    if (raw->when_deposed) {
+        static const char *const words[] = { "fail", "wait", NULL };
+        rc = one_of(r, "when-deposed", raw->when_deposed, words);
+        if (rc < 0)
+            return rc;
+        r->out->when_deposed = rc == 1 ? DEPOSED_WAIT : DEPOSED_FAIL;
+    }
     r->out->activity_log_bytes = CONFIG_ACTIVITY_LOG_BYTES_DEFAULT;
     if (raw->activity_log) {
         uint64_t *bytes = &r->out->activity_log_bytes;

@@ -62,6 +62,12 @@ static inline const char *when_alone_name(enum when_alone w)
     return "?";
 }
 
+/* What becomes of the requests of a primary that is deposed, and of those that come later on the same connections. */
+enum when_deposed {
+    DEPOSED_FAIL, /* they fail, and the connections are closed */
+    DEPOSED_WAIT, /* they are never answered, and never carried out: the connections stay, until somebody ends that */
+};
+
 static inline const char *failover_name(bool automatic) { return automatic ? "automatic" : "manual"; }
 
 struct config_node {
@@ -115,6 +121,7 @@ struct volume_config {
     unsigned self; /* this node's index in nodes */
     uint64_t dead_after_ns;
     enum when_alone when_alone;
+    enum when_deposed when_deposed;
     struct config_witness witness;
     bool failover_automatic; /* only with a witness */
     uint64_t fail_after_ns;  /* of requests that wait, with a witness; above dead_after_ns. 0: they wait for ever */

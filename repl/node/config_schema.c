@@ -52,6 +52,7 @@ static const struct {
     { "witness-tls.cert", "the name of a file, at most 255 bytes with its directory" },
     { "witness-tls.key", "the name of a file, at most 255 bytes with its directory" },
     { "when-alone", "strict, suspend or continue" },
+    { "when-deposed", "fail or wait" },
     { "activity-log", "a size of 256MiB to 1TiB in steps of 4MiB, such as 256GiB" },
     { "failover", "manual or automatic" },
     { "fail-after", "a time of at most 7d, longer than dead-after, such as 30s (units ms, s, min, h, d)" },
@@ -210,7 +211,8 @@ static const cyaml_schema_field_t test_fields[] = {
                                  SEQUENCE_ENTRIES_MAX),                                                                \
             MAPPING_OPTIONAL("link", raw_volume, link, link_fields), TEXT_OPTIONAL("witness", raw_volume, witness),    \
             MAPPING_OPTIONAL("witness-tls", raw_volume, witness_tls, witness_tls_fields),                              \
-            TEXT_OPTIONAL("when-alone", raw_volume, when_alone), TEXT_OPTIONAL("failover", raw_volume, failover),      \
+            TEXT_OPTIONAL("when-alone", raw_volume, when_alone),                                                       \
+            TEXT_OPTIONAL("when-deposed", raw_volume, when_deposed), TEXT_OPTIONAL("failover", raw_volume, failover),  \
             TEXT_OPTIONAL("fail-after", raw_volume, fail_after),                                                       \
             TEXT_OPTIONAL("activity-log", raw_volume, activity_log),                                                   \
             TEXT_OPTIONAL("resync-rate", raw_volume, resync_rate),                                                     \

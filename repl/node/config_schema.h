@@ -100,6 +100,7 @@ struct raw_volume {
     char *witness;
     struct raw_witness_tls *witness_tls;
     char *when_alone;
+    char *when_deposed;
     char *activity_log;
     char *failover;
     char *fail_after;

@@ -408,6 +408,13 @@ size_t control_encode_volume(uint8_t *out, const struct volume_config *config, c
         diskless.since_us = s.diskless_since_us;
         v.diskless = &diskless;
     }
+    Lockstep__Control__Held held = LOCKSTEP__CONTROL__HELD__INIT;
+    if (s.held_clients) {
+        held.clients = s.held_clients;
+        held.requests = s.held_requests;
+        held.since_us = s.held_since_us;
+        v.held = &held;
+    }
     Lockstep__Control__Apart apart = LOCKSTEP__CONTROL__APART__INIT;
     Lockstep__Control__ApartSide apart_own, apart_peer;
     if (s.apart.rule[0]) {

@@ -31,7 +31,12 @@ static void carry_out(struct volume *v, const struct action *a)
     case ACT_SESSION_READY: link_ready(v->link); break;
     case ACT_SESSION_REFUSE: link_refuse(v->link, a->text.text); break;
     case ACT_SESSION_DROP: link_drop(v->link, a->text.text); break;
-    case ACT_SERVE: volume_serve(v, a->serve.on, a->serve.size_bytes); break;
+    case ACT_SERVE:
+        if (a->serve.on)
+            volume_serve(v, a->serve.size_bytes);
+        else
+            volume_close(v, a->serve.hold);
+        break;
     case ACT_GROW: volume_grow(v, a->grow.step); break;
     case ACT_KEEP: volume_keep(v, a); break;
     case ACT_REGISTER: register_line_ask(v->line, a->ask.request); break;

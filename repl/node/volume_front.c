@@ -36,16 +36,36 @@ static void sink_note(void *ctx, enum note_level level, const char *text)
         volume_note(v, level, "client", text);
 }
 
+static void say_why_not(const struct volume *v, char why[STATUS_TEXT_BYTES])
+{
+    const struct config_node *peer = config_peer(&v->config);
+    if (peer)
+        snprintf(why, STATUS_TEXT_BYTES, "volume %s is not served by %s; its other node is %s (%s)", v->config.volume,
+                 config_self(&v->config)->name, peer->name, peer->device);
+    else
+        snprintf(why, STATUS_TEXT_BYTES, "volume %s is not served: it was not promoted", v->config.volume);
+}
+
 static void refuse_clients(struct volume *v)
 {
     char why[STATUS_TEXT_BYTES];
-    const struct config_node *peer = config_peer(&v->config);
-    if (peer)
-        snprintf(why, sizeof(why), "volume %s is not served by %s; its other node is %s (%s)", v->config.volume,
-                 config_self(&v->config)->name, peer->name, peer->device);
-    else
-        snprintf(why, sizeof(why), "volume %s is not served: it was not promoted", v->config.volume);
+    say_why_not(v, why);
     front_refuse(v->front, why);
+}
+
+static void hold_clients(struct volume *v)
+{
+    char text[STATUS_TEXT_BYTES];
+    say_why_not(v, text);
+    front_hold(v->front, text);
+    struct front_held held = front_held(v->front);
+    if (!held.clients)
+        return;
+    snprintf(text, sizeof(text),
+             "clients are held without an answer, as this node was deposed: %u, with %u requests at least. `lockstep "
+             "demote %s` ends them with an error",
+             held.clients, held.requests, v->config.volume);
+    volume_note(v, NOTE_WARNING, "role", text);
 }
 
 static void tell_host(struct volume *v, bool on, uint64_t epoch)
@@ -55,21 +75,25 @@ static void tell_host(struct volume *v, bool on, uint64_t epoch)
     v->serves = on;
 }
 
-void volume_serve(struct volume *v, bool on, uint64_t size_bytes)
+void volume_serve(struct volume *v, uint64_t size_bytes)
 {
     struct engine_view view;
     engine_view(v->engine, &view);
-    if (!v->front) { /* closed already: nobody is there to be served or refused */
-        tell_host(v, false, view.epoch);
-        return;
-    }
-    if (!on) {
+    /* Closed already, nobody is there to be served. */
+    if (v->front)
+        front_serve(v->front, size_bytes, view.block_bytes);
+    tell_host(v, v->front, view.epoch);
+}
+
+void volume_close(struct volume *v, bool hold)
+{
+    struct engine_view view;
+    engine_view(v->engine, &view);
+    if (v->front && hold)
+        hold_clients(v);
+    else if (v->front)
         refuse_clients(v);
-        tell_host(v, false, view.epoch);
-        return;
-    }
-    front_serve(v->front, size_bytes, view.block_bytes);
-    tell_host(v, true, view.epoch);
+    tell_host(v, false, view.epoch);
 }
 
 int volume_open_front(struct volume *v, struct err *err)

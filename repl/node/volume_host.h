@@ -50,6 +50,9 @@ struct volume_status {
     uint64_t consistent_lsn;
     uint32_t writes_waiting;    /* changes and flushes that wait for the peer */
     uint64_t oldest_waiting_us; /* for how long the oldest of them has waited; 0: none */
+    uint32_t held_clients;      /* since this node was deposed; 0: none, like all of these */
+    uint32_t held_requests;     /* of theirs that wait, at the least */
+    uint64_t held_since_us;     /* since 1970, UTC */
     /* The peer. Of a volume with a single node: LINK_DOWN, LEG_NONE, empty strings and zeroes. */
     enum link_state link;
     char link_reason[STATUS_TEXT_BYTES]; /* why it is not connected; "" when it is */

@@ -129,7 +129,8 @@ void volume_grow(struct volume *v, enum grow_step grow_step);
 
 /* volume_front.c */
 int volume_open_front(struct volume *v, struct err *err);
-void volume_serve(struct volume *v, bool on, uint64_t size_bytes);
+void volume_serve(struct volume *v, uint64_t size_bytes);
+void volume_close(struct volume *v, bool hold); /* to its clients; `hold`: as in ACT_SERVE */
 
 /* volume_link.c */
 struct hello_config volume_say_config(const struct volume_config *c);

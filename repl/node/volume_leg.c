@@ -221,6 +221,7 @@ int volume_open_engine(struct volume *v, struct err *err)
                       .automatic = v->config.failover_automatic,
                       .dead_after_ns = v->config.dead_after_ns,
                       .fail_after_ns = v->config.fail_after_ns },
+        .hold_when_deposed = v->config.when_deposed == DEPOSED_WAIT,
         .configured = volume_say_config(&v->config),
         .resync_bytes_per_s = v->config.resync_bytes_per_s,
         .verify_bytes_per_s = v->config.verify_bytes_per_s,

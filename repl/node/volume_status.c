@@ -104,6 +104,17 @@ static void add_link_status(const struct volume *v, const struct engine_view *vi
     s->rtt_us = session_rtt_ns(session) / NS_PER_US;
 }
 
+/* Clients come and go without the engine. */
+static void add_held(const struct volume *v, const struct engine_view *view, uint64_t now_ns, struct volume_status *s)
+{
+    struct front_held held = front_held(v->front);
+    if (!view->held_since_ns || !held.clients)
+        return;
+    s->held_clients = held.clients;
+    s->held_requests = held.requests;
+    s->held_since_us = calendar_us(now_ns, view->held_since_ns);
+}
+
 static void make_status(struct volume *v, struct volume_status *s)
 {
     struct engine_view view;
@@ -148,6 +159,8 @@ static void make_status(struct volume *v, struct volume_status *s)
     };
     if (view.oldest_waiting_ns && now_ns > view.oldest_waiting_ns)
         s->oldest_waiting_us = (now_ns - view.oldest_waiting_ns) / NS_PER_US;
+    if (v->front)
+        add_held(v, &view, now_ns, s);
     snprintf(s->why_not, sizeof(s->why_not), "%s", view.why_not ? view.why_not : "");
     s->has_witness = v->line;
     s->witness = witness_status(&view.witness, now_ns);

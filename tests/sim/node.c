@@ -205,6 +205,7 @@ void sim_node_start(struct sim *s, unsigned node)
                       .automatic = s->reg.automatic,
                       .dead_after_ns = s->dead_after_ns,
                       .fail_after_ns = s->reg.fail_after_ns },
+        .hold_when_deposed = s->seed % 2,
         .seed = sim_below(s, CHANCE_NODE, UINT64_MAX),
         .pool = &n->pool,
         .pool_keep_free_bytes = SIM_POOL_BYTES / 8,
@@ -226,7 +227,7 @@ void sim_node_start(struct sim *s, unsigned node)
     n->heard_epoch = 0;
     n->boot++;
     n->asks = false;
-    n->serving = n->detached = n->superblock_busy = n->stepping = n->moves = false;
+    n->serving = n->holds = n->detached = n->superblock_busy = n->stepping = n->moves = false;
     memset(n->orders, 0, sizeof(n->orders));
     n->event_count = 0;
     n->tick_at_ns = UINT64_MAX;
@@ -540,10 +541,10 @@ static void check_epoch_is_new(struct sim *s, struct sim_node *n)
 
 /* ---- engine ---- */
 
-static void serve(struct sim *s, struct sim_node *n, bool on, uint64_t size_bytes)
+static void serve(struct sim *s, struct sim_node *n, bool on, bool hold, uint64_t size_bytes)
 {
     bool before = n->serving;
-    sim_trace(s, "%c front   %s", 'A' + n->index, on ? "opens" : "closes");
+    sim_trace(s, "%c front   %s", 'A' + n->index, on ? "opens" : hold ? "holds its clients" : "closes");
     if (on)
         sim_size_served(s, n->index, size_bytes);
     if (on && !before) {
@@ -552,6 +553,7 @@ static void serve(struct sim *s, struct sim_node *n, bool on, uint64_t size_byte
         drop_ballast(n);
     }
     n->serving = on;
+    n->holds = hold;
 }
 
 static void carry_out(struct sim *s, struct sim_node *n, const struct action *a)
@@ -569,7 +571,10 @@ static void carry_out(struct sim *s, struct sim_node *n, const struct action *a)
             buf_put(a->send.payload);
         return;
     case ACT_BUF_PUT: buf_put(a->put.buf); return;
-    case ACT_COMPLETE: sim_client_complete(s, node, a->complete.cookie, a->complete.result); return;
+    case ACT_COMPLETE:
+        /* To the model one that is never answered is one that failed: it may be there, or not. */
+        sim_client_complete(s, node, a->complete.cookie, n->holds ? -EIO : a->complete.result);
+        return;
     case ACT_SESSION_READY: step_session(s, n, (struct session_event) { .kind = SV_READY }); return;
     case ACT_SESSION_REFUSE:
         COVER(refused);
@@ -581,7 +586,7 @@ static void carry_out(struct sim *s, struct sim_node *n, const struct action *a)
         sim_trace(s, "%c engine  drops the session: %s", 'A' + node, a->text.text);
         step_session(s, n, (struct session_event) { .kind = SV_DROP, .text = { a->text.text } });
         return;
-    case ACT_SERVE: serve(s, n, a->serve.on, a->serve.size_bytes); return;
+    case ACT_SERVE: serve(s, n, a->serve.on, a->serve.hold, a->serve.size_bytes); return;
     case ACT_GROW: sim_grow(s, node, a->grow.step); return;
     case ACT_KEEP: sim_keep(s, node, a); return;
     case ACT_REGISTER:

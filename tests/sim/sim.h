@@ -356,6 +356,7 @@ struct sim_node {
     struct buf *ballast[5]; /* all but 1/32 of the pool, so that buffers run out */
     struct sim_clock clock;
     bool serving;
+    bool holds;    /* its clients of before hear nothing: what they had asked for has no known end */
     bool stepping; /* inside sim_node_run() */
 
     struct event events[SIM_EVENTS_MAX]; /* for the engine */

@@ -36,6 +36,7 @@ static void attach(struct node *n)
         .alone_after_ns = n->options.alone_after_ns,
         .failover = n->options.failover,
         .configured = n->options.configured,
+        .hold_when_deposed = n->options.hold_when_deposed,
         .seed = n->index + 1 + 2 * n->lives,
         .pool = &n->pool,
         .pool_keep_free_bytes = POOL_KEEP_FREE_BYTES,
@@ -179,8 +180,12 @@ static void take_actions(struct node *n)
         case ACT_SEND: keep_sent(n, a); break;
         case ACT_BUF_PUT: buf_put(a->put.buf); break;
         case ACT_COMPLETE:
-            n->completed++;
-            n->complete_result = a->complete.result;
+            if (n->holds) {
+                n->completed_held++;
+            } else {
+                n->completed++;
+                n->complete_result = a->complete.result;
+            }
             if (a->complete.cookie)
                 buf_put(a->complete.cookie);
             break;
@@ -194,7 +199,9 @@ static void take_actions(struct node *n)
             snprintf(n->text, sizeof(n->text), "%s", a->text.text);
             break;
         case ACT_SERVE:
+            assert_false(a->serve.on && a->serve.hold);
             n->serving = a->serve.on;
+            n->holds = a->serve.hold;
             n->served_bytes = a->serve.size_bytes;
             break;
         case ACT_GROW:

@@ -19,6 +19,7 @@ struct node_options {
     uint32_t log_slots;    /* 0: LOG_SLOTS */
     struct engine_failover failover;
     struct hello_config configured;
+    bool hold_when_deposed;
 };
 
 struct sent_frame {
@@ -46,6 +47,7 @@ struct node {
     uint8_t *stable; /* what a power cut leaves of it */
 
     bool serving;
+    bool holds; /* its clients of before: what completes is told to nobody */
     uint64_t served_bytes;
     struct grow_plan plan;                /* what a look at the backing will give */
     const struct register_request *asked; /* of the register, and not answered; NULL: nothing */
@@ -68,6 +70,7 @@ struct node {
     uint64_t age_told; /* to the peer, in heartbeats, which are not among what was sent */
     int completed;     /* ACT_COMPLETE seen, and the last result */
     int32_t complete_result;
+    int completed_held; /* seen while it holds */
     int orders_done;
     int32_t order_result;
     char order_text[ACTION_TEXT_BYTES];

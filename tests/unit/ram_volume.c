@@ -140,6 +140,7 @@ static void wake_run(struct ring_task *task) { container_of(task, struct ram_vol
 static void idle(void *ctx)
 {
     struct ram_volume *v = ctx;
+    v->turns++;
     answer_all(v);
     if (!v->front)
         return;

@@ -31,6 +31,7 @@ struct ram_volume {
     pthread_t thread;
     sem_t ready;
     struct ring_task wake;
+    uint64_t turns; /* of the loop */
     bool woken;
     uint8_t *data;
 

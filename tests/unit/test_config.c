@@ -57,6 +57,7 @@ static void everything_is_read(void **state)
                "      - host.example:7789\n"
                "link: {transport: auto, tls: none, dead-after: 500ms}\n"
                "when-alone: suspend\n"
+               "when-deposed: wait\n"
                "activity-log: 1GiB\n"
                "failover: manual\n"
                "resync-rate: 200MiB\n"
@@ -87,6 +88,7 @@ static void everything_is_read(void **state)
     assert_string_equal(config_peer(&c)->paths[1], "host.example:7789");
     assert_int_equal(c.dead_after_ns, 500 * NS_PER_MS);
     assert_int_equal(c.when_alone, ALONE_SUSPEND);
+    assert_int_equal(c.when_deposed, DEPOSED_WAIT);
     assert_int_equal(c.activity_log_bytes, GIB);
     assert_false(c.tls_missing);
     assert_true(c.link_is_open); /* with `tls: none` as well */
@@ -102,6 +104,10 @@ static void what_is_left_out_has_defaults(void **state)
     assert_string_equal(config_self(&c)->metadata, "");
     assert_int_equal(c.dead_after_ns, 2 * NS_PER_S);
     assert_int_equal(c.when_alone, ALONE_STRICT);
+    assert_int_equal(c.when_deposed, DEPOSED_FAIL);
+    understood(VOLUME "when-deposed: fail\n", &c);
+    assert_int_equal(c.when_deposed, DEPOSED_FAIL);
+    understood(VOLUME, &c);
     assert_int_equal(c.activity_log_bytes, 256 * GIB);
     assert_int_equal(c.resync_bytes_per_s, 0); /* no limit */
     assert_int_equal(c.verify_bytes_per_s, 0);
@@ -281,8 +287,8 @@ static void test_faults_need_permission(void **state)
 #define EXPECTED_FAIL_AFTER                                                                                            \
     "expected a time of at most 7d, longer than dead-after, such as 30s (units ms, s, min, h, d)"
 #define VOLUME_KEYS                                                                                                    \
-    "volume, size, nodes, link, witness, witness-tls, when-alone, failover, fail-after, activity-log, resync-rate, "   \
-    "verify-rate, verify, hooks, hook-timeout, offsite, test"
+    "volume, size, nodes, link, witness, witness-tls, when-alone, when-deposed, failover, fail-after, activity-log, "  \
+    "resync-rate, verify-rate, verify, hooks, hook-timeout, offsite, test"
 
 static const struct wrong {
     const char *text;
@@ -428,6 +434,8 @@ static const struct wrong {
     { VOLUME "link: {tls: {ca: x}}\n", "9: link.tls.cert: missing, expected the name of a file" },
     { VOLUME "link: {transport: pigeon}\n", "9: link.transport: expected auto, tcp or rdma, found \"pigeon\"" },
     { VOLUME "when-alone: panic\n", "9: when-alone: expected strict, suspend or continue, found \"panic\"" },
+    { VOLUME "when-deposed: hang\n", "9: when-deposed: expected fail or wait, found \"hang\"" },
+    { VOLUME "when-deposed: [wait]\n", "9: when-deposed: expected fail or wait, found a list of 1" },
     { VOLUME "failover: maybe\n", "9: failover: expected manual or automatic, found \"maybe\"" },
     { VOLUME "witness: 10.0.0.1:1\n", "9: witness: " EXPECTED_WITNESS ", found \"10.0.0.1:1\"" },
     { VOLUME "witness: etcd+https://10.9.0.1:1,\n", "9: witness: " EXPECTED_ETCD ", found : this is no HOST:PORT" },

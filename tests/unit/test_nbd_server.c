@@ -1094,6 +1094,219 @@ static void test_refusal_in_a_long_read(void **state)
     }
 }
 
+/* Held: neither answered nor let go */
+
+#define SILENCE_MS 100
+
+static void do_hold(struct ram_volume *v, void *why) { front_hold(v->front, why); }
+
+static void held_now(struct ram_volume *v, void *held) { *(struct front_held *)held = front_held(v->front); }
+
+static struct front_held held(struct ram_volume *v)
+{
+    struct front_held held;
+    ram_call(v, held_now, &held);
+    return held;
+}
+
+static void nobody_is_held(struct ram_volume *v, void *seen) { *(bool *)seen = front_held(v->front).clients == 0; }
+
+/* How many bytes were on their way still; then neither an answer nor an end comes. */
+static size_t raw_expect_silence(int fd)
+{
+    struct pollfd p = { .fd = fd, .events = POLLIN | POLLRDHUP };
+    static uint8_t junk[65536];
+    size_t bytes = 0;
+    while (poll(&p, 1, SILENCE_MS) > 0) {
+        assert_int_equal(p.revents, POLLIN);
+        ssize_t n = recv(fd, junk, sizeof(junk), 0);
+        assert_true(n > 0);
+        bytes += (size_t)n;
+    }
+    return bytes;
+}
+
+static void five_writes_came(struct ram_volume *v, void *seen) { *(bool *)seen = v->submitted[OP_WRITE] >= 5; }
+
+/* Of one that fails, all that the sink has of it has to be ended first. */
+static void fail_first_waiting(struct ram_volume *v, void *arg)
+{
+    assert_true(v->waiting_count > 0 && v->waiting[0].kind == OP_READ && v->waiting[0].offset_bytes > 0);
+    v->fail_offset_bytes = v->waiting[0].offset_bytes;
+    v->fail_result = -EIO;
+}
+
+/* Writes, all of which the sink has. */
+static void five_writes(struct ram_volume *v, int fd)
+{
+    static const uint8_t data[65536];
+    for (unsigned i = 0; i < 5; i++) {
+        struct raw_request w = raw(NBD_CMD_WRITE, i, i * 65536, sizeof(data));
+        raw_send(fd, &w, sizeof(w));
+        raw_send(fd, data, sizeof(data));
+    }
+    bool seen = false;
+    eventually(v, five_writes_came, &seen);
+}
+
+static void turns(struct ram_volume *v, void *arg) { *(uint64_t *)arg = v->turns; }
+
+static void test_who_is_held_hears_nothing(void **state)
+{
+    struct ram_config config = roomy();
+    struct ram_volume *v = ram_open(&config);
+    static const uint8_t data[65536];
+    int deaf = raw_client(); /* takes nothing but the beginning of an answer */
+    int slow = raw_client(); /* its reply has begun: an error in it would be told by hanging up */
+    struct raw_request r = raw(NBD_CMD_READ, 1, 0, 32 * MIB);
+    raw_send(deaf, &r, sizeof(r));
+    raw_send(slow, &r, sizeof(r));
+    uint8_t head[16];
+    raw_recv(deaf, head, sizeof(head));
+    raw_recv(slow, head, sizeof(head));
+    ram_call(v, hold, &(bool) { true });
+    size_t got = raw_expect_silence(slow);
+    assert_in_range(got, 1, 32 * MIB - 1);
+    ram_call(v, fail_first_waiting, NULL);
+    int idle = raw_client();
+    int busy = raw_client();
+    int leaving = raw_client();
+    r = raw(NBD_CMD_FLUSH, 1, 0, 0);
+    raw_send(leaving, &r, sizeof(r));
+    r = raw(NBD_CMD_DISC, 2, 0, 0);
+    raw_send(leaving, &r, sizeof(r));
+    five_writes(v, busy);
+    struct raw_request half = raw(NBD_CMD_WRITE, 6, 0, sizeof(data));
+    raw_send(busy, &half, sizeof(half));
+    raw_send(busy, data, 100);
+
+    ram_call(v, do_hold, (void *)"volume gold42 is served by paris-a");
+    struct front_held h = held(v);
+    assert_int_equal(h.clients, 5);
+    assert_in_range(h.requests, 8, 11); /* what was not read counts as one, if it can be seen */
+    unsigned writes = v->submitted[OP_WRITE];
+    unsigned reads = v->submitted[OP_READ];
+    /* What the sink had ends now, as it does when a primary is deposed, some of it with an error. */
+    ram_call(v, hold, &(bool) { false });
+    all_back(v);
+    raw_expect_silence(deaf);
+    assert_int_equal(raw_expect_silence(slow) + raw_expect_silence(idle) + raw_expect_silence(busy) +
+                         raw_expect_silence(leaving),
+                     0);
+    expect_refusal("volume gold42 is served by paris-a");
+    /* What they say is taken from nobody: neither carried out, nor looked at again and again. */
+    v->fail_offset_bytes = UINT64_MAX;
+    raw_send(busy, data, sizeof(data) - 100);
+    for (unsigned i = 0; i < 4; i++) {
+        r = raw(i % 2 ? NBD_CMD_READ : NBD_CMD_FLUSH, 10 + i, 0, i % 2 ? 4096 : 0);
+        raw_send(idle, &r, sizeof(r));
+    }
+    uint64_t before;
+    uint64_t after;
+    ram_call(v, turns, &before);
+    assert_int_equal(raw_expect_silence(idle) + raw_expect_silence(busy), 0);
+    ram_call(v, turns, &after);
+    assert_in_range(after - before, 0, 20);
+    assert_in_range(held(v).requests, 10, 13);
+    assert_true(v->submitted[OP_WRITE] == writes && v->submitted[OP_READ] == reads && v->submitted[OP_FLUSH] == 1);
+    all_back(v);
+
+    /* Whoever is served next is alone. */
+    ram_call(v, do_serve, NULL);
+    assert_int_equal(held(v).clients, 0);
+    int all[] = { slow, deaf, idle, busy, leaving };
+    for (unsigned i = 0; i < ARRAY_LEN(all); i++) {
+        raw_expect_end(all[i]);
+        close(all[i]);
+    }
+    struct nbd_handle *other = client();
+    done(nbd_pwrite(other, data, sizeof(data), 0, 0));
+    leave(other);
+    assert_int_equal(v->submitted[OP_WRITE], writes + 1);
+    all_back(v);
+    ram_close(v);
+}
+
+/* By who gives the volume up for good, and by the front's end; and clients of which the disk still has a write. */
+static void test_who_is_held_is_let_go(void **state)
+{
+    for (unsigned closes = 0; closes < 2; closes++) {
+        struct ram_config config = roomy();
+        struct ram_volume *v = ram_open(&config);
+        ram_call(v, hold, &(bool) { true });
+        int fd = raw_client();
+        five_writes(v, fd);
+        ram_call(v, do_hold, (void *)"elsewhere");
+        assert_int_equal(raw_expect_silence(fd), 0);
+        if (closes) {
+            ram_close(v);
+        } else {
+            ram_call(v, do_refuse, (void *)"elsewhere");
+            assert_int_equal(held(v).clients, 0);
+        }
+        raw_expect_end(fd);
+        close(fd);
+        if (!closes)
+            ram_close(v);
+    }
+}
+
+/* Held again and again, with little room: nothing of it is lost. */
+static void test_holding_costs_nothing(void **state)
+{
+    struct ram_config config = tiny();
+    struct ram_volume *v = ram_open(&config);
+    static const uint8_t data[65536];
+    for (unsigned round = 0; round < 20; round++) {
+        ram_call(v, hold, &(bool) { round % 2 });
+        int fds[8];
+        for (unsigned i = 0; i < ARRAY_LEN(fds); i++) {
+            fds[i] = raw_client();
+            fcntl(fds[i], F_SETFL, O_NONBLOCK);
+            for (unsigned n = 0; n < 8; n++) {
+                struct raw_request r = raw((i + n) % 3 ? NBD_CMD_WRITE : NBD_CMD_READ, n, 0, sizeof(data));
+                if (send(fds[i], &r, sizeof(r), MSG_NOSIGNAL) < (ssize_t)sizeof(r))
+                    break;
+                if ((i + n) % 3 && send(fds[i], data, sizeof(data), MSG_NOSIGNAL) < (ssize_t)sizeof(data))
+                    break;
+            }
+        }
+        ram_call(v, do_hold, (void *)"elsewhere");
+        ram_call(v, hold, &(bool) { false });
+        all_back(v);
+        assert_int_equal(held(v).clients, ARRAY_LEN(fds));
+        for (unsigned i = 0; i < ARRAY_LEN(fds); i += 2)
+            close(fds[i]);
+        ram_call(v, do_serve, NULL);
+        for (unsigned i = 1; i < ARRAY_LEN(fds); i += 2) {
+            raw_expect_end(fds[i]);
+            close(fds[i]);
+        }
+        struct nbd_handle *h = client_when_there_is_room();
+        done(nbd_flush(h, 0));
+        leave(h);
+    }
+    ram_close(v);
+}
+
+static void test_held_clients_may_leave(void **state)
+{
+    struct ram_config config = roomy();
+    struct ram_volume *v = ram_open(&config);
+    int gone = raw_client();
+    int quiet = raw_client(); /* it only says that nothing more will come */
+    ram_call(v, do_hold, (void *)"elsewhere");
+    assert_int_equal(held(v).clients, 2);
+    close(gone);
+    shutdown(quiet, SHUT_WR);
+    bool seen = false;
+    eventually(v, nobody_is_held, &seen);
+    noted(v, "it left while it was held");
+    raw_expect_end(quiet);
+    close(quiet);
+    ram_close(v);
+}
+
 /* Listening */
 
 static bool opens(const char *where, char *why, size_t why_bytes)
@@ -1175,6 +1388,15 @@ static void test_tcp(void **state)
     assert_memory_equal(data, back, sizeof(data));
     leave(h);
     noted(v, "127.0.0.1:");
+
+    /* A client that is held, and goes. */
+    h = nbd_create();
+    done(nbd_connect_uri(h, uri));
+    ram_call(v, do_hold, (void *)"elsewhere");
+    assert_int_equal(held(v).clients, 1);
+    nbd_close(h);
+    bool seen = false;
+    eventually(v, nobody_is_held, &seen);
     ram_close(v);
 }
 
@@ -1325,6 +1547,10 @@ int main(void)
         cmocka_unit_test(test_the_oldest_that_left_makes_room),
         cmocka_unit_test(test_refusal),
         cmocka_unit_test(test_refusal_in_a_long_read),
+        cmocka_unit_test(test_who_is_held_hears_nothing),
+        cmocka_unit_test(test_who_is_held_is_let_go),
+        cmocka_unit_test(test_holding_costs_nothing),
+        cmocka_unit_test(test_held_clients_may_leave),
         cmocka_unit_test(test_addresses),
         cmocka_unit_test(test_tcp),
         cmocka_unit_test(test_close_under_load),

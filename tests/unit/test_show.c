@@ -61,17 +61,19 @@ static void status_is_json(void **state)
     Lockstep__Control__VolumeStatus *const list[] = { &v };
     struct show s = begin(true, false);
     show_status(&s, "paris-a", list, 1);
-    expect(&s, "{\"version\":1,\"node\":\"paris-a\",\"volumes\":[{\"name\":\"gold42\",\"state\":\"up\","
-               "\"role\":\"primary\",\"protected\":true,\"why_not\":null,\"epoch\":7,\"lsn\":123456,"
-               "\"size_bytes\":42949672960,\"device\":\"nbd:unix:/run/lockstep/gold42.sock\",\"serving\":true,"
-               "\"leg\":\"up-to-date\",\"backing\":\"/dev/vg0/"
-               "gold42\",\"consistent\":null,\"writes_waiting\":0,\"oldest_waiting_us\":0,"
-               "\"alone\":null,\"diskless\":null,\"split_brain\":null,\"peer\":{\"name\":\"paris-b\",\"link\":"
-               "\"connected\",\"reason\":null,"
-               "\"transport\":\"tcp\","
-               "\"path\":\"10.0.0.2:7789\",\"tls\":false,\"rtt_us\":412,\"leg\":\"up-to-date\","
-               "\"out_of_sync_bytes\":0,\"resync\":null},\"verify\":null,\"resize\":null,\"failover\":\"automatic\","
-               "\"when_alone\":\"strict\",\"witness\":null,\"offsite\":null}]}\n");
+    expect(
+        &s,
+        "{\"version\":1,\"node\":\"paris-a\",\"volumes\":[{\"name\":\"gold42\",\"state\":\"up\","
+        "\"role\":\"primary\",\"protected\":true,\"why_not\":null,\"epoch\":7,\"lsn\":123456,"
+        "\"size_bytes\":42949672960,\"device\":\"nbd:unix:/run/lockstep/gold42.sock\",\"serving\":true,"
+        "\"leg\":\"up-to-date\",\"backing\":\"/dev/vg0/"
+        "gold42\",\"consistent\":null,\"writes_waiting\":0,\"oldest_waiting_us\":0,"
+        "\"held\":null,\"alone\":null,\"diskless\":null,\"split_brain\":null,\"peer\":{\"name\":\"paris-b\",\"link\":"
+        "\"connected\",\"reason\":null,"
+        "\"transport\":\"tcp\","
+        "\"path\":\"10.0.0.2:7789\",\"tls\":false,\"rtt_us\":412,\"leg\":\"up-to-date\","
+        "\"out_of_sync_bytes\":0,\"resync\":null},\"verify\":null,\"resize\":null,\"failover\":\"automatic\","
+        "\"when_alone\":\"strict\",\"witness\":null,\"offsite\":null}]}\n");
 }
 
 static void what_is_not_known_is_null(void **state)
@@ -96,7 +98,7 @@ static void what_is_not_known_is_null(void **state)
         "\"protected\":false,\"why_not\":\"a \\\"quoted\\\\\\\" reason\",\"epoch\":null,"
         "\"lsn\":null,\"size_bytes\":null,\"device\":\"nbd:h:1\",\"serving\":false,"
         "\"leg\":null,\"backing\":\"x\",\"consistent\":null,\"writes_waiting\":null,\"oldest_waiting_us\":null,"
-        "\"alone\":null,"
+        "\"held\":null,\"alone\":null,"
         "\"diskless\":null,\"split_brain\":null,"
         "\"peer\":{\"name\":\"b\",\"link\":\"down\",\"reason\":null,\"transport\":null,\"path\":null,\"tls\":false,"
         "\"rtt_us\":null,\"leg\":null,\"out_of_sync_bytes\":null,\"resync\":null},"
@@ -166,6 +168,32 @@ static void what_waits_is_told(void **state)
     char both[2048];
     snprintf(both, sizeof(both), "node paris-a, 2 volumes\n%s%s", one, one);
     expect(&s, both);
+}
+
+static void who_is_held_is_told(void **state)
+{
+    Lockstep__Control__Held held = LOCKSTEP__CONTROL__HELD__INIT;
+    held.clients = 2;
+    held.requests = 1;
+    held.since_us = UINT64_C(1763820000) * 1000000;
+    Lockstep__Control__VolumeStatus v = gold42(NULL);
+    v.role = (char *)"secondary";
+    v.serving = false;
+    v.held = &held;
+    Lockstep__Control__VolumeStatus *const list[] = { &v };
+    struct show s = begin(false, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text, "  held    2 clients since 2025-11-22T14:00:00"));
+    assert_non_null(strstr(text, ", when this node was deposed, with 1 request at least:\n"
+                                 "          nothing is answered, or carried out; `lockstep demote gold42` ends it with "
+                                 "an error\n"));
+    free(text);
+    s = begin(true, false);
+    show_status(&s, "paris-a", list, 1);
+    fclose(s.out);
+    assert_non_null(strstr(text, "\"held\":{\"clients\":2,\"requests\":1,\"since\":\"2025-11-22T14:00:00"));
+    free(text);
 }
 
 static void a_resync_is_told(void **state)
@@ -561,6 +589,7 @@ int main(void)
         cmocka_unit_test(colours_mean_something),
         cmocka_unit_test(events_are_lines),
         cmocka_unit_test(results_are_told),
+        cmocka_unit_test(who_is_held_is_told),
         cmocka_unit_test(a_resync_is_told),
         cmocka_unit_test(what_each_side_of_a_split_brain_has_is_shown),
         cmocka_unit_test(a_resize_is_shown),
