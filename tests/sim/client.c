@@ -361,8 +361,9 @@ static void complete_read(struct sim *s, struct sim_op *op, int32_t result)
     bool diskless = is_diskless(s, op->node);
     bool apart = (s->legs.behind[op->node] && !diskless) || s->node[1 - op->node].serving;
     /* With a register, nothing that is read is not the volume, but where a clock has told that time had passed which
-     * had not. */
-    if (s->legs.split || (apart && (!s->registered || sim_sleep_lease_is_void(s, op->node, op->begun_ns))))
+     * had not, and on a leg that an operator has forced although it lacks something. */
+    if (s->legs.split || (s->reg.forced && s->legs.behind[op->node]) ||
+        (apart && (!s->registered || sim_sleep_lease_is_void(s, op->node, op->begun_ns))))
         return;
     if (diskless)
         COVER(read_diskless);

@@ -167,6 +167,7 @@
     X(sleeps_read, 1, "reads that waited for a machine that slept")                                                    \
     X(sleeps_read_deposed, 1, "... while the other node served")                                                       \
     X(clock_jump_alone, 1, "fault: clocks that went forward by themselves, with a register")                           \
+    X(probes, 1, "reads on a node that served while a newer one did, which changed what they read")                    \
     X(no_goodbye, 1, "fault: connections of a primary that is heard by nobody, whose end it did not hear")             \
     X(force_refused, 1, "operator: promotions by force refused, with a register")                                      \
     X(forced_living, 1, "operator: forced a promotion while the other node served")                                    \

@@ -46,11 +46,15 @@ void sim_plan_reset(struct sim *s)
         if (chance(s, 600000))
             network_faults(s);
     }
-    /* With a register operators don't force, nor promote where another one may serve. */
-    if (s->registered)
+    if (s->registered) {
         p->kinds &= STRIKES_WITH_REGISTER;
-    else
+        /* Few runs have these else: at most one in thirty. */
+        if (!calm && chance(s, 150000))
+            p->kinds = (p->kinds & (OF_STRIKE(STRIKE_RECOVERABLE) - 1)) |
+                       OF_STRIKE(chance(s, 500000) ? STRIKE_POWER_BOTH : STRIKE_PROMOTE_FORCE);
+    } else {
         p->kinds &= ~OF_STRIKE(STRIKE_SWITCHOVER);
+    }
     /* Where everything else goes wrong as well, few come to their end. */
     if (has(s, STRIKE_SWITCHOVER) && chance(s, 500000)) {
         p->kinds &= OF_STRIKE(STRIKE_SWITCHOVER) | OF_STRIKE(STRIKE_POWER) | OF_STRIKE(STRIKE_BREAK);
@@ -242,6 +246,7 @@ static void load(struct sim *s)
     }
     sim_register_strike(s);
     sim_sleep_strike(s);
+    sim_probe(s);
     plan_strike(s);
 }
 

@@ -500,6 +500,10 @@ void sim_force_is_over(struct sim *s); /* both legs have everything again, or a 
 /* A change is acknowledged: not by whom the register's answer has deposed. */
 void sim_force_acked(struct sim *s, unsigned node, const struct engine_view *v);
 
+/* ---- probe.c: who has not noticed that another node serves ---- */
+
+void sim_probe(struct sim *s);
+
 /* ---- moves.c: service that moves for nothing ---- */
 
 struct sim_moves {

@@ -23,7 +23,7 @@ void sim_sleep_reset(struct sim *s)
     s->sleep = (struct sim_sleep) { 0 };
     if (!s->registered || s->reg.calm)
         return;
-    s->sleep.often = happens(s, 250000);
+    s->sleep.often = happens(s, 300000);
     s->sleep.jumps = happens(s, 100000);
 }
 
@@ -79,8 +79,8 @@ void sim_sleep_strike(struct sim *s)
 
 void sim_wake_event(struct sim *s, unsigned node)
 {
-    uint32_t first = s->clients.hot_first + (uint32_t)sim_below(s, CHANCE_CLIENT, s->clients.hot_count);
-    if (s->plan.stage != STAGE_LOAD || !sim_client_submit(s, 0, node, OP_READ, 0, first, 1))
+    const struct sim_clients *c = &s->clients;
+    if (s->plan.stage != STAGE_LOAD || !sim_client_submit(s, 0, node, OP_READ, 0, c->hot_first, c->hot_count))
         return;
     COVER(sleeps_read);
     if (s->node[1 - node].serving)
