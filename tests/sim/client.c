@@ -423,6 +423,14 @@ unsigned sim_clients_busy(struct sim *s, unsigned node)
     return busy;
 }
 
+bool sim_clients_change(struct sim *s, unsigned node, uint32_t block)
+{
+    for (struct sim_op *op = op_busy(s, s->clients.ops); op; op = op_busy(s, op + 1))
+        if (op->node == node && is_change(op->kind) && block >= op->first && block < op->first + op->count)
+            return true;
+    return false;
+}
+
 void sim_clients_daemon_died(struct sim *s, unsigned node)
 {
     for (struct sim_op *op = op_busy(s, s->clients.ops); op; op = op_busy(s, op + 1)) {

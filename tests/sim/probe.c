@@ -11,6 +11,17 @@ static unsigned newer(const struct sim *s)
     return v[1].epoch > v[0].epoch ? 1 : 0;
 }
 
+/* A block in which the former primary has nothing in flight: a read of another one would wait for that. */
+static bool find_block(struct sim *s, unsigned former)
+{
+    for (unsigned tries = 0; tries < 8; tries++) {
+        if (s->probed < s->block_count && !sim_clients_change(s, former, s->probed))
+            return true;
+        s->probed = (uint32_t)sim_below(s, CHANCE_CLIENT, s->block_count);
+    }
+    return false;
+}
+
 void sim_probe(struct sim *s)
 {
     const struct sim_clients *c = &s->clients;
@@ -18,11 +29,11 @@ void sim_probe(struct sim *s)
     if (!s->registered || !both || c->in_flight > SIM_OPS_MAX / 2)
         return;
     unsigned node = newer(s);
-    if (sim_is_paused(&s->node[node], s->now_ns))
+    if (sim_is_paused(&s->node[node], s->now_ns) || !find_block(s, 1 - node))
         return;
-    sim_client_submit(s, 0, node, OP_WRITE, 0, c->hot_first, c->hot_count);
+    sim_client_submit(s, 0, node, OP_WRITE, 0, s->probed, 1);
     if (sim_is_paused(&s->node[1 - node], s->now_ns))
         return;
     COVER(probes);
-    sim_client_submit(s, 0, 1 - node, OP_READ, 0, c->hot_first, c->hot_count);
+    sim_client_submit(s, 0, 1 - node, OP_READ, 0, s->probed, 1);
 }

@@ -107,6 +107,7 @@ void sim_reset(struct sim *s, uint64_t seed)
     model_reset(&s->model, s->block_count);
     sim_register_reset(s);
     sim_sleep_reset(s);
+    s->probed = UINT32_MAX;
     for (unsigned i = 0; i < SIM_NODES; i++) {
         sim_disk_reset(s, i, s->block_count);
         sim_node_reset(s, i);

@@ -593,7 +593,8 @@ void sim_client_event(struct sim *s, uint32_t client);
 bool sim_client_submit(struct sim *s, uint32_t client, unsigned node, enum op_kind kind, uint32_t flags, uint32_t first,
                        uint32_t count);
 void sim_client_complete(struct sim *s, unsigned node, void *cookie, int32_t result);
-unsigned sim_clients_busy(struct sim *s, unsigned node); /* requests in flight there */
+unsigned sim_clients_busy(struct sim *s, unsigned node);               /* requests in flight there */
+bool sim_clients_change(struct sim *s, unsigned node, uint32_t block); /* one of them is a change of this block */
 void sim_clients_daemon_died(struct sim *s, unsigned node);
 void sim_clients_session_lost(struct sim *s);
 
@@ -786,6 +787,7 @@ struct sim {
     struct sim_register reg;
     struct sim_sleep sleep;
     struct sim_moves moves;
+    uint32_t probed;      /* the block that is written and read on both; UINT32_MAX: none yet */
     bool registered;      /* the nodes have a register */
     bool only_registered; /* a run whose nodes have none ends at once */
     struct model model;

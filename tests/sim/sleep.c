@@ -79,8 +79,8 @@ void sim_sleep_strike(struct sim *s)
 
 void sim_wake_event(struct sim *s, unsigned node)
 {
-    const struct sim_clients *c = &s->clients;
-    if (s->plan.stage != STAGE_LOAD || !sim_client_submit(s, 0, node, OP_READ, 0, c->hot_first, c->hot_count))
+    if (s->plan.stage != STAGE_LOAD || s->probed >= s->block_count ||
+        !sim_client_submit(s, 0, node, OP_READ, 0, s->probed, 1))
         return;
     COVER(sleeps_read);
     if (s->node[1 - node].serving)
