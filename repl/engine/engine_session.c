@@ -85,6 +85,22 @@ static bool is_news_of_a_register(const struct engine *e, const struct hello *pe
     return e->config.failover.has_register && peer->registered && !e->sb.registered;
 }
 
+/* A first decree was carried out late: an operator has promoted the peer since, by hand, as that one had heard of none.
+ * Its epoch is none of the register's; to whoever knows it as one, the register would be an older one for ever. So that
+ * decree counts for nothing, here as there, and the peer makes another first one. */
+static void forget_a_late_first(struct engine *e, const struct hello *peer)
+{
+    const struct engine_witness *w = &e->witness;
+    bool same_volume = !id_is_none(e->sb.volume_id) && id_equal(e->sb.volume_id, peer->volume_id);
+    bool by_hand = peer->role == ROLE_PRIMARY && !peer->registered && swaps_are_of_one_register(e, peer);
+    bool leads = is_leading(e) || e->role.phase == PHASE_PROMOTING;
+    if (!register_rules(e) || !same_volume || !by_hand || leads || peer->epoch <= e->sb.epoch || w->swap != SWAP_NOT ||
+        !swap_is_late_first(&w->decree, peer->epoch))
+        return;
+    e->sb.registered = false;
+    want_persisted(e);
+}
+
 void session_on_hello(struct engine *e, const struct hello *peer, struct actions *out)
 {
     assert(e->session == SESSION_NONE && e->config.peer);
@@ -97,6 +113,7 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
         return;
     }
     swaps_on_hello(e, peer, out);
+    forget_a_late_first(e, peer);
     e->session_made = false;
     if (!is_still_as_said(e)) {
         /* The peer judges what was said: only the next hello can bring both to the same verdict. */
@@ -174,7 +191,7 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
     e->peer_leads = peer->role == ROLE_PRIMARY;
     mirror_raise_lsn(e->mirror, peer->lsn);
     /* Whoever is told of a register by its peer asks it, too; and what it had asked for, that epoch makes void. */
-    bool told = is_news_of_a_register(e, peer);
+    bool told = is_news_of_a_register(e, peer) && peer->epoch >= e->sb.epoch;
     bool is_void = e->sb.asked_epoch && e->sb.asked_epoch < j.epoch;
     if (told || is_void) {
         e->sb.registered |= told;

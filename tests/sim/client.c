@@ -211,6 +211,7 @@ static void check_acked(struct sim *s, const struct sim_op *op)
     if (view.leg != LEG_UP_TO_DATE && !view.diskless_epoch)
         sim_fail(s, "failed-leg", "node %u acknowledges write %u with its leg %s", op->node, op->write,
                  leg_state_name(view.leg));
+    sim_force_acked(s, op->node, &view);
     check_on_legs(s, op);
     if (s->legs.split)
         return;
@@ -369,8 +370,10 @@ static void complete_read(struct sim *s, struct sim_op *op, int32_t result)
     /* What is read apart from the node that goes on is not the volume. */
     bool diskless = is_diskless(s, op->node);
     bool apart = (s->legs.behind[op->node] && !diskless) || s->node[1 - op->node].serving;
-    /* With a register, nothing that is read is not the volume. */
-    if (s->legs.split || (apart && !s->registered))
+    /* With a register, nothing that is read is not the volume, but where a clock has told that time had passed which
+     * had not, and on a leg that an operator has forced although it lacks something. */
+    if (s->legs.split || (s->reg.forced && s->legs.behind[op->node]) ||
+        (apart && (!s->registered || sim_sleep_lease_is_void(s, op->node, op->begun_ns))))
         return;
     if (diskless)
         COVER(read_diskless);
@@ -428,6 +431,14 @@ unsigned sim_clients_busy(struct sim *s, unsigned node)
     for (struct sim_op *op = op_busy(s, s->clients.ops); op; op = op_busy(s, op + 1))
         busy += op->node == node;
     return busy;
+}
+
+bool sim_clients_change(struct sim *s, unsigned node, uint32_t block)
+{
+    for (struct sim_op *op = op_busy(s, s->clients.ops); op; op = op_busy(s, op + 1))
+        if (op->node == node && is_change(op->kind) && block >= op->first && block < op->first + op->count)
+            return true;
+    return false;
 }
 
 void sim_clients_daemon_died(struct sim *s, unsigned node)

@@ -154,6 +154,7 @@
     X(paused, 1, "times that a node stood still")                                                                      \
     X(register_forced, 1, "operator: no member was whole, and one was forced")                                         \
     X(register_confirmed, 1, "operator: confirmed a register that waited for a node")                                  \
+    X(register_adopted, 0, "operator: adopted over a register that was older than nodes promoted by hand")             \
     X(nobody_waited, 1, "operator: nobody serves, and two good legs are left to find each other")                      \
     X(taken_by_word, 1, "targets whose source had died, and that found themselves in the register's set")              \
     X(switched, 1, "operator: switchovers")                                                                            \
@@ -162,6 +163,23 @@
     X(switch_called_off, 1, "... after which the primary served on")                                                   \
     X(switch_cut, 1, "fault: nodes killed, sessions cut and the register lost in one")                                 \
     X(held_failed, 1, "reads that were held for a switchover for too long, and failed (`fail-after`)")                 \
+    X(outage, 1, "fault: both machines lost power at once, with a register")                                           \
+    X(outage_register, 1, "... and the register with them")                                                            \
+    X(sole_resumed, 1, "nodes that had lost power, and resumed as the only member")                                    \
+    X(sleeps, 1, "fault: machines that slept, with a register")                                                        \
+    X(sleeps_both, 1, "... both at once")                                                                              \
+    X(sleeps_long, 1, "... longer than anything that a node waits for")                                                \
+    X(sleeps_read, 1, "reads that waited for a machine that slept")                                                    \
+    X(sleeps_read_deposed, 1, "... while the other node served")                                                       \
+    X(clock_jump_alone, 1, "fault: clocks that went forward by themselves, with a register")                           \
+    X(probes, 1, "reads on a node that served while a newer one did, which changed what they read")                    \
+    X(no_goodbye, 1, "fault: connections of a primary that is heard by nobody, whose end it did not hear")             \
+    X(force_refused, 1, "operator: promotions by force refused, with a register")                                      \
+    X(forced_living, 1, "operator: forced a promotion while the other node served")                                    \
+    X(forced_past_whole, 1, "... while the other one's leg was whole")                                                 \
+    X(took_living, 0, "automatic failovers from a primary that served and ran")                                        \
+    X(calm_runs, 1, "runs with a register in which nothing strikes, and service must not move")                        \
+    X(rested, 1, "times that nobody touched anything, in the end, and service had not moved")                          \
     X(took_over, 1, "automatic failovers")                                                                             \
     X(verified, 1, "verifies that found both legs equal")                                                              \
     X(verify_unreadable, 1, "verifies that met what cannot be read")                                                   \

@@ -147,7 +147,11 @@ static bool nobody_is_whole(struct sim *s)
 
 static void force_one(struct sim *s)
 {
-    unsigned keep = sim_legs_is_target(s, 0) || plan_is_new_disk(s, 0) || s->plan.old_copy[0] ? 1 : 0;
+    /* Of two that both have all that was flushed, either. */
+    unsigned keep = (unsigned)(s->seed & 1);
+    for (unsigned i = 0; i < SIM_NODES; i++)
+        if (sim_legs_is_target(s, i) || plan_is_new_disk(s, i) || s->plan.old_copy[i])
+            keep = 1 - i;
     if (s->plan.resolves)
         keep = 1 - s->plan.resolved;
     if (s->now_ns + HEAL_MAX_NS * 2 / 3 > s->plan.deadline_ns && sim_node_orders(s, keep) == 0 &&
@@ -178,6 +182,14 @@ static bool find_each_other(struct sim *s)
     return true;
 }
 
+/* Two that were promoted by hand before they had heard of the first decree have epochs that the register never gave. */
+static void adopt(struct sim *s, unsigned node, const struct engine_view *v)
+{
+    bool late = s->now_ns + HEAL_MAX_NS * 2 / 3 > s->plan.deadline_ns;
+    if (late && v->witness.state == REGISTER_STATE_OLDER && !sim_node_adopts(s, node))
+        sim_node_order(s, node, ORDER_ADOPT);
+}
+
 /* What operators do when the nodes cannot decide. */
 static void operate(struct sim *s)
 {
@@ -195,9 +207,13 @@ static void operate(struct sim *s)
     /* A register that has started anew waits for a node whose disk was replaced: that one knows nothing. */
     char reason[REGISTER_REASON_BYTES];
     if (s->registered && s->now_ns + HEAL_MAX_NS * 2 / 3 > p->deadline_ns && !s->reg.row.confirmed &&
-        register_row_confirm(&s->reg.row, reason))
+        register_row_confirm(&s->reg.row, reason)) {
         COVER(register_confirmed);
+        sim_trouble(s);
+    }
     int serving = sim_primary(s);
+    if (serving >= 0 && s->registered)
+        adopt(s, (unsigned)serving, &v[serving]);
     if (serving >= 0) {
         write_unreadable(s, (unsigned)serving);
         if (says(&v[serving], "a verify has found") && !sim_node_verifies(s, (unsigned)serving))
@@ -224,7 +240,8 @@ static void operate(struct sim *s)
         }
     }
     if (s->registered && nobody_is_whole(s)) {
-        force_one(s);
+        if (!plan_sole_leg_resumes(s))
+            force_one(s);
         return;
     }
     if (!sim_register_needs_operator(s) || find_each_other(s))
@@ -311,6 +328,8 @@ void plan_heal(struct sim *s)
         if (compares(s))
             return;
         if (plan_resizes_to_the_end(s))
+            return;
+        if (plan_rests(s))
             return;
         plan_enter(s, STAGE_READ_BACK, HEAL_MAX_NS);
         return;

@@ -483,6 +483,7 @@ void sim_legs_look(struct sim *s)
         sim_fail(s, "split-brain", "both nodes have acknowledged what the other lacks, and now they are in sync");
     COVER(caught_up);
     sim_trace(s, "  legs    in sync");
+    sim_force_is_over(s);
     /* Nothing that one leg has on stable storage is only in the other's cache. */
     l->flushed[0] = l->flushed[1] = max_u64(l->flushed[0], l->flushed[1]);
     for (unsigned i = 0; i < SIM_NODES; i++) {

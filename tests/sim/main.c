@@ -40,6 +40,7 @@ static struct {
     bool trace_all;
     bool twice;
     bool counts;
+    bool registered;
 } options = { .seeds = 1000, .from = 1, .failures_max = 3 };
 
 static struct sim *traced; /* whose trace is printed when an assertion fails */
@@ -62,6 +63,7 @@ static void on_abort(int signal_number)
 static void work(struct board *board, struct worker *w)
 {
     struct sim *s = sim_new();
+    s->only_registered = options.registered;
     cover_here = &w->cover;
     for (;;) {
         uint64_t seed = atomic_fetch_add(&board->next, 1);
@@ -188,6 +190,12 @@ static unsigned run_all(struct board *board)
     }
     if (options.counts)
         cover_print(stdout, sum);
+    if (sum)
+        printf("with a register: service moved by itself %" PRIu64 " times, of those %" PRIu64
+               " from a primary that ran and served; %" PRIu64 " calm runs, and %" PRIu64
+               " calm ends of a run, in which it stayed\n",
+               sum->hits[COVER_took_over], sum->hits[COVER_took_living], sum->hits[COVER_calm_runs],
+               sum->hits[COVER_rested]);
     printf("%" PRIu64 " seeds from %" PRIu64 ": %" PRIu64 " passed, %u failed, %" PRIu64 " steps, %" PRIu64
            " s, hash %016" PRIx64 "\n",
            options.seeds, options.from, runs, failures, steps, seconds, hash);
@@ -199,7 +207,7 @@ static unsigned run_all(struct board *board)
 
 static void usage(FILE *f)
 {
-    fputs("usage: lockstep-sim [--seeds N] [--from S] [--jobs J] [--failures F] [--twice] [--counts]\n"
+    fputs("usage: lockstep-sim [--seeds N] [--from S] [--jobs J] [--failures F] [--twice] [--counts] [--registered]\n"
           "       lockstep-sim --seed S [--trace]\n"
           "\n"
           "  --seeds N     runs N seeds (1000), beginning with --from S (1)\n"
@@ -207,6 +215,7 @@ static void usage(FILE *f)
           "  --failures F  stops after F failed seeds (3)\n"
           "  --twice       runs each seed twice and demands that both runs are the same\n"
           "  --counts      tells how often each fault struck and each rare branch was reached\n"
+          "  --registered  runs only those whose nodes have a register\n"
           "  --seed S      runs one seed; if it fails, prints what happened last\n"
           "  --trace       prints all that happens\n"
           "\n"
@@ -229,11 +238,17 @@ static uint64_t number(const char *text, uint64_t low, uint64_t high)
 int main(int argc, char **argv)
 {
     static const struct option longs[] = {
-        { "seeds", required_argument, NULL, 'n' },    { "from", required_argument, NULL, 'f' },
-        { "jobs", required_argument, NULL, 'j' },     { "seed", required_argument, NULL, 's' },
-        { "failures", required_argument, NULL, 'x' }, { "trace", no_argument, NULL, 't' },
-        { "twice", no_argument, NULL, '2' },          { "counts", no_argument, NULL, 'c' },
-        { "help", no_argument, NULL, 'h' },           { 0 },
+        { "seeds", required_argument, NULL, 'n' },
+        { "from", required_argument, NULL, 'f' },
+        { "jobs", required_argument, NULL, 'j' },
+        { "seed", required_argument, NULL, 's' },
+        { "failures", required_argument, NULL, 'x' },
+        { "trace", no_argument, NULL, 't' },
+        { "twice", no_argument, NULL, '2' },
+        { "counts", no_argument, NULL, 'c' },
+        { "help", no_argument, NULL, 'h' },
+        { "registered", no_argument, NULL, 'r' },
+        { 0 },
     };
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     options.jobs = (unsigned)(cores < 1 ? 1 : cores > JOBS_MAX ? JOBS_MAX : cores);
@@ -250,6 +265,7 @@ int main(int argc, char **argv)
         case 't': options.trace_all = true; break;
         case '2': options.twice = true; break;
         case 'c': options.counts = true; break;
+        case 'r': options.registered = true; break;
         case 'h': usage(stdout); return 0;
         default: usage(stderr); return 2;
         }

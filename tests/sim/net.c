@@ -73,6 +73,7 @@ void sim_net_reset(struct sim *s)
     n->faults = (struct sim_net_faults) { 0 };
     n->partitioned_until_ns = 0;
     n->bad_paths = 0;
+    n->no_goodbye = false;
     n->last_lsn[0] = n->last_lsn[1] = 0;
     n->delay_min_ns = sim_between(s, CHANCE_NET, 5 * NS_PER_US, 200 * NS_PER_US);
     n->delay_max_ns = n->delay_min_ns + sim_between(s, CHANCE_NET, 1 * NS_PER_US, 500 * NS_PER_US);
@@ -279,7 +280,9 @@ void sim_net_close(struct sim *s, unsigned node, conn_id id, bool after_sending)
         return; /* the other end either never knows, or finds out when it looks */
     if (!after_sending && sim_chance(s, CHANCE_NET, 500000))
         lose_tail(s, c, node);
-    if (!c->lost[node])
+    if (s->net.no_goodbye)
+        COVER(no_goodbye);
+    else if (!c->lost[node])
         enqueue_close(s, c, node);
     c->lost[node] = true;
 }
@@ -506,6 +509,7 @@ void sim_net_heal(struct sim *s)
     s->net.faults = (struct sim_net_faults) { 0 };
     s->net.partitioned_until_ns = 0;
     s->net.bad_paths = 0;
+    s->net.no_goodbye = false;
     for (uint32_t i = 0; i < s->net.conn_count; i++)
         s->net.conns[i].stalled_until_ns[0] = s->net.conns[i].stalled_until_ns[1] = 0;
 }

@@ -120,6 +120,7 @@ static const char *const order_names[] = {
     [ORDER_RESOLVE] = "resolve",
     [ORDER_RESOLVE_FORCE] = "resolve by force",
     [ORDER_SWITCHOVER] = "switch over",
+    [ORDER_ADOPT] = "adopt",
 };
 
 static void run(struct sim *s, struct sim_node *n);
@@ -222,6 +223,7 @@ void sim_node_start(struct sim *s, unsigned node)
         .refused_retry_ns = 300 * NS_PER_MS,
         .seed = sim_below(s, CHANCE_NODE, UINT64_MAX),
     };
+    sim_trouble(s);
     n->up = true;
     n->epoch = sb.epoch;
     n->heard_epoch = 0;
@@ -269,6 +271,7 @@ void sim_node_drop_ballast(struct sim *s, unsigned node) { drop_ballast(&s->node
 /* The process is gone, with all that it had. */
 static void vanish(struct sim *s, struct sim_node *n, bool silent)
 {
+    sim_trouble(s);
     sim_net_crash(s, n->index, silent);
     sim_clients_daemon_died(s, n->index);
     end(s, n);
@@ -599,6 +602,7 @@ static void carry_out(struct sim *s, struct sim_node *n, const struct action *a)
         if (o < n->orders || o >= n->orders + SIM_ORDERS_MAX || !o->busy)
             sim_fail(s, "order", "node %u: an order ends that was not given", node);
         o->busy = false;
+        sim_trouble(s);
         sim_trace(s, "%c engine  order to %s ends: %d %s", 'A' + node, order_names[o->what], a->order.result,
                   a->order.text ? a->order.text : "");
         n->detached |= (o->what == ORDER_DETACH || o->what == ORDER_DETACH_FORCE) && a->order.result == 0;
@@ -694,6 +698,14 @@ bool sim_node_resolves(const struct sim *s, unsigned node)
     return any;
 }
 
+bool sim_node_adopts(const struct sim *s, unsigned node)
+{
+    bool any = false;
+    for (unsigned i = 0; i < SIM_ORDERS_MAX; i++)
+        any |= s->node[node].orders[i].busy && s->node[node].orders[i].what == ORDER_ADOPT;
+    return any;
+}
+
 bool sim_node_verifies(const struct sim *s, unsigned node)
 {
     bool any = false;
@@ -709,6 +721,7 @@ void sim_node_order(struct sim *s, unsigned node, enum order what)
         [ORDER_DEMOTE_FORCE] = EV_DEMOTE, [ORDER_DETACH] = EV_DETACH,         [ORDER_DETACH_FORCE] = EV_DETACH,
         [ORDER_VERIFY] = EV_VERIFY,       [ORDER_VERIFY_REPAIR] = EV_VERIFY,  [ORDER_RESIZE] = EV_RESIZE,
         [ORDER_RESOLVE] = EV_RESOLVE,     [ORDER_RESOLVE_FORCE] = EV_RESOLVE, [ORDER_SWITCHOVER] = EV_SWITCHOVER,
+        [ORDER_ADOPT] = EV_ADOPT,
     };
     struct sim_order *o = s->node[node].orders;
     while (o->busy)
@@ -716,6 +729,7 @@ void sim_node_order(struct sim *s, unsigned node, enum order what)
     if (o >= s->node[node].orders + SIM_ORDERS_MAX)
         sim_fail(s, "simulator", "node %u gets too many orders at once", node);
     *o = (struct sim_order) { .busy = true, .what = what };
+    sim_trouble(s);
     sim_trace(s, "%c order   to %s", 'A' + node, order_names[what]);
     bool force = what == ORDER_PROMOTE_FORCE || what == ORDER_DEMOTE_FORCE || what == ORDER_DETACH_FORCE ||
                  what == ORDER_VERIFY_REPAIR || what == ORDER_RESOLVE_FORCE;

@@ -49,7 +49,8 @@ bool plan_order(struct sim *s, unsigned node, enum order what)
     if (promotes && s->plan.old_copy[node] && (force || !tells))
         return false;
     /* Seldom is a node promoted although the operator knows that the other one went on without it. */
-    if (promotes && !connected && s->legs.alone[1 - node] && !s->legs.split && !chance(s, 100000))
+    if (promotes && !connected && s->legs.alone[1 - node] && !s->legs.split &&
+        !chance(s, s->registered && force ? 500000 : 100000))
         return false;
     if (promotes && sim_node_orders(s, node) == 0) {
         s->plan.asked[node] = connected && v.role == ROLE_SECONDARY && other_leads(s, node);
@@ -165,6 +166,8 @@ void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t 
     case ORDER_PROMOTE_FORCE:
         if (result < 0) {
             COVER(promote_refused);
+            if (s->registered)
+                COVER(force_refused);
             return;
         }
         COVER(promoted_force);
@@ -195,6 +198,10 @@ void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t 
             COVER(switch_refused);
         return;
     case ORDER_RESIZE: plan_resize_done(s, node, result); return;
+    case ORDER_ADOPT:
+        if (result == 0)
+            COVER(register_adopted);
+        return;
     case ORDER_VERIFY:
     case ORDER_VERIFY_REPAIR: verify_done(s, node, result, text); return;
     }

@@ -35,6 +35,8 @@ void sim_plan_reset(struct sim *s)
     struct sim_plan *p = &s->plan;
     *p = (struct sim_plan) { .home = (unsigned)draw(s, 0, 1), .gap_max_ns = draw(s, 1, 60) * NS_PER_MS };
     bool calm = chance(s, 100000);
+    if (calm)
+        sim_register_calm(s);
     if (!calm) {
         for (unsigned k = 0; k < STRIKE_RECOVERABLE; k++)
             p->kinds |= (uint64_t)chance(s, 250000) << k;
@@ -44,11 +46,15 @@ void sim_plan_reset(struct sim *s)
         if (chance(s, 600000))
             network_faults(s);
     }
-    /* With a register operators don't force, nor promote where another one may serve. */
-    if (s->registered)
+    if (s->registered) {
         p->kinds &= STRIKES_WITH_REGISTER;
-    else
+        /* Few runs have these else: at most one in thirty. */
+        if (!calm && chance(s, 150000))
+            p->kinds = (p->kinds & (OF_STRIKE(STRIKE_RECOVERABLE) - 1)) |
+                       OF_STRIKE(chance(s, 500000) ? STRIKE_POWER_BOTH : STRIKE_PROMOTE_FORCE);
+    } else {
         p->kinds &= ~OF_STRIKE(STRIKE_SWITCHOVER);
+    }
     /* Where everything else goes wrong as well, few come to their end. */
     if (has(s, STRIKE_SWITCHOVER) && chance(s, 500000)) {
         p->kinds &= OF_STRIKE(STRIKE_SWITCHOVER) | OF_STRIKE(STRIKE_POWER) | OF_STRIKE(STRIKE_BREAK);
@@ -173,6 +179,8 @@ void plan_enter(struct sim *s, enum stage stage, uint64_t max_ns)
     static const char *const names[] = { "setup", "load", "heal", "read back", "detach", "end" };
     sim_trace(s, "  plan    %s", names[stage]);
     s->plan.stage = stage;
+    if (stage == STAGE_HEAL)
+        sim_trouble(s);
     s->plan.step = 0;
     /* A node whose buffers never come back cannot be healed. */
     for (unsigned i = 0; stage == STAGE_HEAL && i < SIM_NODES; i++)
@@ -224,7 +232,10 @@ static void setup(struct sim *s)
 static void load(struct sim *s)
 {
     bool over = s->clients.left == 0 && (s->clients.in_flight == 0 || chance(s, 50000));
-    if (over || s->now_ns >= s->plan.load_until_ns) {
+    over |= s->now_ns >= s->plan.load_until_ns;
+    if (over && sim_sleeps(s)) /* what it is to wake up to */
+        return;
+    if (over) {
         s->clients.stopped = true;
         sim_net_heal(s);
         sim_register_heal(s);
@@ -237,6 +248,8 @@ static void load(struct sim *s)
         return;
     }
     sim_register_strike(s);
+    sim_sleep_strike(s);
+    sim_probe(s);
     plan_strike(s);
 }
 

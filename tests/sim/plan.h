@@ -53,7 +53,7 @@ enum strike {
      OF_STRIKE(STRIKE_META_DAMAGE) | OF_STRIKE(STRIKE_POWER) | OF_STRIKE(STRIKE_DISKLESS) |                            \
      OF_STRIKE(STRIKE_LATENT_ERROR) | OF_STRIKE(STRIKE_META_ERRORS) | OF_STRIKE(STRIKE_DISK_ERRORS) |                  \
      OF_STRIKE(STRIKE_LOG_POWER) | OF_STRIKE(STRIKE_REPLACE) | OF_STRIKE(STRIKE_SWITCHOVER) |                          \
-     OF_STRIKE(STRIKE_OLD_COPY))
+     OF_STRIKE(STRIKE_OLD_COPY) | OF_STRIKE(STRIKE_POWER_BOTH) | OF_STRIKE(STRIKE_PROMOTE_FORCE))
 
 static inline bool has(const struct sim *s, enum strike k) { return s->plan.kinds >> k & 1; }
 
@@ -77,6 +77,7 @@ bool plan_order(struct sim *s, unsigned node, enum order what);
 
 /* strikes.c */
 void plan_strike(struct sim *s);
+void plan_cut_power_of(struct sim *s, unsigned node); /* its machine is back soon */
 
 /* replace.c */
 /* If it may be given up: the node's leg is made anew before its daemon is started the next time. */
@@ -94,6 +95,18 @@ void plan_copy_on_record(struct sim *s, unsigned node, const struct superblock *
 void plan_decide(struct sim *s);
 /* It is one, and has never been whole: nobody takes it for the volume. */
 bool plan_is_new_disk(struct sim *s, unsigned node);
+
+/* outage.c: both machines have lost their power, and there is a register */
+void plan_outage(struct sim *s);
+void plan_outage_ends(struct sim *s); /* when they are started */
+/* Rule sole-leg: the register names the node of the only member, which is whole but for its power. */
+bool plan_sole_leg_resumes(struct sim *s);
+
+/* force.c */
+void plan_force_in_error(struct sim *s, unsigned primary_node);
+
+/* moves.c */
+bool plan_rests(struct sim *s); /* in sync, and for a while nobody touches anything. True: it is under way */
 
 /* resolve.c */
 bool plan_can_resolve(struct sim *s, unsigned node); /* `node` may be the one that is given up */

@@ -18,6 +18,7 @@ enum queue_kind {
     Q_GROW,     /* node; a: enum grow_step */
     Q_KEEP,     /* node */
     Q_REGISTER, /* a: message */
+    Q_WAKE,     /* node: a client has asked it while it slept */
 };
 
 struct queue_event {

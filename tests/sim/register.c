@@ -167,11 +167,17 @@ static void arrive(struct sim *s, const struct sim_register_message *m)
     const struct decree *d = &s->reg.row.decree;
     if (d->epoch != before) {
         COVER(decrees);
-        s->reg.forced |= d->cause == DECREE_FORCE;
+        if (d->cause == DECREE_FORCE)
+            sim_force_decreed(s, node);
         if (d->cause == DECREE_TAKE)
             COVER(took_over);
+        sim_moves_decreed(s, node);
         if (d->cause == DECREE_SWITCH)
             switched(s, node);
+        struct superblock sb;
+        sim_node_superblock(s, node, &sb);
+        if (d->cause == DECREE_RESUME && sb.lost_power)
+            COVER(sole_resumed);
         /* A sole leg resumes also after a failed flush, with nobody to write back what its cache shows: docs/STATUS.md
          */
         if (d->cause == DECREE_RESUME || d->cause == DECREE_PROMOTE)
@@ -328,13 +334,30 @@ void sim_register_takes_in(struct sim *s, unsigned node, const struct superblock
 
 /* ---- faults ---- */
 
+void sim_register_calm(struct sim *s)
+{
+    struct sim_register *r = &s->reg;
+    r->calm = true;
+    r->lose_per_million = r->late_per_million = r->repeat_per_million = r->strikes = 0;
+    s->sleep = (struct sim_sleep) { 0 };
+}
+
+void sim_register_starts_anew(struct sim *s)
+{
+    struct sim_register *r = &s->reg;
+    const struct register_row was = r->row;
+    sim_trace(s, "R node    starts anew");
+    register_row_start(&r->row, SIM_VOLUME, was.volume_id, decree_is_none(&was.decree) ? NULL : &was.decree);
+    memcpy(r->row.ages, was.ages, sizeof(was.ages)); /* these are stored, too */
+}
+
 void sim_register_strike(struct sim *s)
 {
     struct sim_register *r = &s->reg;
     unsigned node = (unsigned)between(s, 0, 1);
     uint64_t until_ns = s->now_ns + between(s, 1, 4 * s->dead_after_ns);
     if (r->deaf_until_ns && s->now_ns >= r->deaf_until_ns)
-        r->deaf_until_ns = s->net.bad_paths = 0;
+        r->deaf_until_ns = s->net.bad_paths = s->net.no_goodbye = 0;
     if (!s->registered || r->strikes == 0 || r->deaf_until_ns || !happens(s, 300000))
         return;
     /* One node hears the other, who does not hear it: for longer than it takes to take over. */
@@ -344,6 +367,7 @@ void sim_register_strike(struct sim *s)
     int serving = sim_primary(s);
     if (serving >= 0 && r->automatic && sim_legs_in_sync(s) && happens(s, 100000)) {
         COVER(deaf_primary);
+        s->net.no_goodbye = happens(s, 500000);
         sim_trace(s, "%c node    hears its peer, and is heard by nobody", 'A' + serving);
         r->deaf_until_ns = s->now_ns + 3 * s->dead_after_ns;
         sim_net_stall(s, (unsigned)serving, r->deaf_until_ns);
@@ -370,15 +394,11 @@ void sim_register_strike(struct sim *s)
         if (!(r->strikes & 4))
             return;
         COVER(register_restart);
-        sim_trace(s, "R node    starts anew");
-        {
-            const struct register_row was = r->row;
-            register_row_start(&r->row, SIM_VOLUME, was.volume_id, decree_is_none(&was.decree) ? NULL : &was.decree);
-            memcpy(r->row.ages, was.ages, sizeof(was.ages));
-        }
+        sim_register_starts_anew(s);
         return;
     default:
-        if (!(r->strikes & 8) || !s->node[node].up)
+        /* (What reaches it has been put off to the end of its first stop.) */
+        if (!(r->strikes & 8) || !s->node[node].up || sim_is_paused(&s->node[node], s->now_ns))
             return;
         COVER(paused);
         sim_trace(s, "%c node    is stopped for %" PRIu64 " ms", 'A' + node, (until_ns - s->now_ns) / NS_PER_MS);

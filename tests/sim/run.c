@@ -106,6 +106,8 @@ void sim_reset(struct sim *s, uint64_t seed)
         s->spoilt = (struct sim_spoilt) { 0 };
     model_reset(&s->model, s->block_count);
     sim_register_reset(s);
+    sim_sleep_reset(s);
+    s->probed = UINT32_MAX;
     for (unsigned i = 0; i < SIM_NODES; i++) {
         sim_disk_reset(s, i, s->block_count);
         sim_node_reset(s, i);
@@ -114,6 +116,7 @@ void sim_reset(struct sim *s, uint64_t seed)
     sim_clients_reset(s);
     sim_legs_reset(s);
     sim_plan_reset(s);
+    sim_moves_reset(s);
 }
 
 static void dispatch(struct sim *s, const struct queue_event *ev)
@@ -165,6 +168,10 @@ static void dispatch(struct sim *s, const struct queue_event *ev)
             sim_keep_event(s, ev->node);
         return;
     case Q_REGISTER: sim_register_event(s, ev->a); return;
+    case Q_WAKE:
+        if (of_this_boot)
+            sim_wake_event(s, ev->node);
+        return;
     case Q_ORDER: sim_plan_late_order(s, ev->node, (enum order)ev->a); return;
     }
 }
@@ -187,6 +194,8 @@ static void tear_down(struct sim *s)
 uint64_t sim_run(struct sim *s, uint64_t seed)
 {
     sim_reset(s, seed);
+    if (s->only_registered && !s->registered)
+        return s->hash;
     struct queue_event ev;
     while (!s->ended && queue_pop(&s->queue, &ev)) {
         if (ev.time_ns < s->now_ns)

@@ -269,6 +269,7 @@ struct sim_net {
     struct sim_net_faults faults;
     uint64_t partitioned_until_ns;
     unsigned bad_paths; /* bits: connects on this path fail */
+    bool no_goodbye;    /* the end of a connection does not reach the other side */
     uint64_t delay_min_ns;
     uint64_t delay_max_ns;
     uint32_t on_way;              /* messages */
@@ -318,6 +319,7 @@ enum order {
     ORDER_RESOLVE,
     ORDER_RESOLVE_FORCE,
     ORDER_SWITCHOVER,
+    ORDER_ADOPT,
 };
 
 static inline bool order_verifies(enum order o) { return o == ORDER_VERIFY || o == ORDER_VERIFY_REPAIR; }
@@ -326,7 +328,7 @@ static inline bool order_resolves(enum order o) { return o == ORDER_RESOLVE || o
 /* It holds up no other. */
 static inline bool order_stands_aside(enum order o)
 {
-    return order_verifies(o) || o == ORDER_RESIZE || order_resolves(o);
+    return order_verifies(o) || o == ORDER_RESIZE || o == ORDER_ADOPT || order_resolves(o);
 }
 
 /* What a leg that is to be given up has in its file. */
@@ -419,6 +421,7 @@ void sim_node_tick(struct sim *s, unsigned node);
 void sim_node_order(struct sim *s, unsigned node, enum order what);
 unsigned sim_node_orders(const struct sim *s, unsigned node); /* under way, that hold up others */
 bool sim_node_verifies(const struct sim *s, unsigned node);
+bool sim_node_adopts(const struct sim *s, unsigned node);
 bool sim_node_resolves(const struct sim *s, unsigned node);
 uint64_t sim_node_now(const struct sim *s, unsigned node);
 
@@ -445,7 +448,7 @@ struct sim_register {
     bool automatic;         /* `failover` */
     bool suspends;          /* `when-alone: suspend` */
     bool calm;              /* it answers at once, always */
-    bool forced;            /* an operator has promoted a leg that may lack something */
+    bool forced;            /* an operator has promoted a leg that lacks something, and nobody has it again yet */
     uint64_t fail_after_ns; /* 0: never */
     uint64_t timeout_ns;
     unsigned lose_per_million;
@@ -474,6 +477,48 @@ void sim_register_keeps(struct sim *s, unsigned node);
 void sim_register_strike(struct sim *s);
 void sim_register_heal(struct sim *s);
 bool sim_register_needs_operator(struct sim *s); /* for somebody to serve */
+void sim_register_calm(struct sim *s);           /* nothing strikes in this run */
+void sim_register_starts_anew(struct sim *s);    /* it forgets whom it has heard */
+
+/* ---- sleep.c: machines that sleep, and clocks that jump, in runs with a register ---- */
+
+struct sim_sleep {
+    bool often;
+    bool jumps;
+    bool had_long;
+    uint64_t
+        lease_void_until_ns[SIM_NODES]; /* the other one's clock has jumped: a read may be of the past until then */
+};
+
+void sim_sleep_reset(struct sim *s);
+void sim_sleep_strike(struct sim *s);
+bool sim_sleeps(const struct sim *s);              /* either node stands still */
+void sim_wake_event(struct sim *s, unsigned node); /* a client asks one that has slept */
+bool sim_sleep_lease_is_void(const struct sim *s, unsigned node, uint64_t begun_ns); /* of a read */
+
+/* ---- force.c: promotions by force, where nobody should ---- */
+
+void sim_force_decreed(struct sim *s, unsigned node);
+void sim_force_is_over(struct sim *s); /* both legs have everything again, or a person has decided */
+/* A change is acknowledged: not by whom the register's answer has deposed. */
+void sim_force_acked(struct sim *s, unsigned node, const struct engine_view *v);
+
+/* ---- probe.c: who has not noticed that another node serves ---- */
+
+void sim_probe(struct sim *s);
+
+/* ---- moves.c: service that moves for nothing ---- */
+
+struct sim_moves {
+    bool calm;           /* nothing strikes in this run */
+    uint64_t trouble_ns; /* when something was wrong last: a node started or ended, or got an order */
+    uint64_t rests_until_ns;
+    bool rested;
+};
+
+void sim_moves_reset(struct sim *s);
+void sim_trouble(struct sim *s);
+void sim_moves_decreed(struct sim *s, unsigned by); /* a decree that `by` has asked for */
 
 /* ---- resize.c: sizes ---- */
 
@@ -553,7 +598,8 @@ bool sim_is_held_up(struct sim *s, unsigned node);
 bool sim_client_submit(struct sim *s, uint32_t client, unsigned node, enum op_kind kind, uint32_t flags, uint32_t first,
                        uint32_t count);
 void sim_client_complete(struct sim *s, unsigned node, void *cookie, int32_t result);
-unsigned sim_clients_busy(struct sim *s, unsigned node); /* requests in flight there */
+unsigned sim_clients_busy(struct sim *s, unsigned node);               /* requests in flight there */
+bool sim_clients_change(struct sim *s, unsigned node, uint32_t block); /* one of them is a change of this block */
 void sim_clients_daemon_died(struct sim *s, unsigned node);
 void sim_clients_session_lost(struct sim *s);
 
@@ -766,7 +812,11 @@ struct sim {
     struct sim_copy copy[SIM_NODES];
     struct sim_plan plan;
     struct sim_register reg;
-    bool registered; /* the nodes have a register */
+    struct sim_sleep sleep;
+    struct sim_moves moves;
+    uint32_t probed;      /* the block that is written and read on both; UINT32_MAX: none yet */
+    bool registered;      /* the nodes have a register */
+    bool only_registered; /* a run whose nodes have none ends at once */
     struct model model;
 
     struct actions actions; /* of one engine step */

@@ -31,6 +31,11 @@ static void power_of(struct sim *s, const bool cut[SIM_NODES])
     if (s->plan.stage != STAGE_LOAD)
         return;
     power_loss(s, cut);
+    if (s->registered && cut[0] && cut[1]) {
+        plan_outage(s);
+        plan_outage_ends(s);
+        return;
+    }
     for (unsigned i = 0; i < SIM_NODES; i++) {
         /* Back soon, or when all is healed. */
         if (cut[i] && chance(s, 800000))
@@ -38,7 +43,7 @@ static void power_of(struct sim *s, const bool cut[SIM_NODES])
     }
 }
 
-static void cut_power_of(struct sim *s, unsigned node)
+void plan_cut_power_of(struct sim *s, unsigned node)
 {
     power_loss(s, (bool[SIM_NODES]) { node == 0, node == 1 });
     sim_at(s, now_plus(s, draw(s, 1, 2 * s->dead_after_ns / NS_PER_MS) * NS_PER_MS), Q_START, node, 0);
@@ -218,7 +223,7 @@ void sim_plan_cut(struct sim *s, unsigned node, enum cut how)
         if (has(s, STRIKE_META_DAMAGE) || chance(s, 500000))
             sim_node_crash(s, node);
         else
-            cut_power_of(s, node);
+            plan_cut_power_of(s, node);
         return;
     }
     if (how == CUT_REPLACE) {
@@ -230,14 +235,14 @@ void sim_plan_cut(struct sim *s, unsigned node, enum cut how)
         if (s->plan.stage != STAGE_LOAD || sim_primary(s) != (int)node)
             return;
         COVER(found_power);
-        cut_power_of(s, node);
+        plan_cut_power_of(s, node);
         return;
     }
     if (how == CUT_PAGE) {
         if (s->plan.stage != STAGE_LOAD || !s->node[node].up)
             return;
         COVER(page_power);
-        cut_power_of(s, node);
+        plan_cut_power_of(s, node);
         return;
     }
     if (how == CUT_NODE || how == CUT_POWER_OF) {
@@ -248,7 +253,7 @@ void sim_plan_cut(struct sim *s, unsigned node, enum cut how)
         else {
             if (has(s, STRIKE_DISKLESS))
                 COVER(diskless_power);
-            cut_power_of(s, node);
+            plan_cut_power_of(s, node);
         }
         return;
     }
@@ -280,7 +285,11 @@ static void strike_force(struct sim *s, unsigned primary_node)
     /* It loses power, and is to be forced in the middle of its resync: sim_plan_sends(). */
     if (chance(s, 400000)) {
         COVER(half_lacks);
-        cut_power_of(s, 1 - primary_node);
+        plan_cut_power_of(s, 1 - primary_node);
+        return;
+    }
+    if (s->registered) {
+        plan_force_in_error(s, primary_node);
         return;
     }
     /* The operator sees no primary and takes his decision, rightly or not. */
@@ -344,7 +353,7 @@ static void strike_diskless(struct sim *s, unsigned p)
     case 2:
         if (s->node[other].up) {
             COVER(diskless_power);
-            cut_power_of(s, other);
+            plan_cut_power_of(s, other);
         }
         return;
     case 3:

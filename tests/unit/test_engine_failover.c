@@ -1367,6 +1367,55 @@ static void a_first_decree_that_is_late_gives_way(void **state)
     close_world(w);
 }
 
+/* The first decree stands, and its node knows; but the peer, which had been told of none, was promoted by hand since,
+ * and again: its epochs are none of the register's. That decree gives way, too. */
+static void a_first_decree_beside_a_promotion_by_hand_gives_way(void **state)
+{
+    static struct world w;
+    memset(&w, 0, sizeof(w));
+    register_row_start(&w.row, "gold42", (struct id) { { 0 } }, NULL);
+    node_open_with(&w.a, 0, &automatic);
+    node_open_with(&w.b, 1, &automatic);
+    connect_nodes(&w.a, &w.b);
+    calm_both(&w);
+    order(&w.a, EV_PROMOTE, false);
+    while (!w.a.asked || w.a.asked->ask == REGISTER_READ) {
+        if (w.a.asked)
+            answer(&w, &w.a);
+        else if (w.b.asked)
+            answer(&w, &w.b);
+        else
+            assert_true(run_step(&w.a, &w.b));
+    }
+    assert_int_equal(w.a.asked->proposal.cause, DECREE_FIRST);
+    disconnect_nodes(&w.a, &w.b);
+    calm(&w, &w.b);
+    order(&w.b, EV_PROMOTE, false);
+    assert_non_null(w.b.asked);
+    answer(&w, &w.b); /* that there is none */
+    answer(&w, &w.a);
+    calm_both(&w);
+    while (w.b.on_disk.epoch <= w.a.on_disk.epoch) {
+        order(&w.b, EV_DEMOTE, false);
+        calm_both(&w);
+        order(&w.b, EV_PROMOTE, false);
+        calm_both(&w);
+    }
+    assert_true(w.a.on_disk.registered && !w.b.on_disk.registered && w.b.serving);
+    assert_true(w.b.on_disk.epoch > w.row.decree.epoch && is_named(&w, &w.a));
+    meet_at_last(&w);
+    for (unsigned i = 0; i < 3 && !is_named(&w, &w.b); i++) {
+        wait_ns(&w, &w.b, DEAD_AFTER_NS);
+        calm_both(&w);
+        disconnect_nodes(&w.a, &w.b);
+        meet_at_last(&w);
+    }
+    assert_true(w.b.serving && is_named(&w, &w.b) && w.row.decree.epoch == w.b.on_disk.epoch);
+    assert_true(w.a.on_disk.registered && w.b.on_disk.registered);
+    assert_in_sync(&w.a, &w.b);
+    close_world(&w);
+}
+
 /* A pair whose first decree is on record in the register only: its node has died since. */
 static struct world *open_world_of_a_late_decree(void)
 {
@@ -1773,6 +1822,7 @@ int main(void)
         cmocka_unit_test(reads_need_a_lease_from_the_first_decree_on),
         cmocka_unit_test(a_leg_that_fails_beside_the_first_decree),
         cmocka_unit_test(a_first_decree_that_is_late_gives_way),
+        cmocka_unit_test(a_first_decree_beside_a_promotion_by_hand_gives_way),
         cmocka_unit_test(who_learns_of_the_register_in_a_session_tells),
         cmocka_unit_test(who_is_refused_learns_of_the_register),
         cmocka_unit_test(who_was_left_alone_unrecorded_makes_up_for_it),

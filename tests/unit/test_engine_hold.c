@@ -108,7 +108,7 @@ static void the_peers_word_is_enough(void **state)
     disk_done(&a, 0);
     promote(&b, &a);
     hellos(&a, &b);
-    assert_true(a.refused && b.refused && !a.serving && b.serving);
+    assert_true(a.dropped && b.dropped && !a.serving && b.serving);
     assert_true(a.holds && a.completed == 0 && a.completed_held == 1);
     close_both(&a, &b);
 }
