@@ -621,6 +621,7 @@ void swaps_on_hello(struct engine *e, const struct hello *peer, struct actions *
 void swaps_heard_of(struct engine *e, const struct hello *peer);
 bool swaps_are_of_one_register(const struct engine *e, const struct hello *peer);
 bool swaps_may_be_own(const struct engine *e, const struct hello *peer);
+bool swaps_may_be_granted(const struct engine *e);
 void swaps_on_refused(struct engine *e, const struct hello *peer, const struct sync_judgement *j);
 bool swaps_let_target_in(const struct engine *e);
 void swaps_promote(struct engine *e, const struct swap_facts *f, int row, struct actions *out);

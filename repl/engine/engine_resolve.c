@@ -184,7 +184,7 @@ static const char *obstacle(struct engine *e, int32_t *result, struct actions *o
         return "its role is just changing; try again in a moment";
     if (e->resolve.phase != RESOLVE_IDLE)
         return "that is under way already";
-    if (e->witness.promote || e->witness.swap != SWAP_NOT || (register_rules(e) && e->sb.asked_epoch))
+    if (e->witness.promote || e->witness.swap != SWAP_NOT || (register_rules(e) && swaps_may_be_granted(e)))
         return "it has asked the witness to let it serve, and waits for the answer; try again when it has one";
     *result = -EPERM;
     if (e->session == SESSION_UP || e->session == SESSION_JUDGED || e->session == SESSION_READY)

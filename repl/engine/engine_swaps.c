@@ -68,6 +68,12 @@ static bool knows_everything(const struct engine *e, bool in_sync)
     return in_sync || !e->sb.peer_in_sync || (may_take_peer_in(e) && !e->sb.lost_power);
 }
 
+/* It asked to take over, perhaps before it died, from what stands yet. */
+bool swaps_may_be_granted(const struct engine *e)
+{
+    return e->sb.asked_epoch && e->sb.asked_epoch >= e->witness.decree.epoch;
+}
+
 void swap_gather(struct engine *e, struct swap_facts *f)
 {
     struct engine_witness *w = &e->witness;
@@ -99,7 +105,7 @@ void swap_gather(struct engine *e, struct swap_facts *f)
         .automatic = e->config.failover.automatic,
         .gives_up = w->gives_up,
         .handed = secondary && w->handed && in_sync,
-        .has_asked = secondary && e->sb.asked_epoch && e->sb.asked_epoch >= w->decree.epoch,
+        .has_asked = secondary && swaps_may_be_granted(e),
         .promote = secondary && w->promote,
         .force = secondary && w->promote && e->promote_force,
         .adopt = w->adopt && knows_everything(e, in_sync),
@@ -180,7 +186,8 @@ void swaps_on_refused(struct engine *e, const struct hello *peer, const struct s
     struct engine_witness *w = &e->witness;
     if (!register_rules(e))
         return;
-    if (j->peer_asked)
+    /* Whatever else stands between the two. */
+    if (j->peer_asked || id_equal(peer->volume_id, e->sb.volume_id))
         w->peer_asked_epoch = peer->asked_epoch;
     if (j->target_in_set) {
         if (w->target_since_ns == 0) {

@@ -40,7 +40,10 @@ void sim_force_decreed(struct sim *s, unsigned node)
         COVER(forced_living);
     if (!s->legs.behind[other] && sb.leg == LEG_UP_TO_DATE && !superblock_is_doubtful(&sb))
         COVER(forced_past_whole);
-    s->reg.forced |= lacks_something(s, node);
+    if (lacks_something(s, node)) {
+        s->reg.forced = true;
+        s->reg.forced_node = node;
+    }
 }
 
 void sim_force_is_over(struct sim *s) { s->reg.forced = false; }

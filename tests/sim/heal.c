@@ -212,8 +212,9 @@ static void operate(struct sim *s)
         sim_trouble(s);
     }
     int serving = sim_primary(s);
-    if (serving >= 0 && s->registered)
-        adopt(s, (unsigned)serving, &v[serving]);
+    for (unsigned i = 0; i < SIM_NODES && s->registered; i++)
+        if (serving == (int)i || (serving < 0 && v[i].in_sync))
+            adopt(s, i, &v[i]);
     if (serving >= 0) {
         write_unreadable(s, (unsigned)serving);
         if (says(&v[serving], "a verify has found") && !sim_node_verifies(s, (unsigned)serving))

@@ -275,7 +275,8 @@ void sim_legs_serves(struct sim *s, unsigned node)
     /* A resync may have ended without the source knowing of it. That alone the content does not tell when the other
      * node has acknowledged without this leg, or when it was promoted by force after a loss of power: what was in
      * flight together has no order, so that it may seem to have what it lacks. */
-    bool forced = s->plan.forces[node] && s->plan.obstacle[node];
+    bool decreed = s->reg.forced && s->reg.forced_node == node; /* also where it has died before it was told */
+    bool forced = (s->plan.forces[node] && s->plan.obstacle[node]) || decreed;
     bool has_all = sim_leg_is_current(s, node, SIM_CONTENT, s->model.clock);
     if (has_all && !forced && (!l->alone[1 - node] || has_been_part(s, node))) {
         is_whole(l, node);
@@ -285,7 +286,8 @@ void sim_legs_serves(struct sim *s, unsigned node)
     bool connected =
         sim_node_view(s, node, &v) && v.session_up && sim_node_view(s, 1 - node, &other) && other.session_up;
     bool new_disk = l->blank[node] && !l->alone[1 - node];
-    if (!s->plan.forces[node] && (s->plan.obstacle[node] || connected || new_disk || s->plan.old_copy[node]))
+    if (!s->plan.forces[node] && !decreed &&
+        (s->plan.obstacle[node] || connected || new_disk || s->plan.old_copy[node]))
         sim_fail(s, "stale-promoted", "node %u serves without force, and lacks what was acknowledged: %s", node,
                  s->model.facts);
     COVER(stale_served);

@@ -86,6 +86,12 @@ bool sim_meta_superblock_is_new(struct sim_meta *meta)
     return !is_same || m->has_flaws;
 }
 
+void sim_meta_settle_superblocks(struct sim *s, unsigned node)
+{
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
+        settle(&s->node[node].meta.medium, sector_of(s, SIM_META_SUPERBLOCK, i));
+}
+
 void sim_meta_put(struct sim *s, unsigned node, enum sim_meta_area area, uint32_t index, const uint8_t *block,
                   unsigned sectors)
 {

@@ -172,6 +172,8 @@ void sim_node_start(struct sim *s, unsigned node)
                 SUPERBLOCK_COPIES_AT_ONCE;
         torn = SUPERBLOCK_COPIES_AT_ONCE;
     }
+    if (n->superblock_bad)
+        sim_meta_settle_superblocks(s, node);
     superblock_write_order(n->superblock_bad, n->superblock_order);
     for (unsigned i = 0; i < whole + torn; i++) {
         unsigned copy = n->superblock_order[i];

@@ -94,7 +94,8 @@ void plan_decide(struct sim *s)
         return;
     }
     unsigned keep = (unsigned)draw(s, 0, 1);
-    if (!can_be_kept(s, keep))
+    bool other_can = can_be_kept(s, 1 - keep);
+    if (!can_be_kept(s, keep) || (s->plan.old_copy[keep] && other_can))
         keep = 1 - keep;
     if (!can_be_kept(s, keep))
         sim_fail(s, "decided", "neither leg is fit to be kept");

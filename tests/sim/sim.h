@@ -202,6 +202,8 @@ int sim_meta_read(struct sim *s, unsigned node, enum sim_meta_area area, uint32_
                   uint8_t block[META_PAGE_BYTES]);
 
 /* At once and stable: of those sectors of the page whose bits are set. */
+/* A flush of the superblocks. */
+void sim_meta_settle_superblocks(struct sim *s, unsigned node);
 void sim_meta_put(struct sim *s, unsigned node, enum sim_meta_area area, uint32_t index, const uint8_t *block,
                   unsigned sectors);
 #define SIM_META_WHOLE 0xffu
@@ -449,6 +451,7 @@ struct sim_register {
     bool suspends;          /* `when-alone: suspend` */
     bool calm;              /* it answers at once, always */
     bool forced;            /* an operator has promoted a leg that lacks something, and nobody has it again yet */
+    unsigned forced_node;   /* ... whose leg that is */
     uint64_t fail_after_ns; /* 0: never */
     uint64_t timeout_ns;
     unsigned lose_per_million;
