@@ -634,6 +634,48 @@ static void who_has_asked_and_died_withdraws(void **state)
     close_world(w);
 }
 
+/* ... also where the two are apart for another reason: else a person could not end that, either. */
+static void who_has_asked_and_is_apart_is_answered(void **state)
+{
+    struct world *w = open_world(&automatic);
+    disconnect_nodes(&w->a, &w->b);
+    wait_ns(w, &w->a, 2 * DEAD_AFTER_NS);
+    write_block(&w->a, 0, 1);
+    calm(w, &w->a);
+    order(&w->b, EV_PROMOTE, true);
+    wait_ns(w, &w->b, TAKE_AFTER_NS);
+    write_block(&w->b, 0, 2);
+    calm(w, &w->b);
+    wait_ns(w, &w->a, 2 * DEAD_AFTER_NS);
+    assert_true(w->a.completed == 1 && w->b.completed == 1 && w->b.serving && !w->a.serving);
+    order(&w->a, EV_PROMOTE, true);
+    for (unsigned i = 0; i < 10 && (!w->a.asked || w->a.asked->ask == REGISTER_READ); i++) {
+        metas_done(&w->a);
+        if (w->a.asked && w->a.asked->ask == REGISTER_READ)
+            answer(w, &w->a);
+        else if (!w->a.asked)
+            tick(&w->a, engine_deadline_ns(w->a.engine));
+    }
+    assert_non_null(w->a.asked);
+    assert_int_equal(w->a.asked->proposal.cause, DECREE_FORCE);
+    node_restart(&w->a, true);
+    assert_int_equal(w->a.on_disk.asked_epoch, w->row.decree.epoch);
+    for (unsigned i = 0; i < 4; i++) {
+        hellos(&w->a, &w->b);
+        disconnect_nodes(&w->a, &w->b);
+        wait_ns(w, &w->b, DEAD_AFTER_NS);
+        wait_ns(w, &w->a, DEAD_AFTER_NS);
+    }
+    hellos(&w->a, &w->b);
+    assert_non_null(strstr(w->a.text, "split brain"));
+    disconnect_nodes(&w->a, &w->b);
+    assert_true(w->row.decree.cause == DECREE_RENEW && w->b.serving && is_named(w, &w->b));
+    order(&w->a, EV_RESOLVE, false);
+    assert_int_equal(w->a.order_result, 0);
+    assert_int_not_equal(w->a.keep_pending, 0);
+    close_world(w);
+}
+
 /* `witness` is taken out of the configuration: what was asked of it keeps nobody apart. */
 static void what_was_asked_of_a_register_that_is_gone(void **state)
 {
@@ -1794,6 +1836,7 @@ int main(void)
         cmocka_unit_test(a_demotion_that_nobody_hears_of_ends),
         cmocka_unit_test(a_demotion_that_is_not_taken_says_why),
         cmocka_unit_test(who_has_asked_and_died_withdraws),
+        cmocka_unit_test(who_has_asked_and_is_apart_is_answered),
         cmocka_unit_test(what_was_asked_of_a_register_that_is_gone),
         cmocka_unit_test(what_is_waited_for_is_told),
         cmocka_unit_test(orders_are_answered_with_what_is_true),

@@ -309,6 +309,24 @@ static void copies_that_are_written_again_are_told(void **state)
     check_copies((int[]) { -ESTALE, 0, 0, 0 }, "differed from the others");
 }
 
+/* The two that count may be in the disk's cache only, and the first write goes over the others. */
+static void copies_that_differ_are_flushed_first(void **state)
+{
+    struct superblock sb = superblock_at_the_former_end();
+    struct err err = { 0 };
+    open_leg(OP_FLUSH, 0, UINT64_MAX);
+    assert_int_equal(leg_read_superblock(&leg, &config, &sb, &err), 0);
+    close_leg();
+
+    sb.sequence++;
+    write_copies(&sb, &former_place, 2);
+    open_leg(OP_FLUSH, 0, UINT64_MAX);
+    assert_int_equal(leg_read_superblock(&leg, &config, &sb, &err), -EIO);
+    assert_non_null(strstr(err.text, "cannot be flushed before they are written again"));
+    close_leg();
+    assert_int_equal(attach_again(&sb, &err), 0);
+}
+
 static void who_has_lost_too_many_copies_is_told_what_to_do(void **state)
 {
     struct superblock sb;
@@ -455,6 +473,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(other_granules_and_extents_are_not_taken_for_ours, setup, teardown),
         cmocka_unit_test_setup_teardown(superblocks_that_cannot_be_read_are_no_missing_leg, setup, teardown),
         cmocka_unit_test_setup_teardown(copies_that_are_written_again_are_told, setup, teardown),
+        cmocka_unit_test_setup_teardown(copies_that_differ_are_flushed_first, setup, teardown),
         cmocka_unit_test_setup_teardown(a_copy_that_cannot_be_written_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(a_leg_that_has_grown_a_little_keeps_its_metadata, setup, teardown),
     };
