@@ -186,8 +186,7 @@ void swaps_on_refused(struct engine *e, const struct hello *peer, const struct s
     struct engine_witness *w = &e->witness;
     if (!register_rules(e))
         return;
-    /* Whatever else stands between the two. */
-    if (j->peer_asked || id_equal(peer->volume_id, e->sb.volume_id))
+    if (j->peer_asked)
         w->peer_asked_epoch = peer->asked_epoch;
     if (j->target_in_set) {
         if (w->target_since_ns == 0) {

@@ -541,8 +541,8 @@ static void test_judge_ages(void **state)
     assert_true(etcd_age_is_due(&out, &s, &a));
     /* What is none, and another volume's that had the name, stands in nobody's way. */
     static const char *const others[] = { "", "hello", "{\"lockstep\":1,\"volume_id\":" ID ",\"age\":0}",
-                                          "{\"lockstep\":1,\"volume_id\":\"77000000000000000000000000000000\","
-                                          "\"age\":9}" };
+                                          ("{\"lockstep\":1,\"volume_id\":\"77000000000000000000000000000000\","
+                                           "\"age\":9}") };
     for (unsigned i = 0; i < ARRAY_LEN(others); i++) {
         put_age(&s, others[i]);
         assert_int_equal(judged(&out, &s, true, &a), REGISTER_DONE);
