@@ -65,7 +65,7 @@ void age_on_heard(struct engine *e, uint64_t age)
 void age_on_register(struct engine *e, uint64_t age, struct actions *out)
 {
     e->age.recorded = max_u64(e->age.recorded, age);
-    if (age <= e->age.stable || e->sb.history.count == 0 || e->sb.leg == LEG_SYNCING || e->sb.went_back)
+    if (age <= e->sb.age || e->sb.history.count == 0 || e->sb.leg == LEG_SYNCING || e->sb.went_back)
         return;
     if (!is_leading(e) && e->role.phase != PHASE_PROMOTING) {
         went_back(e, "the witness", out);
@@ -92,7 +92,8 @@ static bool has_changed(struct engine *e)
 {
     struct mirror_view mirror;
     mirror_view(e->mirror, &mirror);
-    bool changed = mirror.lsn != e->age.lsn || e->sb.leg == LEG_SYNCING;
+    bool fills = e->sb.leg == LEG_SYNCING && e->session == SESSION_UP;
+    bool changed = mirror.lsn != e->age.lsn || fills;
     e->age.lsn = mirror.lsn;
     return changed;
 }
@@ -107,7 +108,7 @@ static bool is_heard(const struct engine *e)
 static void tick(struct engine *e)
 {
     e->age.at_ns = e->now_ns + tick_ns(e);
-    bool older = has_changed(e) && is_heard(e) && e->sb.age < AGE_MAX;
+    bool older = has_changed(e) && is_heard(e) && e->sb.age < AGE_MAX && !age_is_below_record(e);
     e->sb.age += older;
     e->age.write |= older || e->sb.peer_age != e->age.peer_stable;
 }

@@ -94,10 +94,12 @@ static void forget_a_late_first(struct engine *e, const struct hello *peer)
     bool same_volume = !id_is_none(e->sb.volume_id) && id_equal(e->sb.volume_id, peer->volume_id);
     bool by_hand = peer->role == ROLE_PRIMARY && !peer->registered && swaps_are_of_one_register(e, peer);
     bool leads = is_leading(e) || e->role.phase == PHASE_PROMOTING;
+    bool late = !decree_is_none(&w->decree) && swap_is_late_first(&w->decree, peer->epoch);
     if (!register_rules(e) || !same_volume || !by_hand || leads || peer->epoch <= e->sb.epoch || w->swap != SWAP_NOT ||
-        !swap_is_late_first(&w->decree, peer->epoch))
+        !late)
         return;
     e->sb.registered = false;
+    e->sb.epoch = peer->epoch; /* else the next answer of the register would be news */
     want_persisted(e);
 }
 

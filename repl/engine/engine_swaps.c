@@ -62,10 +62,11 @@ static bool can_be_left_alone(const struct engine *e)
 }
 
 /* Rule no-older-register: what was ever decided. The source of a target that is done has heard both, as the other leg
- * has what it has by now. But where each lacks what the other had flushed, that is an operator's loss to accept. */
+ * has what it has by now. Not of a new leg, which knows nothing of what its node has done before. And where each lacks
+ * what the other had flushed, that is an operator's loss to accept. */
 static bool knows_everything(const struct engine *e, bool in_sync)
 {
-    return in_sync || !e->sb.peer_in_sync || (may_take_peer_in(e) && !e->sb.lost_power);
+    return in_sync || !e->sb.peer_in_sync || (may_take_peer_in(e) && !e->sb.lost_power && e->peer.history.count > 0);
 }
 
 /* It asked to take over, perhaps before it died, from what stands yet. */

@@ -521,6 +521,142 @@ static void only_a_higher_age_tells(void **state)
     close_world(w);
 }
 
+/* A target's older copy, alone with the register, does not grow past what its source remembers. */
+static void a_half_made_copy_does_not_hide(void **state)
+{
+    struct world *w = open_world(&automatic);
+    write_block(&w->a, 0, 1);
+    calm_both(w);
+    disconnect_nodes(&w->a, &w->b);
+    wait_ns(w, &w->a, 2 * DEAD_AFTER_NS);
+    assert_false(is_member(w, &w->b));
+    write_block(&w->a, 0, 2);
+    write_block(&w->a, 4 * CHANGE_BYTES, 2);
+    calm(w, &w->a);
+    hellos(&w->a, &w->b);
+    calm(w, &w->a);
+    calm(w, &w->b);
+    assert_true(make_ready(&w->a, &w->b));
+    session_up(&w->a, &w->b);
+    metas_done(&w->a);
+    metas_done(&w->b);
+    assert_int_equal(w->b.on_disk.leg, LEG_SYNCING);
+    /* No more of the resync comes through, but changes do not, either: the copy. */
+    struct copy c = copy_of(&w->b);
+    /* It gets some of it, and older by three. */
+    assert_true(run_until_sent(&w->a, &w->b, &w->a, FRAME_SYNC_STABLE));
+    for (int i = 0; i < 3; i++) {
+        tick(&w->b, w->b.now_ns + MINUTE_NS);
+        metas_done(&w->b);
+        deliver_age(&w->b, &w->a);
+    }
+    calm(w, &w->b);
+    /* What it has got is stable, and written to; it is flushed. */
+    for (int i = 0; i < 200; i++) {
+        if (!run_step(&w->a, &w->b))
+            break;
+        if (w->a.asked && w->a.asked->ask == REGISTER_SWAP && w->a.asked->proposal.cause == DECREE_IN)
+            break;
+    }
+    write_block(&w->a, 8 * CHANGE_BYTES, 3);
+    run(&w->a, &w->b);
+    request(&w->a, OP_FLUSH, 0);
+    run(&w->a, &w->b);
+    disconnect_nodes(&w->a, &w->b);
+    put_back(&w->b, &c, false);
+    wait_ns(w, &w->b, NS_PER_S);
+    for (int i = 0; i < 6; i++)
+        wait_ns(w, &w->b, MINUTE_NS);
+    hellos(&w->a, &w->b);
+    calm(w, &w->a);
+    calm(w, &w->b);
+    disconnect_nodes(&w->a, &w->b);
+    meet_at_last(w);
+    calm_both(w);
+    assert_memory_equal(w->a.content, w->b.content, VOLUME_BYTES);
+    close_world(w);
+}
+
+/* In the place of a leg of which the register alone has heard, and that has asked it before it is whole. */
+static void a_new_leg_is_not_taken_for_a_copy(void **state)
+{
+    struct world *w = open_world(&automatic);
+    write_block(&w->a, 0, 1);
+    calm_both(w);
+    disconnect_nodes(&w->a, &w->b);
+    for (int i = 0; i < 10; i++) { /* a serves alone, and gets older */
+        write_block(&w->a, 0, (uint8_t)i);
+        calm(w, &w->a);
+        wait_ns(w, &w->a, MINUTE_NS);
+    }
+    /* Its disk is lost. The other one is promoted by force; a gets a new disk. */
+    node_close(&w->a);
+    node_open_with(&w->a, 0, &automatic);
+    w->a.on_disk.leg_id = id_of(9);
+    node_restart(&w->a, true);
+    calm(w, &w->a);
+    order(&w->b, EV_PROMOTE, true);
+    wait_ns(w, &w->b, 10 * TAKE_AFTER_NS);
+    assert_true(w->b.serving);
+    for (int i = 0; i < 10 && !meet(w); i++)
+        ;
+    wait_both(w, 2 * DEAD_AFTER_NS);
+    assert_false(told(&w->a, "older copy"));
+    close_world(w);
+}
+
+/* Its record that it is whole is on its way when the register answers. */
+static void an_answer_comes_before_the_record(void **state)
+{
+    struct world *w = open_world(&automatic);
+    write_block(&w->a, 0, 1);
+    calm_both(w);
+    disconnect_nodes(&w->a, &w->b);
+    for (int i = 0; i < 10; i++) {
+        write_block(&w->a, 0, (uint8_t)i);
+        calm(w, &w->a);
+        wait_ns(w, &w->a, MINUTE_NS);
+    }
+    node_close(&w->a);
+    node_open_with(&w->a, 0, &automatic);
+    w->a.on_disk.leg_id = id_of(9);
+    node_restart(&w->a, true);
+    calm(w, &w->a);
+    order(&w->b, EV_PROMOTE, true);
+    wait_ns(w, &w->b, 10 * TAKE_AFTER_NS);
+    assert_true(w->b.serving);
+    bool up = false;
+    for (int i = 0; i < 10 && !up; i++) {
+        hellos(&w->a, &w->b);
+        for (int j = 0; j < 3; j++) {
+            calm(w, &w->a);
+            calm(w, &w->b);
+        }
+        up = !w->a.dropped && !w->b.dropped && make_ready(&w->a, &w->b);
+        if (!up)
+            disconnect_nodes(&w->a, &w->b);
+    }
+    assert_true(up);
+    session_up(&w->a, &w->b);
+    for (int i = 0; i < 100000; i++) {
+        if (w->b.asked)
+            answer(w, &w->b);
+        if (w->a.meta_pending && w->a.meta.leg == LEG_UP_TO_DATE)
+            break;
+        if (w->a.asked)
+            answer(w, &w->a);
+        if (!run_step(&w->a, &w->b) && !w->a.asked && !w->b.asked)
+            break;
+    }
+    assert_true(w->a.meta_pending);
+    if (!w->a.asked)
+        tick(&w->a, w->a.now_ns + DEAD_AFTER_NS);
+    assert_non_null(w->a.asked);
+    answer(w, &w->a);
+    assert_false(w->a.dropped);
+    close_world(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -536,6 +672,9 @@ int main(void)
         cmocka_unit_test(who_went_back_does_not_take_over),
         cmocka_unit_test(a_primary_that_went_back_does_not_resume),
         cmocka_unit_test(only_a_higher_age_tells),
+        cmocka_unit_test(a_new_leg_is_not_taken_for_a_copy),
+        cmocka_unit_test(a_half_made_copy_does_not_hide),
+        cmocka_unit_test(an_answer_comes_before_the_record),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1651,6 +1651,91 @@ static void the_source_of_a_target_that_is_done_may_adopt(void **state)
     close_world(w);
 }
 
+/* B has served alone, and its disk was replaced since; the register is lost, too. What stood there last, nobody knows.
+ */
+static void the_source_of_a_new_leg_knows_nothing(void **state)
+{
+    struct world *w = open_world(&automatic);
+    write_block(&w->a, 0, 1);
+    run(&w->a, &w->b);
+    disconnect_nodes(&w->a, &w->b);
+    node_restart(&w->a, true);
+    wait_ns(w, &w->b, 2 * TAKE_AFTER_NS);
+    assert_true(w->b.serving && !is_member(w, &w->a));
+    write_block(&w->b, 0, 7);
+    calm(w, &w->b);
+    assert_true(w->b.completed == 1 && w->b.complete_result == 0);
+    replace_disk(&w->b);
+    lose_the_register(w);
+    calm_both(w);
+    for (unsigned i = 0; i < 20; i++) {
+        if (!view_of(&w->a).session_up)
+            meet(w);
+        wait_ns(w, &w->a, DEAD_AFTER_NS / 2);
+        wait_ns(w, &w->b, DEAD_AFTER_NS / 2);
+        run(&w->a, &w->b);
+    }
+    order(&w->a, EV_ADOPT, false);
+    for (unsigned i = 0; i < 200 && w->a.orders_done == 0; i++) {
+        if (!view_of(&w->a).session_up) {
+            disconnect_nodes(&w->a, &w->b);
+            meet(w);
+        }
+        wait_ns(w, &w->a, 100 * NS_PER_MS);
+        wait_ns(w, &w->b, 100 * NS_PER_MS);
+        run(&w->a, &w->b);
+    }
+    for (unsigned i = 0; i < 50; i++) {
+        if (!view_of(&w->a).session_up) {
+            disconnect_nodes(&w->a, &w->b);
+            meet(w);
+        }
+        wait_ns(w, &w->a, 100 * NS_PER_MS);
+        wait_ns(w, &w->b, 100 * NS_PER_MS);
+        run(&w->a, &w->b);
+    }
+    assert_false(w->a.serving);
+    close_world(w);
+}
+
+/* ... also for who has only read it. */
+static void a_late_first_decree_that_was_only_read_gives_way(void **state)
+{
+    static struct world w;
+    memset(&w, 0, sizeof(w));
+    register_row_start(&w.row, "gold42", (struct id) { { 0 } }, NULL);
+    node_open_with(&w.a, 0, &automatic);
+    node_open_with(&w.b, 1, &automatic);
+    connect_nodes(&w.a, &w.b);
+    calm_both(&w);
+    order(&w.a, EV_PROMOTE, false);
+    run_until_asks(&w, &w.a, DECREE_FIRST);
+    struct register_request late = *w.a.asked;
+    answer_with(&w.a, REGISTER_UNREACHABLE);
+    disconnect_nodes(&w.a, &w.b);
+    node_restart(&w.a, true);
+    calm_both(&w);
+    for (unsigned i = 0; i < 10 && w.a.on_disk.epoch <= late.proposal.epoch; i++) {
+        order(&w.a, EV_DEMOTE, false);
+        calm_both(&w);
+        order(&w.a, EV_PROMOTE, false);
+        calm_both(&w);
+    }
+    struct register_answer ans;
+    register_row_ask(&w.row, &late, &ans);
+    wait_ns(&w, &w.b, DEAD_AFTER_NS);
+    for (unsigned i = 0; i < 50 && !meet(&w); i++) {
+        wait_ns(&w, &w.b, DEAD_AFTER_NS);
+        wait_ns(&w, &w.a, DEAD_AFTER_NS);
+        assert_true(w.a.serving && !w.b.serving);
+    }
+    wait_ns(&w, &w.a, DEAD_AFTER_NS);
+    calm_both(&w);
+    assert_true(is_named(&w, &w.a) && w.a.serving && !w.b.serving);
+    node_close(&w.a);
+    node_close(&w.b);
+}
+
 static void who_knows_no_more_adopts_nothing(void **state)
 {
     struct world *w = open_world(&automatic);
@@ -1877,6 +1962,8 @@ int main(void)
         cmocka_unit_test(what_is_known_is_put_over_an_older_register),
         cmocka_unit_test(a_secondary_may_adopt_where_nobody_serves),
         cmocka_unit_test(the_source_of_a_target_that_is_done_may_adopt),
+        cmocka_unit_test(the_source_of_a_new_leg_knows_nothing),
+        cmocka_unit_test(a_late_first_decree_that_was_only_read_gives_way),
         cmocka_unit_test(who_knows_no_more_adopts_nothing),
         cmocka_unit_test(what_waits_too_long_fails),
         cmocka_unit_test(a_leg_that_is_given_up_leaves_the_set_by_force),
