@@ -40,7 +40,8 @@ static void went_back(struct engine *e, const char *who, struct actions *out)
 
 void age_on_hello(struct engine *e, const struct hello *peer, const struct sync_judgement *j, struct actions *out)
 {
-    bool same = !id_is_none(e->sb.volume_id) && id_equal(e->sb.volume_id, peer->volume_id);
+    /* A copy from before the pairing does not know its volume. */
+    bool same = j->own_went_back || (!id_is_none(e->sb.volume_id) && id_equal(e->sb.volume_id, peer->volume_id));
     if (same || j->verdict != SYNC_REFUSE)
         e->age.recorded = max_u64(e->age.recorded, peer->peer_age);
     if (j->verdict != SYNC_REFUSE) {

@@ -144,7 +144,7 @@ static uint64_t pair_tag(const struct hello *a, const struct hello *b)
  */
 static bool is_fresh_for(const struct hello *a, const struct hello *b)
 {
-    if (a->full || a->dirty_bytes || a->leg != LEG_UP_TO_DATE)
+    if (a->full || a->dirty_bytes || a->differs || a->leg != LEG_UP_TO_DATE)
         return false;
     if (is_new(a))
         return knows(a, b) || (a->pristine && id_is_none(a->peer_leg_id));
@@ -318,11 +318,11 @@ static void explain_only_leg(const struct hello *own, const struct hello *peer, 
 
 static bool is_half(const struct hello *h) { return h->leg == LEG_SYNCING; }
 
-/* `b` has heard of a later state of this leg than it is in, and its node does not know yet. One of a new leg tells
- * nothing: it has nothing, and its age is that of the leg in whose place it is. */
+/* `b` has heard of a later state of this leg than it is in, and its node does not know yet. That of a new leg in the
+ * place of another tells nothing; the one that `b` is paired with is no new one, whatever its disk says. */
 static bool is_older_than_known(const struct hello *a, const struct hello *b)
 {
-    return a->age && a->age < b->peer_age && !is_new(a) && !is_bad(a);
+    return a->age && a->age < b->peer_age && (!is_new(a) || knows(b, a)) && !is_bad(a);
 }
 
 /* It has served from there, or still does: what it has written since, the other one lacks. Where both have, that is a

@@ -657,6 +657,132 @@ static void an_answer_comes_before_the_record(void **state)
     close_world(w);
 }
 
+/* It looks like a fresh disk, and the other one like one that was only ever paired. */
+static void a_copy_from_before_the_pairing(void **state)
+{
+    for (int which = 0; which < 2; which++) {
+        struct node a, b;
+        node_open_with(&a, 0, &strict);
+        node_open_with(&b, 1, &strict);
+        struct node *back = which ? &b : &a;
+        struct copy c = copy_of(back);
+        connect_nodes(&a, &b);
+        run(&a, &b);
+        promote(&a, &b);
+        run(&a, &b);
+        write_and_run(&a, &b, 0, 1);
+        get_older(&a, &b);
+        write_and_run(&a, &b, 8 * CHANGE_BYTES, 2);
+        get_older(&a, &b);
+        order(&a, EV_DEMOTE, false);
+        run(&a, &b);
+        disconnect_nodes(&a, &b);
+        put_back(back, &c, false);
+        hellos(&a, &b);
+        disconnect_nodes(&a, &b);
+        metas_done(back);
+        assert_true(back->on_disk.went_back);
+        connect_nodes(&a, &b);
+        run(&a, &b);
+        assert_memory_equal(a.content, b.content, VOLUME_BYTES);
+        close_both(&a, &b);
+    }
+}
+
+/* The same beside a primary that serves by a register. */
+static void a_copy_from_before_the_pairing_beside_a_register(void **state)
+{
+    static struct world world;
+    struct world *w = &world;
+    memset(w, 0, sizeof(*w));
+    register_row_start(&w->row, "gold42", (struct id) { { 0 } }, NULL);
+    node_open_with(&w->a, 0, &automatic);
+    node_open_with(&w->b, 1, &automatic);
+    struct copy c = copy_of(&w->b);
+    connect_nodes(&w->a, &w->b);
+    calm_both(w);
+    order(&w->a, EV_PROMOTE, false);
+    calm_both(w);
+    disconnect_nodes(&w->a, &w->b);
+    meet_at_last(w);
+    write_block(&w->a, 0, 1);
+    calm_both(w);
+    wait_both(w, 2 * MINUTE_NS);
+    disconnect_nodes(&w->a, &w->b);
+    put_back(&w->b, &c, false);
+    calm_both(w);
+    hellos(&w->a, &w->b);
+    disconnect_nodes(&w->a, &w->b);
+    calm_both(w);
+    assert_true(w->b.on_disk.went_back);
+    meet_at_last(w);
+    run(&w->a, &w->b);
+    calm_both(w);
+    assert_memory_equal(w->a.content, w->b.content, VOLUME_BYTES);
+    close_world(w);
+}
+
+/* It has no history yet; what it had got and was written to since is missing on it. */
+static void a_copy_of_a_first_resync(void **state)
+{
+    struct node a, b;
+    open_promoted(&a, &b, &may_go_alone);
+    write_and_run(&a, &b, 0, 1);
+    disconnect_nodes(&a, &a);
+    patience_ends(&a, PATIENCE_NS);
+    metas_done(&a);
+    node_close(&b);
+    node_open_with(&b, 1, &may_go_alone);
+    b.on_disk.leg_id = id_of(7);
+    node_restart(&b, true);
+    connect_nodes(&a, &b);
+    metas_done(&b);
+    assert_int_equal(b.on_disk.leg, LEG_SYNCING);
+    /* Up to here it has got everything but its end; the copy. */
+    assert_true(run_until_sent(&a, &b, &a, FRAME_SYNC_STABLE));
+    while (a.sent_count)
+        deliver(&a, &b);
+    for (int i = 0; i < 8 && b.on_disk.history.count == 0; i++) {
+        tick(&b, b.now_ns + MINUTE_NS);
+        if (b.meta_pending)
+            meta_done(&b, 0);
+        deliver_age(&b, &a);
+        if (i == 3)
+            break;
+    }
+    assert_int_equal(b.on_disk.history.count, 0);
+    struct copy c = copy_of(&b);
+    write_block(&a, 8 * CHANGE_BYTES, 3);
+    disks_done(&a);
+    while (a.sent_count)
+        deliver(&a, &b);
+    disks_done(&b);
+    while (b.sent_count)
+        deliver(&b, &a);
+    tick(&b, b.now_ns + MINUTE_NS);
+    metas_done(&b);
+    deliver_age(&b, &a);
+    request(&a, OP_FLUSH, 0);
+    disks_done(&a);
+    while (a.sent_count)
+        deliver(&a, &b);
+    disks_done(&b);
+    struct hello h;
+    say_hello(&a, &h);
+    for (int i = 0; i < 4 && b.sent_count; i++)
+        deliver(&b, &a);
+    disconnect_nodes(&a, &b);
+    put_back(&b, &c, false);
+    hellos(&a, &b);
+    disconnect_nodes(&a, &b);
+    metas_done(&b);
+    assert_true(b.on_disk.went_back);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_memory_equal(a.content, b.content, VOLUME_BYTES);
+    close_both(&a, &b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -675,6 +801,9 @@ int main(void)
         cmocka_unit_test(a_new_leg_is_not_taken_for_a_copy),
         cmocka_unit_test(a_half_made_copy_does_not_hide),
         cmocka_unit_test(an_answer_comes_before_the_record),
+        cmocka_unit_test(a_copy_from_before_the_pairing),
+        cmocka_unit_test(a_copy_from_before_the_pairing_beside_a_register),
+        cmocka_unit_test(a_copy_of_a_first_resync),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
