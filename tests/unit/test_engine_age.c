@@ -577,36 +577,9 @@ static void a_half_made_copy_does_not_hide(void **state)
     close_world(w);
 }
 
-/* In the place of a leg of which the register alone has heard, and that has asked it before it is whole. */
-static void a_new_leg_is_not_taken_for_a_copy(void **state)
-{
-    struct world *w = open_world(&automatic);
-    write_block(&w->a, 0, 1);
-    calm_both(w);
-    disconnect_nodes(&w->a, &w->b);
-    for (int i = 0; i < 10; i++) { /* a serves alone, and gets older */
-        write_block(&w->a, 0, (uint8_t)i);
-        calm(w, &w->a);
-        wait_ns(w, &w->a, MINUTE_NS);
-    }
-    /* Its disk is lost. The other one is promoted by force; a gets a new disk. */
-    node_close(&w->a);
-    node_open_with(&w->a, 0, &automatic);
-    w->a.on_disk.leg_id = id_of(9);
-    node_restart(&w->a, true);
-    calm(w, &w->a);
-    order(&w->b, EV_PROMOTE, true);
-    wait_ns(w, &w->b, 10 * TAKE_AFTER_NS);
-    assert_true(w->b.serving);
-    for (int i = 0; i < 10 && !meet(w); i++)
-        ;
-    wait_both(w, 2 * DEAD_AFTER_NS);
-    assert_false(told(&w->a, "older copy"));
-    close_world(w);
-}
-
-/* Its record that it is whole is on its way when the register answers. */
-static void an_answer_comes_before_the_record(void **state)
+/* A has served alone, and the register alone has heard how old its leg became; then its disk was lost. B was promoted
+ * by force, and A has a new disk. */
+static struct world *open_with_a_new_disk(void)
 {
     struct world *w = open_world(&automatic);
     write_block(&w->a, 0, 1);
@@ -625,6 +598,24 @@ static void an_answer_comes_before_the_record(void **state)
     order(&w->b, EV_PROMOTE, true);
     wait_ns(w, &w->b, 10 * TAKE_AFTER_NS);
     assert_true(w->b.serving);
+    return w;
+}
+
+/* In the place of a leg of which the register alone has heard, and that has asked it before it is whole. */
+static void a_new_leg_is_not_taken_for_a_copy(void **state)
+{
+    struct world *w = open_with_a_new_disk();
+    for (int i = 0; i < 10 && !meet(w); i++)
+        ;
+    wait_both(w, 2 * DEAD_AFTER_NS);
+    assert_false(told(&w->a, "older copy"));
+    close_world(w);
+}
+
+/* Its record that it is whole is on its way when the register answers. */
+static void an_answer_comes_before_the_record(void **state)
+{
+    struct world *w = open_with_a_new_disk();
     bool up = false;
     for (int i = 0; i < 10 && !up; i++) {
         hellos(&w->a, &w->b);

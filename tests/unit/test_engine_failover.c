@@ -1417,49 +1417,43 @@ static void a_first_decree_that_is_late_gives_way(void **state)
  * and again: its epochs are none of the register's. That decree gives way, too. */
 static void a_first_decree_beside_a_promotion_by_hand_gives_way(void **state)
 {
-    static struct world w;
-    memset(&w, 0, sizeof(w));
-    register_row_start(&w.row, "gold42", (struct id) { { 0 } }, NULL);
-    node_open_with(&w.a, 0, &automatic);
-    node_open_with(&w.b, 1, &automatic);
-    connect_nodes(&w.a, &w.b);
-    calm_both(&w);
-    order(&w.a, EV_PROMOTE, false);
-    while (!w.a.asked || w.a.asked->ask == REGISTER_READ) {
-        if (w.a.asked)
-            answer(&w, &w.a);
-        else if (w.b.asked)
-            answer(&w, &w.b);
+    struct world *w = open_pair(&automatic);
+    order(&w->a, EV_PROMOTE, false);
+    while (!w->a.asked || w->a.asked->ask == REGISTER_READ) {
+        if (w->a.asked)
+            answer(w, &w->a);
+        else if (w->b.asked)
+            answer(w, &w->b);
         else
-            assert_true(run_step(&w.a, &w.b));
+            assert_true(run_step(&w->a, &w->b));
     }
-    assert_int_equal(w.a.asked->proposal.cause, DECREE_FIRST);
-    disconnect_nodes(&w.a, &w.b);
-    calm(&w, &w.b);
-    order(&w.b, EV_PROMOTE, false);
-    assert_non_null(w.b.asked);
-    answer(&w, &w.b); /* that there is none */
-    answer(&w, &w.a);
-    calm_both(&w);
-    while (w.b.on_disk.epoch <= w.a.on_disk.epoch) {
-        order(&w.b, EV_DEMOTE, false);
-        calm_both(&w);
-        order(&w.b, EV_PROMOTE, false);
-        calm_both(&w);
+    assert_int_equal(w->a.asked->proposal.cause, DECREE_FIRST);
+    disconnect_nodes(&w->a, &w->b);
+    calm(w, &w->b);
+    order(&w->b, EV_PROMOTE, false);
+    assert_non_null(w->b.asked);
+    answer(w, &w->b); /* that there is none */
+    answer(w, &w->a);
+    calm_both(w);
+    while (w->b.on_disk.epoch <= w->a.on_disk.epoch) {
+        order(&w->b, EV_DEMOTE, false);
+        calm_both(w);
+        order(&w->b, EV_PROMOTE, false);
+        calm_both(w);
     }
-    assert_true(w.a.on_disk.registered && !w.b.on_disk.registered && w.b.serving);
-    assert_true(w.b.on_disk.epoch > w.row.decree.epoch && is_named(&w, &w.a));
-    meet_at_last(&w);
-    for (unsigned i = 0; i < 3 && !is_named(&w, &w.b); i++) {
-        wait_ns(&w, &w.b, DEAD_AFTER_NS);
-        calm_both(&w);
-        disconnect_nodes(&w.a, &w.b);
-        meet_at_last(&w);
+    assert_true(w->a.on_disk.registered && !w->b.on_disk.registered && w->b.serving);
+    assert_true(w->b.on_disk.epoch > w->row.decree.epoch && is_named(w, &w->a));
+    meet_at_last(w);
+    for (unsigned i = 0; i < 3 && !is_named(w, &w->b); i++) {
+        wait_ns(w, &w->b, DEAD_AFTER_NS);
+        calm_both(w);
+        disconnect_nodes(&w->a, &w->b);
+        meet_at_last(w);
     }
-    assert_true(w.b.serving && is_named(&w, &w.b) && w.row.decree.epoch == w.b.on_disk.epoch);
-    assert_true(w.a.on_disk.registered && w.b.on_disk.registered);
-    assert_in_sync(&w.a, &w.b);
-    close_world(&w);
+    assert_true(w->b.serving && is_named(w, &w->b) && w->row.decree.epoch == w->b.on_disk.epoch);
+    assert_true(w->a.on_disk.registered && w->b.on_disk.registered);
+    assert_in_sync(&w->a, &w->b);
+    close_world(w);
 }
 
 /* A pair whose first decree is on record in the register only: its node has died since. */
@@ -1553,6 +1547,18 @@ static void who_is_to_put_its_target_out_asks_at_once(void **state)
     close_world(w);
 }
 
+/* Both go on for a while, and meet again where they have lost each other. */
+static void go_on(struct world *w, uint64_t ns)
+{
+    if (!view_of(&w->a).session_up || !view_of(&w->b).session_up) {
+        disconnect_nodes(&w->a, &w->b);
+        meet(w);
+    }
+    wait_ns(w, &w->a, ns);
+    wait_ns(w, &w->b, ns);
+    run(&w->a, &w->b);
+}
+
 static void lose_the_register(struct world *w) { register_row_start(&w->row, "gold42", (struct id) { { 0 } }, NULL); }
 
 /* The register has lost everything. A swap was under way, and would keep the two apart for ever. */
@@ -1572,13 +1578,8 @@ static void what_is_known_is_put_over_an_older_register(void **state)
         wait_ns(w, &w->a, DEAD_AFTER_NS);
         assert_int_equal(view_of(&w->a).witness.state, REGISTER_STATE_OLDER);
         order(&w->a, EV_ADOPT, false);
-        for (unsigned i = 0; i < 50 && w->a.orders_done < 2; i++) {
-            if (!view_of(&w->a).session_up)
-                meet(w);
-            wait_ns(w, &w->a, 100 * NS_PER_MS);
-            wait_ns(w, &w->b, 100 * NS_PER_MS);
-            run(&w->a, &w->b);
-        }
+        for (unsigned i = 0; i < 50 && w->a.orders_done < 2; i++)
+            go_on(w, 100 * NS_PER_MS);
         assert_true(w->a.orders_done == 2 && w->a.order_result == 0);
         disconnect_nodes(&w->a, &w->b);
         meet_at_last(w);
@@ -1624,26 +1625,14 @@ static void the_source_of_a_target_that_is_done_may_adopt(void **state)
     disconnect_nodes(&w->a, &w->b);
     node_restart(&w->a, true);
     calm_both(w);
-    for (unsigned i = 0; i < 10; i++) {
-        if (!view_of(&w->a).session_up)
-            meet(w);
-        wait_ns(w, &w->a, DEAD_AFTER_NS / 2);
-        wait_ns(w, &w->b, DEAD_AFTER_NS / 2);
-        run(&w->a, &w->b);
-    }
+    for (unsigned i = 0; i < 10; i++)
+        go_on(w, DEAD_AFTER_NS / 2);
     assert_true(view_of(&w->a).session_up && w->a.on_disk.peer_in_sync && !w->a.serving && !w->b.serving);
     assert_int_equal(w->b.on_disk.leg, LEG_SYNCING);
     order(&w->b, EV_ADOPT, false);
     order(&w->a, EV_ADOPT, false);
-    for (unsigned i = 0; i < 100 && !(is_member(w, &w->a) && is_member(w, &w->b)); i++) {
-        if (!view_of(&w->a).session_up) {
-            disconnect_nodes(&w->a, &w->b);
-            meet(w);
-        }
-        wait_ns(w, &w->a, 100 * NS_PER_MS);
-        wait_ns(w, &w->b, 100 * NS_PER_MS);
-        run(&w->a, &w->b);
-    }
+    for (unsigned i = 0; i < 100 && !(is_member(w, &w->a) && is_member(w, &w->b)); i++)
+        go_on(w, 100 * NS_PER_MS);
     assert_true(w->a.orders_done == 1 && w->a.order_result == 0);
     assert_true(w->b.orders_done == 0 || w->b.order_result < 0);
     assert_true(w->a.serving && is_named(w, &w->a) && is_member(w, &w->a) && is_member(w, &w->b));
@@ -1668,32 +1657,13 @@ static void the_source_of_a_new_leg_knows_nothing(void **state)
     replace_disk(&w->b);
     lose_the_register(w);
     calm_both(w);
-    for (unsigned i = 0; i < 20; i++) {
-        if (!view_of(&w->a).session_up)
-            meet(w);
-        wait_ns(w, &w->a, DEAD_AFTER_NS / 2);
-        wait_ns(w, &w->b, DEAD_AFTER_NS / 2);
-        run(&w->a, &w->b);
-    }
+    for (unsigned i = 0; i < 20; i++)
+        go_on(w, DEAD_AFTER_NS / 2);
     order(&w->a, EV_ADOPT, false);
-    for (unsigned i = 0; i < 200 && w->a.orders_done == 0; i++) {
-        if (!view_of(&w->a).session_up) {
-            disconnect_nodes(&w->a, &w->b);
-            meet(w);
-        }
-        wait_ns(w, &w->a, 100 * NS_PER_MS);
-        wait_ns(w, &w->b, 100 * NS_PER_MS);
-        run(&w->a, &w->b);
-    }
-    for (unsigned i = 0; i < 50; i++) {
-        if (!view_of(&w->a).session_up) {
-            disconnect_nodes(&w->a, &w->b);
-            meet(w);
-        }
-        wait_ns(w, &w->a, 100 * NS_PER_MS);
-        wait_ns(w, &w->b, 100 * NS_PER_MS);
-        run(&w->a, &w->b);
-    }
+    for (unsigned i = 0; i < 200 && w->a.orders_done == 0; i++)
+        go_on(w, 100 * NS_PER_MS);
+    for (unsigned i = 0; i < 50; i++)
+        go_on(w, 100 * NS_PER_MS);
     assert_false(w->a.serving);
     close_world(w);
 }
@@ -1701,39 +1671,32 @@ static void the_source_of_a_new_leg_knows_nothing(void **state)
 /* ... also for who has only read it. */
 static void a_late_first_decree_that_was_only_read_gives_way(void **state)
 {
-    static struct world w;
-    memset(&w, 0, sizeof(w));
-    register_row_start(&w.row, "gold42", (struct id) { { 0 } }, NULL);
-    node_open_with(&w.a, 0, &automatic);
-    node_open_with(&w.b, 1, &automatic);
-    connect_nodes(&w.a, &w.b);
-    calm_both(&w);
-    order(&w.a, EV_PROMOTE, false);
-    run_until_asks(&w, &w.a, DECREE_FIRST);
-    struct register_request late = *w.a.asked;
-    answer_with(&w.a, REGISTER_UNREACHABLE);
-    disconnect_nodes(&w.a, &w.b);
-    node_restart(&w.a, true);
-    calm_both(&w);
-    for (unsigned i = 0; i < 10 && w.a.on_disk.epoch <= late.proposal.epoch; i++) {
-        order(&w.a, EV_DEMOTE, false);
-        calm_both(&w);
-        order(&w.a, EV_PROMOTE, false);
-        calm_both(&w);
+    struct world *w = open_pair(&automatic);
+    order(&w->a, EV_PROMOTE, false);
+    run_until_asks(w, &w->a, DECREE_FIRST);
+    struct register_request late = *w->a.asked;
+    answer_with(&w->a, REGISTER_UNREACHABLE);
+    disconnect_nodes(&w->a, &w->b);
+    node_restart(&w->a, true);
+    calm_both(w);
+    for (unsigned i = 0; i < 10 && w->a.on_disk.epoch <= late.proposal.epoch; i++) {
+        order(&w->a, EV_DEMOTE, false);
+        calm_both(w);
+        order(&w->a, EV_PROMOTE, false);
+        calm_both(w);
     }
     struct register_answer ans;
-    register_row_ask(&w.row, &late, &ans);
-    wait_ns(&w, &w.b, DEAD_AFTER_NS);
-    for (unsigned i = 0; i < 50 && !meet(&w); i++) {
-        wait_ns(&w, &w.b, DEAD_AFTER_NS);
-        wait_ns(&w, &w.a, DEAD_AFTER_NS);
-        assert_true(w.a.serving && !w.b.serving);
+    register_row_ask(&w->row, &late, &ans);
+    wait_ns(w, &w->b, DEAD_AFTER_NS);
+    for (unsigned i = 0; i < 50 && !meet(w); i++) {
+        wait_ns(w, &w->b, DEAD_AFTER_NS);
+        wait_ns(w, &w->a, DEAD_AFTER_NS);
+        assert_true(w->a.serving && !w->b.serving);
     }
-    wait_ns(&w, &w.a, DEAD_AFTER_NS);
-    calm_both(&w);
-    assert_true(is_named(&w, &w.a) && w.a.serving && !w.b.serving);
-    node_close(&w.a);
-    node_close(&w.b);
+    wait_ns(w, &w->a, DEAD_AFTER_NS);
+    calm_both(w);
+    assert_true(is_named(w, &w->a) && w->a.serving && !w->b.serving);
+    close_world(w);
 }
 
 static void who_knows_no_more_adopts_nothing(void **state)
