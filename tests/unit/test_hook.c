@@ -348,7 +348,7 @@ static void a_promote_waits_for_the_demote_before_it(void **state)
 {
     (void)state;
     set_hooks("test -e demoted && touch promoted\n",
-              "touch demoting; while ! test -e go; do sleep 0.01; done; touch demoted\n");
+              "touch demoting; while test -e promote && ! test -e go; do sleep 0.01; done; touch demoted\n");
     open_hooks();
     hooks_run(hooks, "g0", HOOK_DEMOTE, 7);
     wait_for_file("demoting");
@@ -363,7 +363,8 @@ static void a_promote_waits_for_the_demote_before_it(void **state)
 static void what_was_overtaken_is_left_out(void **state)
 {
     (void)state;
-    set_hooks("touch promoted\n", "echo x >> demotes; touch demoting; while ! test -e go; do sleep 0.01; done\n");
+    set_hooks("touch promoted\n",
+              "echo x >> demotes; touch demoting; while test -e promote && ! test -e go; do sleep 0.01; done\n");
     open_hooks();
     hooks_run(hooks, "g0", HOOK_DEMOTE, 7);
     wait_for_file("demoting");
@@ -383,7 +384,7 @@ static void what_was_overtaken_is_left_out(void **state)
 static void volumes_do_not_wait_for_each_other(void **state)
 {
     (void)state;
-    set_hooks("while ! test -e go; do sleep 0.01; done\n", "exit 0\n");
+    set_hooks("while test -e promote && ! test -e go; do sleep 0.01; done\n", "exit 0\n");
     volumes[1].hooks = volumes[0].hooks;
     write_script("other", "touch go\n", 0755);
     snprintf(volumes[1].hooks.promote, sizeof(volumes[1].hooks.promote), "%s", in_dir("other"));
@@ -448,7 +449,7 @@ static void a_demote_that_the_end_leaves_out_is_told(void **state)
 static void what_no_signal_ends_is_left_behind(void **state)
 {
     (void)state;
-    set_hooks("touch began; while ! test -e go; do sleep 0.01; done\n", "exit 0\n");
+    set_hooks("touch began; while test -e promote && ! test -e go; do sleep 0.01; done\n", "exit 0\n");
     open_hooks();
     hooks_run(hooks, "g0", HOOK_PROMOTE, 7);
     wait_for_file("began");
