@@ -231,6 +231,8 @@ void register_on_answer(struct engine *e, const struct register_answer *answer, 
     bool of_read = w->request.ask == REGISTER_READ;
     w->asked = false;
     w->is_void = false;
+    if (e->role.phase == PHASE_DETACHED) /* its disk is being closed: whoever has it next asks again */
+        return;
     take_state(e, answer, out);
     /* Whatever else it says: before this node serves by it. */
     age_on_register(e, answer->leg_age, out);

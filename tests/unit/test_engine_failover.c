@@ -1862,6 +1862,29 @@ static void since_when_it_is_alone_is_said(void **state)
     close_world(w);
 }
 
+/* The volume's parts are just being closed, and its disks with them. */
+static void an_answer_after_the_end_changes_nothing(void **state)
+{
+    struct world *w = open_world(&automatic);
+    disconnect_nodes(&w->a, &w->b);
+    wait_ns(w, &w->a, 2 * DEAD_AFTER_NS);
+    assert_false(is_member(w, &w->b));
+    calm_without_register(&w->b);
+    tick(&w->b, w->b.now_ns + DEAD_AFTER_NS);
+    assert_non_null(w->b.asked);
+    order(&w->b, EV_DETACH, false);
+    while (w->b.meta_pending || w->b.disk_count) {
+        metas_done(&w->b);
+        disks_done(&w->b);
+    }
+    assert_true(w->b.orders_done == 1 && w->b.order_result == 0 && !w->b.on_disk.attached);
+    assert_true(w->b.asked && w->b.on_disk.epoch < w->row.decree.epoch);
+    assert_true(register_row_take_age(&w->row, "paris-b", w->b.on_disk.age + 10));
+    answer(w, &w->b);
+    assert_true(!w->b.meta_pending && !w->b.asked && w->b.disk_count == 0);
+    close_world(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1934,6 +1957,7 @@ int main(void)
         cmocka_unit_test(who_is_given_up_catches_up_with_nothing),
         cmocka_unit_test(since_when_it_is_alone_is_said),
         cmocka_unit_test(a_demoted_volume_is_nobodys),
+        cmocka_unit_test(an_answer_after_the_end_changes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
