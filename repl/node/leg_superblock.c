@@ -280,7 +280,8 @@ static int settle_layout(struct leg *leg, const struct volume_config *config, co
 }
 
 /* Copies that differ are left by a write that was cut off with its daemon: those that count may be in the disk's cache
- * only. The first write goes over the others, and with the power none would be left. */
+ * only. The first write goes over the others, and with the power none would be left. Where all agree the last two may
+ * be there still, and that write goes over the first two. */
 static int make_copies_stable(struct leg *leg, struct err *err)
 {
     struct wait_io w = { .ring = leg->ring };
@@ -289,8 +290,7 @@ static int make_copies_stable(struct leg *leg, struct err *err)
     disk_submit(leg->meta, &w.io);
     ring_run(leg->ring, NULL, NULL);
     return w.io.result ? err_set(err, w.io.result,
-                                 "%s: its superblocks differ, and cannot be flushed before they are "
-                                 "written again: %s",
+                                 "%s: its superblocks cannot be flushed before they are written again: %s",
                                  leg->meta->path, strerror(-w.io.result))
                        : 0;
 }
@@ -323,7 +323,7 @@ int leg_read_superblock(struct leg *leg, const struct volume_config *config, str
     r = settle_layout(leg, config, sb, err);
     /* By its sizes alone; what a configured `size` leaves of it, `resize` tells. */
     leg->present = present;
-    return !r && leg->store.bad ? make_copies_stable(leg, err) : r;
+    return !r && (leg->store.bad || sb->attached) ? make_copies_stable(leg, err) : r;
 }
 
 /* Zeroes `copies` (bits) of a place of which none may count again. How many are left: one that cannot be zeroed, which

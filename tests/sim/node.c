@@ -164,6 +164,8 @@ void sim_node_start(struct sim *s, unsigned node)
     struct superblock sb;
     sim_node_superblock(s, node, &sb);
     sb.moved_from_bytes = 0; /* what is left there of old superblocks is zeroed before all else */
+    if (n->superblock_bad || sb.attached)
+        sim_meta_settle_superblocks(s, node);
     engine_attach(&sb, n->machine, true);
     bool cut = sim_plan_cuts_start(s);
     unsigned whole = SUPERBLOCK_COPIES, torn = 0;
@@ -172,8 +174,6 @@ void sim_node_start(struct sim *s, unsigned node)
                 SUPERBLOCK_COPIES_AT_ONCE;
         torn = SUPERBLOCK_COPIES_AT_ONCE;
     }
-    if (n->superblock_bad)
-        sim_meta_settle_superblocks(s, node);
     superblock_write_order(n->superblock_bad, n->superblock_order);
     for (unsigned i = 0; i < whole + torn; i++) {
         unsigned copy = n->superblock_order[i];

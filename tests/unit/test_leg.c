@@ -327,6 +327,19 @@ static void copies_that_differ_are_flushed_first(void **state)
     assert_int_equal(attach_again(&sb, &err), 0);
 }
 
+/* ... and so may the last two where all agree: that write goes over the first two. */
+static void copies_of_an_unclean_end_are_flushed_first(void **state)
+{
+    struct superblock sb = superblock_at_the_former_end();
+    struct err err = { 0 };
+    sb.sequence++;
+    sb.attached = true;
+    write_copies(&sb, &former_place, SUPERBLOCK_COPIES);
+    open_leg(OP_FLUSH, 0, UINT64_MAX);
+    assert_int_equal(leg_read_superblock(&leg, &config, &sb, &err), -EIO);
+    close_leg();
+}
+
 static void who_has_lost_too_many_copies_is_told_what_to_do(void **state)
 {
     struct superblock sb;
@@ -474,6 +487,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(superblocks_that_cannot_be_read_are_no_missing_leg, setup, teardown),
         cmocka_unit_test_setup_teardown(copies_that_are_written_again_are_told, setup, teardown),
         cmocka_unit_test_setup_teardown(copies_that_differ_are_flushed_first, setup, teardown),
+        cmocka_unit_test_setup_teardown(copies_of_an_unclean_end_are_flushed_first, setup, teardown),
         cmocka_unit_test_setup_teardown(a_copy_that_cannot_be_written_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(a_leg_that_has_grown_a_little_keeps_its_metadata, setup, teardown),
     };
