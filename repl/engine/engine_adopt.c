@@ -42,12 +42,22 @@ void adopt_order(struct engine *e, void *cookie, struct actions *out)
     }
 }
 
+/* Refused says that it was not carried out: also when the order has ended since, nobody is kept apart by it. */
+static void on_refused(struct engine *e, const struct register_answer *a, struct actions *out)
+{
+    register_forget_swap(e);
+    if (e->witness.adopt)
+        answer(e, -EPERM, actions_text(out, "%s", a->reason), out);
+}
+
 void adopt_on_answer(struct engine *e, bool of_read, const struct register_answer *a, struct actions *out)
 {
     struct engine_witness *w = &e->witness;
+    bool adopts = w->swap != SWAP_NOT && w->request.proposal.cause == DECREE_ADOPT;
+    if (adopts && a->outcome == REGISTER_REFUSED)
+        on_refused(e, a, out);
     if (!w->adopt)
         return;
-    bool adopts = w->swap != SWAP_NOT && w->request.proposal.cause == DECREE_ADOPT;
     if (a->outcome == REGISTER_OLDER && !adopts) {
         register_forget_swap(e);
         if (e->sb.asked_epoch) {
@@ -56,9 +66,6 @@ void adopt_on_answer(struct engine *e, bool of_read, const struct register_answe
         }
         w->decree = a->decree;
         w->fresh = true;
-    } else if (a->outcome == REGISTER_REFUSED && adopts) {
-        register_forget_swap(e);
-        answer(e, -EPERM, actions_text(out, "%s", a->reason), out);
     } else if (of_read && a->outcome == REGISTER_STANDS) {
         answer(e, -EPERM, "the witness is not older than this node: there is nothing to adopt", out);
     }

@@ -1714,6 +1714,29 @@ static void who_knows_no_more_adopts_nothing(void **state)
     close_world(w);
 }
 
+/* ... when the order has ended already, as the register did not answer: the two are not kept apart by it. */
+static void what_is_not_adopted_late_is_given_up(void **state)
+{
+    struct world *w = open_world(&automatic);
+    lose_the_register(w);
+    wait_ns(w, &w->a, DEAD_AFTER_NS);
+    order(&w->a, EV_ADOPT, false);
+    run_until_asks(w, &w->a, DECREE_ADOPT);
+    while (w->a.orders_done < 2) {
+        if (w->a.asked)
+            answer_with(&w->a, REGISTER_UNREACHABLE);
+        tick(&w->a, engine_deadline_ns(w->a.engine));
+    }
+    assert_int_equal(w->a.order_result, -ETIMEDOUT);
+    while (!w->a.asked)
+        tick(&w->a, engine_deadline_ns(w->a.engine));
+    answer_with(&w->a, REGISTER_REFUSED);
+    assert_false(view_of(&w->a).witness.swap_under_way);
+    disconnect_nodes(&w->a, &w->b);
+    meet_at_last(w);
+    close_world(w);
+}
+
 /* Neither the peer nor the register: what waits ends with an error, and what comes later, too. */
 static void what_waits_too_long_fails(void **state)
 {
@@ -1951,6 +1974,7 @@ int main(void)
         cmocka_unit_test(the_source_of_a_new_leg_knows_nothing),
         cmocka_unit_test(a_late_first_decree_that_was_only_read_gives_way),
         cmocka_unit_test(who_knows_no_more_adopts_nothing),
+        cmocka_unit_test(what_is_not_adopted_late_is_given_up),
         cmocka_unit_test(what_waits_too_long_fails),
         cmocka_unit_test(a_leg_that_is_given_up_leaves_the_set_by_force),
         cmocka_unit_test(the_only_leg_of_the_set_is_not_given_up),
