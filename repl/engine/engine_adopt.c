@@ -64,7 +64,7 @@ void adopt_on_answer(struct engine *e, bool of_read, const struct register_answe
             e->sb.asked_epoch = 0;
             want_persisted(e);
         }
-        w->decree = a->decree;
+        register_take_decree(e, &a->decree);
         w->fresh = true;
     } else if (of_read && a->outcome == REGISTER_STANDS) {
         answer(e, -EPERM, "the witness is not older than this node: there is nothing to adopt", out);

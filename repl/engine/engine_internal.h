@@ -193,6 +193,7 @@ struct engine_witness {
     enum register_state state;
     char reason[REGISTER_REASON_BYTES];
     struct decree decree;            /* that stands, as last heard */
+    uint64_t highest_epoch;          /* that it was heard to have: also of one that is older by now */
     struct register_request request; /* under way, or the last; its proposal: the swap's */
     bool asked;                      /* it is under way */
     bool is_void;                    /* ... and its answer is about a swap of which the end is known */
@@ -606,6 +607,7 @@ bool register_wants_no_session(const struct engine *e); /* but with a primary: s
 void register_on_answer(struct engine *e, const struct register_answer *answer, struct actions *out);
 void register_advance(struct engine *e, struct actions *out);
 uint64_t register_deadline_ns(const struct engine *e);
+void register_take_decree(struct engine *e, const struct decree *d); /* that stands */
 struct engine_register register_view(const struct engine *e);
 
 /* engine_swaps.c */

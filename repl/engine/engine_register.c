@@ -44,7 +44,13 @@ void register_begin(struct engine *e)
  * not older for that. */
 static uint64_t known_epoch(const struct engine *e)
 {
-    return e->sb.registered ? max_u64(e->sb.epoch, e->witness.decree.epoch) : 0;
+    return e->sb.registered ? max_u64(e->sb.epoch, e->witness.highest_epoch) : 0;
+}
+
+void register_take_decree(struct engine *e, const struct decree *d)
+{
+    e->witness.decree = *d;
+    e->witness.highest_epoch = max_u64(e->witness.highest_epoch, d->epoch);
 }
 
 static void send(struct engine *e, enum register_ask what, struct actions *out)
@@ -250,10 +256,10 @@ void register_on_answer(struct engine *e, const struct register_answer *answer, 
         return;
     }
     if (of_swap && answer->outcome == REGISTER_DONE) {
-        w->decree = w->request.proposal;
+        register_take_decree(e, &w->request.proposal);
         swap_over(e, true, out);
     } else if (of_swap && answer->outcome == REGISTER_LOST) {
-        w->decree = answer->decree;
+        register_take_decree(e, &answer->decree);
         swap_over(e, false, out);
     } else if (of_read && (answer->outcome == REGISTER_STANDS || answer->outcome == REGISTER_UNCONFIRMED)) {
         /* Rule read-then-swap: of one that would not carry it out nothing is asked. */
@@ -270,6 +276,9 @@ static void ask_for_what_is_wanted(struct engine *e, struct actions *out)
     struct swap_facts facts;
     swap_gather(e, &facts);
     int row = persisted(e) || e->leg_failed ? swap_choose(&facts) : -1;
+    /* Over one that is older an operator has a decree put, and nothing else follows from what it has. */
+    if (w->state == REGISTER_STATE_OLDER && row >= 0 && swap_cause(row) != DECREE_ADOPT)
+        row = -1;
     /* Out of reach it carries nothing out: no session ends for that. */
     bool answers = w->fresh || w->state == REGISTER_STATE_REACHABLE;
     bool free = row >= 0 && answers && is_free_for(e, swap_cause(row), out);

@@ -334,7 +334,7 @@ void decree_was_read(struct engine *e, const struct decree *d, struct actions *o
 {
     struct engine_witness *w = &e->witness;
     bool later = d->epoch > max_u64(e->sb.epoch, w->decree.epoch);
-    w->decree = *d;
+    register_take_decree(e, d);
     if (!registers(e, d, out))
         return;
     /* At the own epoch an operator has promoted this node, when it did not know of any decree. */

@@ -1737,6 +1737,33 @@ static void what_is_not_adopted_late_is_given_up(void **state)
     close_world(w);
 }
 
+/* The register is one that remembers nothing but its decree, as etcd does, and was put back by one. Whoever is out of
+ * the set since knows that it is older, also when an operator orders the wrong thing on it. */
+static void who_is_out_takes_nothing_over_by_adopting(void **state)
+{
+    struct world *w = open_world(&automatic);
+    struct decree before = w->row.decree;
+    disconnect_nodes(&w->a, &w->b);
+    write_block(&w->a, 0, 1);
+    wait_ns(w, &w->a, 2 * DEAD_AFTER_NS);
+    assert_true(w->a.completed == 1 && !is_member(w, &w->b));
+    wait_ns(w, &w->b, 2 * TAKE_AFTER_NS);
+    order(&w->b, EV_ADOPT, false);
+    while (w->b.now_ns < 2 * 60 * NS_PER_S) {
+        register_row_start(&w->row, "gold42", w->row.volume_id, &before);
+        w->row.confirmed = true;
+        metas_done(&w->b);
+        disks_done(&w->b);
+        if (w->b.asked)
+            answer(w, &w->b);
+        else
+            tick(&w->b, engine_deadline_ns(w->b.engine));
+        assert_true(!w->b.serving && w->row.decree.cause != DECREE_TAKE);
+    }
+    assert_int_equal(view_of(&w->b).witness.state, REGISTER_STATE_OLDER);
+    close_world(w);
+}
+
 /* Neither the peer nor the register: what waits ends with an error, and what comes later, too. */
 static void what_waits_too_long_fails(void **state)
 {
@@ -1975,6 +2002,7 @@ int main(void)
         cmocka_unit_test(a_late_first_decree_that_was_only_read_gives_way),
         cmocka_unit_test(who_knows_no_more_adopts_nothing),
         cmocka_unit_test(what_is_not_adopted_late_is_given_up),
+        cmocka_unit_test(who_is_out_takes_nothing_over_by_adopting),
         cmocka_unit_test(what_waits_too_long_fails),
         cmocka_unit_test(a_leg_that_is_given_up_leaves_the_set_by_force),
         cmocka_unit_test(the_only_leg_of_the_set_is_not_given_up),
