@@ -109,7 +109,7 @@ void swap_gather(struct engine *e, struct swap_facts *f)
         .has_asked = secondary && swaps_may_be_granted(e),
         .promote = secondary && w->promote,
         .force = secondary && w->promote && e->promote_force,
-        .adopt = w->adopt && knows_everything(e, in_sync),
+        .adopt = w->adopt && w->state == REGISTER_STATE_OLDER && knows_everything(e, in_sync),
     };
 }
 

@@ -68,10 +68,11 @@ static bool may_serve(const struct swap_facts *f)
  * whether it counts without, an operator decides. */
 static bool may_take_over(const struct swap_facts *f) { return may_serve(f) && !f->lost_power; }
 
+/* Of another etcd cluster it is older also at the same epoch. */
 static bool adopts(const struct swap_facts *f)
 {
     bool may = f->role == SWAP_PRIMARY || (f->whole && !f->serves_peer);
-    return f->adopt && may && f->stands->epoch < f->epoch;
+    return f->adopt && may && f->stands->epoch <= f->epoch;
 }
 
 static bool hands_over(const struct swap_facts *f)

@@ -49,7 +49,7 @@ struct swap_facts {
     bool promote;   /* ordered by an operator */
     bool force;     /* ... also on a leg that may lack something */
 
-    bool adopt; /* ordered by an operator, and the nodes know everything that was decided */
+    bool adopt; /* ordered by an operator, over what is older, and the nodes know everything that was decided */
 };
 
 /* The first row of the table that applies, as its number; -1: nothing is to be asked. */

@@ -1764,6 +1764,25 @@ static void who_is_out_takes_nothing_over_by_adopting(void **state)
     close_world(w);
 }
 
+/* Another etcd cluster's decree counts as older, whatever its epoch: one that was restored, and nothing was decided
+ * since. */
+static void an_older_register_of_the_same_epoch_is_adopted_over(void **state)
+{
+    struct world *w = open_world(&automatic);
+    order(&w->a, EV_ADOPT, false);
+    assert_int_equal(w->a.asked->ask, REGISTER_READ);
+    struct register_answer a = { .outcome = REGISTER_OLDER, .decree = w->row.decree, .reason = "another cluster's" };
+    w->a.asked = NULL;
+    step(&w->a, (struct event) { .kind = EV_REGISTER, .answer = &a });
+    run_until_asks(w, &w->a, DECREE_ADOPT);
+    calm_both(w);
+    assert_true(w->a.orders_done == 2 && w->a.order_result == 0);
+    disconnect_nodes(&w->a, &w->b);
+    meet_at_last(w);
+    assert_true(w->a.serving && w->row.decree.cause == DECREE_ADOPT && is_member(w, &w->b));
+    close_world(w);
+}
+
 /* Neither the peer nor the register: what waits ends with an error, and what comes later, too. */
 static void what_waits_too_long_fails(void **state)
 {
@@ -2003,6 +2022,7 @@ int main(void)
         cmocka_unit_test(who_knows_no_more_adopts_nothing),
         cmocka_unit_test(what_is_not_adopted_late_is_given_up),
         cmocka_unit_test(who_is_out_takes_nothing_over_by_adopting),
+        cmocka_unit_test(an_older_register_of_the_same_epoch_is_adopted_over),
         cmocka_unit_test(what_waits_too_long_fails),
         cmocka_unit_test(a_leg_that_is_given_up_leaves_the_set_by_force),
         cmocka_unit_test(the_only_leg_of_the_set_is_not_given_up),

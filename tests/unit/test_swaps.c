@@ -162,8 +162,10 @@ static void adopting_leaves_a_gap(void **state)
     assert_int_equal(swap_cause(row), DECREE_ADOPT);
     struct decree d = swap_propose(row, &f, 5);
     assert_true(d.epoch == 10 + (UINT64_C(1) << 20) && d.member_count == 2 && is_primary(&d, "a"));
-    /* Not over one that knows as much. */
+    /* Also over another etcd cluster's of the same epoch; not over one that knows more. */
     none.epoch = 10;
+    assert_int_equal(swap_choose(&f), row);
+    none.epoch = 11;
     assert_true(swap_choose(&f) < 0);
 }
 
