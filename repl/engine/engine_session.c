@@ -103,6 +103,89 @@ static void forget_a_late_first(struct engine *e, const struct hello *peer)
     want_persisted(e);
 }
 
+static void on_refusal(struct engine *e, const struct hello *peer, const struct sync_judgement *j, struct actions *out)
+{
+    /* Who drains serves no more and gives way: two that wait for each other's acknowledgement would wait for ever.
+     * Alone it needs nobody's. Who has no leg can do nothing without a peer that serves by itself now. */
+    if (j->own_deposed)
+        decree_step_down(e, "this node was deposed: another epoch has begun", out);
+    else if (j->two_primaries && ((is_draining(e) && !e->alone) || diskless_is(e)))
+        decree_step_down(e, "the peer is primary, too: what waited for it on this node was given up", out);
+    /* Refused or not, the epoch is seen: this node must not take it a second time. */
+    bool same_volume = !id_is_none(e->said.volume_id) && id_equal(e->said.volume_id, peer->volume_id);
+    /* ... and that it is a register's: it must not be promoted as if there were none. */
+    if (same_volume && is_news_of_a_register(e, peer) && peer->epoch >= e->sb.epoch) {
+        e->sb.registered = true;
+        want_persisted(e);
+    }
+    bool counts = same_volume && swaps_are_of_one_register(e, peer);
+    if (counts && !is_leading(e) && e->role.phase != PHASE_PROMOTING && peer->epoch > e->sb.epoch) {
+        e->sb.epoch = peer->epoch;
+        want_persisted(e);
+        swaps_heard_of(e, peer);
+    }
+    diskless_on_refused(e, peer);
+    e->person_decides = j->person_decides;
+    swaps_on_refused(e, peer, j);
+    if (j->for_now)
+        refuse_for_now(e, j->text, out);
+    else
+        refuse(e, j->text, out);
+}
+
+static void pair(struct engine *e, const struct hello *peer, const struct sync_judgement *j, struct actions *out)
+{
+    e->peer_state = PEER_IN_SYNC;
+    e->sb.pristine = false;
+    superblock_clear_doubts(&e->sb); /* nothing was acknowledged yet that it could lack */
+    e->sb.peer_leg = LEG_NONE;
+    e->sb.peer_in_sync = true;
+    /* From now on neither leg is new: a fresh one in the place of the other is told from it. */
+    if (e->sb.history.count == 0)
+        history_append(&e->sb.history, j->pair_entry);
+    decree_agreed(e);
+    forget_a_term_apart(e);
+    want_persisted(e);
+    actions_note(out, NOTE_INFO, "leg", "paired with the fresh leg of %s; the volume has %llu bytes", peer->node,
+                 (unsigned long long)j->size_bytes);
+}
+
+/* What the two have agreed on, before what follows from the verdict. */
+static void agree(struct engine *e, const struct hello *peer, const struct sync_judgement *j)
+{
+    e->refused[0] = 0;
+    e->refused_a_primary = false;
+    e->is_behind = false;
+    e->person_decides = false;
+    e->session = SESSION_JUDGED;
+    e->session_made = true;
+    e->peer = *peer;
+    e->witness.complete = false;
+    e->peer_epoch = peer->epoch;
+    e->peer_ready = false;
+    e->peer_is_ready = false;
+    e->peer_leads = peer->role == ROLE_PRIMARY;
+    mirror_raise_lsn(e->mirror, peer->lsn);
+    /* Whoever is told of a register by its peer asks it, too; and what it had asked for, that epoch makes void. */
+    bool told = is_news_of_a_register(e, peer) && peer->epoch >= e->sb.epoch;
+    bool is_void = e->sb.asked_epoch && e->sb.asked_epoch < j->epoch;
+    if (told || is_void) {
+        e->sb.registered |= told;
+        e->sb.asked_epoch = is_void ? 0 : e->sb.asked_epoch;
+        want_persisted(e);
+    }
+    /* A target takes over whom it belongs to when it becomes one: before its source has on record what it is to get,
+     * the two legs must not take each other for a pair. */
+    bool joins = j->verdict != SYNC_TARGET && !id_equal(e->sb.peer_leg_id, peer->leg_id);
+    if (e->sb.epoch != j->epoch || !id_equal(e->sb.volume_id, j->volume_id) || joins) {
+        e->sb.epoch = j->epoch;
+        e->sb.volume_id = j->volume_id;
+        if (joins)
+            engine_joins(e);
+        want_persisted(e);
+    }
+}
+
 void session_on_hello(struct engine *e, const struct hello *peer, struct actions *out)
 {
     assert(e->session == SESSION_NONE && e->config.peer);
@@ -131,40 +214,14 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
     e->peer_leg = peer->leg;
     e->peer_block_bytes = peer->block_bytes;
     e->refused_a_primary = peer->role == ROLE_PRIMARY;
-    bool is_pair = id_equal(e->sb.peer_leg_id, peer->leg_id);
-    if (is_pair && peer->leg == LEG_FAILED)
+    if (id_equal(e->sb.peer_leg_id, peer->leg_id) && peer->leg == LEG_FAILED)
         peer_has_failed(e);
     if (j.own_deposed && swaps_may_be_own(e, peer)) {
         refuse_for_now(e, "this node waits for the witness's answer, of which the peer seems to know", out);
         return;
     }
     if (j.verdict == SYNC_REFUSE) {
-        /* Who drains serves no more and gives way: two that wait for each other's acknowledgement would wait for ever.
-         * Alone it needs nobody's. Who has no leg can do nothing without a peer that serves by itself now. */
-        if (j.own_deposed)
-            decree_step_down(e, "this node was deposed: another epoch has begun", out);
-        else if (j.two_primaries && ((is_draining(e) && !e->alone) || diskless_is(e)))
-            decree_step_down(e, "the peer is primary, too: what waited for it on this node was given up", out);
-        /* Refused or not, the epoch is seen: this node must not take it a second time. */
-        bool same_volume = !id_is_none(e->said.volume_id) && id_equal(e->said.volume_id, peer->volume_id);
-        /* ... and that it is a register's: it must not be promoted as if there were none. */
-        if (same_volume && is_news_of_a_register(e, peer) && peer->epoch >= e->sb.epoch) {
-            e->sb.registered = true;
-            want_persisted(e);
-        }
-        bool counts = same_volume && swaps_are_of_one_register(e, peer);
-        if (counts && !is_leading(e) && e->role.phase != PHASE_PROMOTING && peer->epoch > e->sb.epoch) {
-            e->sb.epoch = peer->epoch;
-            want_persisted(e);
-            swaps_heard_of(e, peer);
-        }
-        diskless_on_refused(e, peer);
-        e->person_decides = j.person_decides;
-        swaps_on_refused(e, peer, &j);
-        if (j.for_now)
-            refuse_for_now(e, j.text, out);
-        else
-            refuse(e, j.text, out);
+        on_refusal(e, peer, &j, out);
         return;
     }
     if (register_wants_no_session(e) && peer->role != ROLE_PRIMARY) {
@@ -179,54 +236,10 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
         refuse(e, "out of memory for the bitmap of a volume of this size", out);
         return;
     }
-    e->refused[0] = 0;
-    e->refused_a_primary = false;
-    e->is_behind = false;
-    e->person_decides = false;
-    e->session = SESSION_JUDGED;
-    e->session_made = true;
-    e->peer = *peer;
-    e->witness.complete = false;
-    e->peer_epoch = peer->epoch;
-    e->peer_ready = false;
-    e->peer_is_ready = false;
-    e->peer_leads = peer->role == ROLE_PRIMARY;
-    mirror_raise_lsn(e->mirror, peer->lsn);
-    /* Whoever is told of a register by its peer asks it, too; and what it had asked for, that epoch makes void. */
-    bool told = is_news_of_a_register(e, peer) && peer->epoch >= e->sb.epoch;
-    bool is_void = e->sb.asked_epoch && e->sb.asked_epoch < j.epoch;
-    if (told || is_void) {
-        e->sb.registered |= told;
-        e->sb.asked_epoch = is_void ? 0 : e->sb.asked_epoch;
-        want_persisted(e);
-    }
-    /* A target takes over whom it belongs to when it becomes one: before its source has on record what it is to get,
-     * the two legs must not take each other for a pair. */
-    bool joins = j.verdict != SYNC_TARGET;
-    if (e->sb.epoch != j.epoch || !id_equal(e->sb.volume_id, j.volume_id) || (joins && !is_pair)) {
-        e->sb.epoch = j.epoch;
-        e->sb.volume_id = j.volume_id;
-        if (joins)
-            engine_joins(e);
-        want_persisted(e);
-    }
+    agree(e, peer, &j);
     switch (j.verdict) {
     case SYNC_REFUSE: break; /* above */
-    case SYNC_PAIR:
-        e->peer_state = PEER_IN_SYNC;
-        e->sb.pristine = false;
-        superblock_clear_doubts(&e->sb); /* nothing was acknowledged yet that it could lack */
-        e->sb.peer_leg = LEG_NONE;
-        e->sb.peer_in_sync = true;
-        /* From now on neither leg is new: a fresh one in the place of the other is told from it. */
-        if (e->sb.history.count == 0)
-            history_append(&e->sb.history, j.pair_entry);
-        decree_agreed(e);
-        forget_a_term_apart(e);
-        want_persisted(e);
-        actions_note(out, NOTE_INFO, "leg", "paired with the fresh leg of %s; the volume has %llu bytes", peer->node,
-                     (unsigned long long)j.size_bytes);
-        break;
+    case SYNC_PAIR: pair(e, peer, &j, out); break;
     case SYNC_CONNECT:
         e->peer_state = PEER_IN_SYNC;
         decree_agreed(e);

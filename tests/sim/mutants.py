@@ -99,7 +99,7 @@ MUTANTS = [
     ("power-loss-unseen", "a leg that lost power is taken for one that did not", ENGINE,
      [("        sb->lost_power |= !id_equal(sb->boot_id, boot_id);\n", "        (void)boot_id;\n")]),
     ("epoch-unseen", "a refused peer's epoch is not remembered", ENGINE,
-     [("            e->sb.epoch = peer->epoch;\n", "")]),
+     [("        e->sb.epoch = peer->epoch;\n        want_persisted(e);\n        swaps_heard_of", "        want_persisted(e);\n        swaps_heard_of")]),
     ("log-forgotten", "the activity log is not read after a crash", ENGINE,
      [("static void found_hot(void *ctx, struct range range)\n{\n    struct engine *e = ctx;\n    bitmap_set(e->bitmap, range);",
        "static void found_hot(void *ctx, struct range range)\n{\n    struct engine *e = ctx;\n    (void)e;\n    (void)range;")]),
