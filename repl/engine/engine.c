@@ -3,6 +3,7 @@
 #include "repl/base/resident.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -126,32 +127,101 @@ bool engine_is_in_sync(const struct engine *e)
            e->peer_state == PEER_IN_SYNC && !superblock_is_doubtful(&e->sb) && bitmap_dirty_bytes(e->bitmap) == 0;
 }
 
-/* The leg that is being resynced was made the only member by force, and its node died before it knew. True: told. */
-static bool source_does_not_count(struct engine *e)
+__attribute__((format(printf, 2, 3))) static const char *why(struct engine *e, const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(e->why_not, sizeof(e->why_not), format, ap);
+    va_end(ap);
+    return e->why_not;
+}
+
+/* The leg that is being resynced was made the only member by force, and its node died before it knew. NULL: it was
+ * not. */
+static const char *why_source_does_not_count(struct engine *e)
 {
     const struct decree *d = &e->witness.decree;
     bool resyncs = e->session == SESSION_UP && (e->peer_state == PEER_TARGET || e->peer_state == PEER_SOURCE);
-    struct id source = e->peer_state == PEER_TARGET ? e->sb.leg_id : e->peer.leg_id;
+    bool own_is_source = e->peer_state == PEER_TARGET;
     bool current = register_rules(e) && !decree_is_none(d) && d->epoch >= e->sb.epoch;
-    if (!resyncs || !current || decree_has_member(d, source))
-        return false;
-    const char *from = e->peer_state == PEER_TARGET ? e->config.node : e->config.peer;
-    snprintf(e->why_not, sizeof(e->why_not),
-             "the leg of %s is being resynced from %s, which is not in the in-sync set by the witness: that of %s was "
-             "promoted by force before it was complete. When it is, `lockstep promote --force` on %s",
-             e->peer_state == PEER_TARGET ? e->config.peer : e->config.node, from,
-             e->peer_state == PEER_TARGET ? e->config.peer : e->config.node, from);
-    return true;
+    if (!resyncs || !current || decree_has_member(d, own_is_source ? e->sb.leg_id : e->peer.leg_id))
+        return NULL;
+    const char *from = own_is_source ? e->config.node : e->config.peer;
+    const char *to = own_is_source ? e->config.peer : e->config.node;
+    return why(
+        e,
+        "the leg of %s is being resynced from %s, which is not in the in-sync set by the witness: that of %s was "
+        "promoted by force before it was complete. When it is, `lockstep promote --force` on %s",
+        to, from, to, from);
+}
+
+static const char *why_own_leg_is_not_whole(struct engine *e)
+{
+    const char *node = e->config.node, *peer = e->config.peer;
+    if (own_leg(e) == LEG_SYNCING && e->session == SESSION_UP)
+        return why(e, "the leg of %s is being resynced from %s", node, peer);
+    if (own_leg(e) == LEG_SYNCING)
+        return why(e, "the leg of %s is inconsistent until its resync from %s goes on", node, peer);
+    if (own_leg(e) != LEG_UP_TO_DATE)
+        return why(e, "the leg of %s is %s", node, leg_state_name(own_leg(e)));
+    if (e->sb.went_back && e->session != SESSION_UP && (!e->refused[0] || e->refused_for_now))
+        return why(e,
+                   "the disk of %s was put back from an older copy: its leg lacks what was written since, and gets "
+                   "everything from %s as soon as that is there. Without it: what %s has is all there is after "
+                   "`lockstep promote --force`, which accepts the loss",
+                   node, peer, node);
+    return NULL;
+}
+
+static const char *why_not_in_session(struct engine *e)
+{
+    const char *node = e->config.node, *peer = e->config.peer;
+    if (e->peer_state == PEER_IN_SYNC && e->sb.differs)
+        return why(e,
+                   "the leg of %s differs from that of %s, as a verify there has found: `lockstep verify --repair` "
+                   "on %s",
+                   node, peer, peer);
+    if (e->peer_state == PEER_IN_SYNC)
+        return why(e, "%llu bytes differ, as a verify has found: `lockstep verify --repair`",
+                   (unsigned long long)bitmap_dirty_bytes(e->bitmap));
+    if (e->peer_state == PEER_THROUGH)
+        return why(e,
+                   "the leg of %s has failed, and it serves through this one, the only one. Demote it, and promote %s",
+                   peer, node);
+    return why(e, "the leg of %s is being resynced", e->peer_state == PEER_TARGET ? peer : node);
+}
+
+static const char *why_not_apart(struct engine *e)
+{
+    const char *node = e->config.node, *peer = e->config.peer;
+    if (e->refused[0])
+        return e->refused;
+    if (e->peer_leg == LEG_FAILED)
+        return why(e, "the leg of %s has failed", peer);
+    if (is_leading(e) && e->config.failover.has_register && !e->sb.registered && !e->alone)
+        return why(e,
+                   "no connection to %s, and the volume has no decree yet: the first one is made when both legs are in "
+                   "sync, and without it %s does not go on alone. If %s is gone for good, take `witness` out of the "
+                   "configuration until another one is in its place",
+                   peer, node, peer);
+    if (e->alone)
+        return why(e, "no connection to %s; %s goes on alone since epoch %llu", peer, node,
+                   (unsigned long long)alone_epoch(e));
+    if (!is_leading(e))
+        return why(e, "no connection to %s", peer);
+    /* What it shows as served is not, as long as that lasts. */
+    bool may_be_deposed = register_rules(e) && e->witness.state != REGISTER_STATE_REACHABLE;
+    const char *then = may_be_deposed ? ", and it may serve by now" : "";
+    if (e->witness.reads_held)
+        return why(e, "no connection to %s: reads and writes wait here%s", peer, then);
+    return why(e, "no connection to %s: writes wait here%s", peer, then);
 }
 
 /* Why the volume is not protected, or NULL when it is. */
 const char *engine_why_not(struct engine *e)
 {
-    if (handover_is_stuck(e)) { /* what was acknowledged is on both, and yet nothing is served */
-        snprintf(e->why_not, sizeof(e->why_not),
-                 "%s has stopped for a switchover, and waits for the witness to tell who serves", e->config.node);
-        return e->why_not;
-    }
+    if (handover_is_stuck(e)) /* what was acknowledged is on both, and yet nothing is served */
+        return why(e, "%s has stopped for a switchover, and waits for the witness to tell who serves", e->config.node);
     if (engine_is_in_sync(e))
         return NULL;
     if (!e->config.peer)
@@ -161,79 +231,18 @@ const char *engine_why_not(struct engine *e)
     struct resync_view resync;
     if (sync_progress(e, &resync) && resync.unreadable_bytes) {
         bool is_target = e->peer_state == PEER_SOURCE;
-        snprintf(e->why_not, sizeof(e->why_not),
-                 "the leg of %s is being resynced, and what cannot be read on %s, as at offset %llu, stays out of sync "
-                 "until it is written",
-                 is_target ? e->config.node : e->config.peer, is_target ? e->config.peer : e->config.node,
-                 (unsigned long long)resync.unreadable_offset_bytes);
-        return e->why_not;
+        return why(e,
+                   "the leg of %s is being resynced, and what cannot be read on %s, as at offset %llu, stays out of "
+                   "sync until it is written",
+                   is_target ? e->config.node : e->config.peer, is_target ? e->config.peer : e->config.node,
+                   (unsigned long long)resync.unreadable_offset_bytes);
     }
-    if (source_does_not_count(e))
-        return e->why_not;
-    if (own_leg(e) == LEG_SYNCING) {
-        snprintf(e->why_not, sizeof(e->why_not),
-                 e->session == SESSION_UP ? "the leg of %s is being resynced from %s"
-                                          : "the leg of %s is inconsistent until its resync from %s goes on",
-                 e->config.node, e->config.peer);
-        return e->why_not;
-    }
-    if (own_leg(e) != LEG_UP_TO_DATE) {
-        snprintf(e->why_not, sizeof(e->why_not), "the leg of %s is %s", e->config.node, leg_state_name(own_leg(e)));
-        return e->why_not;
-    }
-    if (e->sb.went_back && e->session != SESSION_UP && (!e->refused[0] || e->refused_for_now)) {
-        snprintf(e->why_not, sizeof(e->why_not),
-                 "the disk of %s was put back from an older copy: its leg lacks what was written since, and gets "
-                 "everything from %s as soon as that is there. Without it: what %s has is all there is after "
-                 "`lockstep promote --force`, which accepts the loss",
-                 e->config.node, e->config.peer, e->config.node);
-        return e->why_not;
-    }
-    if (e->session == SESSION_UP && e->peer_state == PEER_IN_SYNC) {
-        if (e->sb.differs) {
-            snprintf(e->why_not, sizeof(e->why_not),
-                     "the leg of %s differs from that of %s, as a verify there has found: `lockstep verify --repair` "
-                     "on %s",
-                     e->config.node, e->config.peer, e->config.peer);
-            return e->why_not;
-        }
-        snprintf(e->why_not, sizeof(e->why_not), "%llu bytes differ, as a verify has found: `lockstep verify --repair`",
-                 (unsigned long long)bitmap_dirty_bytes(e->bitmap));
-        return e->why_not;
-    }
-    if (e->session == SESSION_UP && e->peer_state == PEER_THROUGH) {
-        snprintf(e->why_not, sizeof(e->why_not),
-                 "the leg of %s has failed, and it serves through this one, the only one. Demote it, and promote %s",
-                 e->config.peer, e->config.node);
-        return e->why_not;
-    }
-    if (e->session == SESSION_UP) {
-        snprintf(e->why_not, sizeof(e->why_not), "the leg of %s is being resynced",
-                 e->peer_state == PEER_TARGET ? e->config.peer : e->config.node);
-        return e->why_not;
-    }
-    if (e->refused[0])
-        return e->refused;
-    if (e->peer_leg == LEG_FAILED)
-        snprintf(e->why_not, sizeof(e->why_not), "the leg of %s has failed", e->config.peer);
-    else if (is_leading(e) && e->config.failover.has_register && !e->sb.registered && !e->alone)
-        snprintf(e->why_not, sizeof(e->why_not),
-                 "no connection to %s, and the volume has no decree yet: the first one is made when both legs are in "
-                 "sync, and without it %s does not go on alone. If %s is gone for good, take `witness` out of the "
-                 "configuration until another one is in its place",
-                 e->config.peer, e->config.node, e->config.peer);
-    else if (e->alone)
-        snprintf(e->why_not, sizeof(e->why_not), "no connection to %s; %s goes on alone since epoch %llu",
-                 e->config.peer, e->config.node, (unsigned long long)alone_epoch(e));
-    else if (is_leading(e)) /* what it shows as served is not, as long as that lasts */
-        snprintf(e->why_not, sizeof(e->why_not),
-                 e->witness.reads_held ? "no connection to %s: reads and writes wait here%s"
-                                       : "no connection to %s: writes wait here%s",
-                 e->config.peer,
-                 register_rules(e) && e->witness.state != REGISTER_STATE_REACHABLE ? ", and it may serve by now" : "");
-    else
-        snprintf(e->why_not, sizeof(e->why_not), "no connection to %s", e->config.peer);
-    return e->why_not;
+    const char *text = why_source_does_not_count(e);
+    if (!text)
+        text = why_own_leg_is_not_whole(e);
+    if (!text)
+        text = e->session == SESSION_UP ? why_not_in_session(e) : why_not_apart(e);
+    return text;
 }
 
 #define MEMORY_RETRY_NS (10 * NS_PER_MS) /* the peer's reads wait for buffers */

@@ -29,12 +29,17 @@ NAMES = [
 # Functions that say why: each text in them.
 REASONS = [
     ("repl/engine/engine.c", "engine_why_not"),
+    ("repl/engine/engine.c", "why_source_does_not_count"),
+    ("repl/engine/engine.c", "why_own_leg_is_not_whole"),
+    ("repl/engine/engine.c", "why_not_in_session"),
+    ("repl/engine/engine.c", "why_not_apart"),
     ("repl/engine/engine_diskless.c", "diskless_why_not"),
     ("repl/node/volume_status.c", "waits_for_witness"),
     ("repl/node/volume_status.c", "add_what_waits"),
     ("repl/node/volume_status.c", "volume_status"),
     ("repl/node/command.c", "why_not_up"),
     ("repl/engine/engine_session.c", "session_on_hello"),
+    ("repl/engine/engine_session.c", "on_refusal"),
     ("repl/engine/engine_order.c", "order_promote"),
     ("repl/role/role.c", "role_promotion_obstacle"),
     ("repl/role/swaps.c", "swap_obstacle"),
