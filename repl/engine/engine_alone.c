@@ -15,7 +15,8 @@ static bool register_allows(const struct engine *e)
 {
     if (!e->config.failover.has_register)
         return true;
-    bool asks_in = e->witness.swap != SWAP_NOT && e->witness.request.proposal.cause == DECREE_IN;
+    const struct engine_witness *w = &e->witness;
+    bool asks_in = w->in_forgotten || (w->swap != SWAP_NOT && w->request.proposal.cause == DECREE_IN);
     return e->sb.registered && !asks_in;
 }
 

@@ -216,6 +216,7 @@ struct engine_witness {
     uint64_t target_since_ns;  /* when it was first refused, as its target is in the set; 0: it is not */
     uint64_t peer_asked_epoch; /* the peer has asked to take over from it; 0: it has not */
     bool took_in;              /* the target of this session is in the set now */
+    bool in_forgotten;         /* it may be: "in" was asked for, and its end is not waited for any more */
     bool complete;             /* this leg was the target of the last session, and had everything when that ended */
     bool adopt;                /* ordered */
     void *adopt_cookie;

@@ -96,7 +96,7 @@ void swap_gather(struct engine *e, struct swap_facts *f)
         .peer_lost = w->out_wanted && can_be_left_alone(e),
         .peer_is_target = w->target_since_ns && can_be_left_alone(e),
         .resync_done = may_take_peer_in(e),
-        .peer_has_asked = w->peer_asked_epoch && w->peer_asked_epoch >= e->sb.epoch,
+        .peer_has_asked = (w->peer_asked_epoch && w->peer_asked_epoch >= e->sb.epoch) || w->in_forgotten,
         .leg_failed = e->diskless == DISKLESS_WANTED && !w->leg_is_declared,
         .in_sync = in_sync,
         .never_served = e->role.phase == PHASE_PRIMARY && e->sb.history.count == 0,
@@ -415,6 +415,7 @@ void swap_won(struct engine *e, const struct decree *d, struct actions *out)
 {
     struct engine_witness *w = &e->witness;
     bool entry = swap_makes_entry(d);
+    w->in_forgotten = false; /* it expected what stood before */
     actions_note(out, NOTE_INFO, "witness", "%s: epoch %llu, primary %s, %u in the in-sync set",
                  decree_cause_name(d->cause), (unsigned long long)d->epoch, *d->primary ? d->primary : "none",
                  d->member_count);

@@ -33,7 +33,7 @@ struct swap_facts {
     bool peer_lost;      /* for dead-after, and what this leg has is flushed */
     bool peer_is_target; /* it is to be one, as both have said; and what this leg has is flushed. Also of a secondary */
     bool resync_done;    /* the peer has everything, stable. Also of a secondary */
-    bool peer_has_asked; /* to take over from this epoch, or a later one */
+    bool peer_has_asked; /* to take over from this epoch, or a later one; or may be in by a swap that was forgotten */
     bool leg_failed;     /* and the peer's can stand in for it */
     bool in_sync;        /* with the peer, in session */
     bool never_served;   /* nothing of the volume was ever acknowledged before this term */

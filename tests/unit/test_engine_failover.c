@@ -1783,6 +1783,62 @@ static void an_older_register_of_the_same_epoch_is_adopted_over(void **state)
     close_world(w);
 }
 
+/* A is alone, and B back as a target that is done; "in" is asked for. */
+static struct world *open_with_in_asked(void)
+{
+    struct world *w = open_world(&automatic);
+    disconnect_nodes(&w->a, &w->b);
+    write_block(&w->a, 0, 1);
+    wait_ns(w, &w->a, 2 * DEAD_AFTER_NS);
+    assert_true(w->a.completed == 1 && !is_member(w, &w->b));
+    for (;;) {
+        hellos(&w->a, &w->b);
+        calm(w, &w->a);
+        calm(w, &w->b);
+        if (!w->a.dropped && !w->b.dropped && make_ready(&w->a, &w->b))
+            break;
+        disconnect_nodes(&w->a, &w->b);
+    }
+    session_up(&w->a, &w->b);
+    run_until_asks(w, &w->a, DECREE_IN);
+    return w;
+}
+
+/* Whether "in" was carried out, nobody knows; then the register has lost everything, an operator adopts, that comes to
+ * nothing, and the register is what it was. If it was, the other one may take over: nothing was acknowledged without
+ * it. If it was not, nobody waits for ever. */
+static void who_forgets_a_swap_by_adopting_counts_the_peer_in(void **state)
+{
+    for (int carried_out = 0; carried_out < 2; carried_out++) {
+        struct world *w = open_with_in_asked();
+        if (carried_out)
+            lose_answer(w, &w->a);
+        else
+            answer_with(&w->a, REGISTER_UNREACHABLE);
+        disconnect_nodes(&w->a, &w->b);
+        write_block(&w->a, 8192, 2);
+        struct register_row right = w->row;
+        lose_the_register(w);
+        order(&w->a, EV_ADOPT, false);
+        while (w->a.orders_done < 2) {
+            metas_done(&w->a);
+            disks_done(&w->a);
+            if (w->a.asked && w->a.asked->ask == REGISTER_SWAP && w->a.asked->proposal.cause == DECREE_ADOPT)
+                answer_with(&w->a, REGISTER_REFUSED);
+            else if (w->a.asked)
+                answer(w, &w->a);
+            else
+                tick(&w->a, engine_deadline_ns(w->a.engine));
+        }
+        assert_true(w->a.order_result < 0 && w->a.completed == 1);
+        w->row = right;
+        struct node *next = carried_out ? &w->b : &w->a;
+        wait_ns(w, next, 2 * TAKE_AFTER_NS);
+        assert_true(next->serving && w->a.completed == 1 + !carried_out);
+        close_world(w);
+    }
+}
+
 /* Neither the peer nor the register: what waits ends with an error, and what comes later, too. */
 static void what_waits_too_long_fails(void **state)
 {
@@ -2023,6 +2079,7 @@ int main(void)
         cmocka_unit_test(what_is_not_adopted_late_is_given_up),
         cmocka_unit_test(who_is_out_takes_nothing_over_by_adopting),
         cmocka_unit_test(an_older_register_of_the_same_epoch_is_adopted_over),
+        cmocka_unit_test(who_forgets_a_swap_by_adopting_counts_the_peer_in),
         cmocka_unit_test(what_waits_too_long_fails),
         cmocka_unit_test(a_leg_that_is_given_up_leaves_the_set_by_force),
         cmocka_unit_test(the_only_leg_of_the_set_is_not_given_up),
