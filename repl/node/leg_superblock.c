@@ -289,10 +289,10 @@ static int make_copies_stable(struct leg *leg, struct err *err)
     w.io.done = waited_io_done;
     disk_submit(leg->meta, &w.io);
     ring_run(leg->ring, NULL, NULL);
-    return w.io.result ? err_set(err, w.io.result,
-                                 "%s: its superblocks cannot be flushed before they are written again: %s",
-                                 leg->meta->path, strerror(-w.io.result))
-                       : 0;
+    return w.io.result
+               ? err_set(err, w.io.result, "%s: its superblocks cannot be flushed before they are written again: %s",
+                         leg->meta->path, strerror(-w.io.result))
+               : 0;
 }
 
 int leg_read_superblock(struct leg *leg, const struct volume_config *config, struct superblock *sb, struct err *err)
