@@ -491,6 +491,7 @@ const char *diskless_why_not(struct engine *e);
 /* engine_age.c */
 /* Above `other`, and above all that anybody was heard to have on record of this leg. */
 void age_raise_above(struct engine *e, uint64_t other);
+void age_leap(struct engine *e); /* ... and above all that nobody told: this leg gets everything */
 bool age_is_below_record(const struct engine *e);
 void age_on_hello(struct engine *e, const struct hello *peer, const struct sync_judgement *j, struct actions *out);
 void age_on_heard(struct engine *e, uint64_t age);                         /* of the peer's leg */
