@@ -562,6 +562,7 @@ void engine_view(struct engine *e, struct engine_view *out)
         .lsn = mirror.lsn,
         .size_bytes = e->sb.size_bytes,
         .block_bytes = e->served_block_bytes,
+        .leg_id = e->sb.leg_id,
         .leg = e->sb.went_back && own_leg(e) == LEG_UP_TO_DATE ? LEG_OUTDATED : own_leg(e),
         .doubt = own_doubt(e),
         .consistent_epoch = e->sb.leg == LEG_SYNCING ? e->sb.consistent_epoch : 0,

@@ -67,6 +67,7 @@ struct engine_view {
     uint64_t lsn; /* last one given (primary) or applied (secondary) */
     uint64_t size_bytes;
     uint32_t block_bytes; /* that clients' requests are to be multiples of */
+    struct id leg_id;
     enum leg_state leg;
     enum leg_doubt doubt;      /* what is known against it */
     uint64_t consistent_epoch; /* of an inconsistent leg: its last consistent state, as far as this node had it on
