@@ -418,6 +418,7 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
     case EV_META_DONE: superblock_on_written(e, ev->meta.result, out); break;
     case EV_META_PAGE_DONE: log_on_page_done(e, ev->page.area, ev->page.index, ev->page.result, out); break;
     case EV_TICK: break;
+    case EV_HELD_GONE: hold_forget(e); break;
     case EV_HELLO: session_on_hello(e, ev->hello, out); break;
     case EV_PEER_READY: session_on_peer_ready(e); break;
     case EV_SESSION_UP: session_on_up(e, ev->now_ns, ev->heard.sent_ns, out); break;

@@ -128,7 +128,7 @@ struct engine_view {
     const char *why_not;        /* NULL when in_sync; else in words what is missing */
     uint32_t writes_waiting;    /* changes and flushes that wait for the peer */
     uint64_t oldest_waiting_ns; /* when the oldest of them came in; 0: none */
-    uint64_t held_since_ns; /* when it was deposed; its clients of then are held, if they are there still. 0: none */
+    uint64_t held_since_ns;     /* when it was deposed; its clients of then are held. 0: none */
 };
 
 #define ENGINE_ORDERS_MAX 16 /* operators' orders under way; more are refused */

@@ -643,7 +643,7 @@ void patience_fail(const struct request *request, struct actions *out);
 /* engine_hold.c */
 bool hold_begin(struct engine *e); /* a primary with clients is deposed. False: they are not to be held */
 bool hold_end(struct engine *e, struct actions *out); /* false: nobody is held */
-void hold_forget(struct engine *e);                   /* the front opens, and lets them go before */
+void hold_forget(struct engine *e);                   /* they are gone; or the front opens, and lets them go before */
 void hold_look(struct engine *e, struct actions *out);
 uint64_t hold_deadline_ns(const struct engine *e);
 
