@@ -126,6 +126,7 @@ static void on_event(void *ctx, const struct event *ev)
     case EV_HEARD:
     case EV_REGISTER:
     case EV_SWITCHOVER:
+    case EV_HELD_GONE:
     case EV_ADOPT: break;
     }
 }

@@ -47,6 +47,7 @@ struct front_ops {
     void (*serve)(struct front *f, uint64_t size_bytes, uint32_t block_bytes);
     void (*refuse)(struct front *f, const char *why);
     void (*hold)(struct front *f, const char *why);
+    bool (*holds)(const struct front *f);
     struct front_held (*held)(const struct front *f);
     void (*resume)(struct front *f);
     void (*flush_answers)(struct front *f);
@@ -79,6 +80,9 @@ static inline void front_refuse(struct front *f, const char *why) { f->ops->refu
  * them, and they stay connected, until they leave or front_serve(), front_refuse() or front_close() is called. What the
  * sink is busy with for them is still to be completed. A client that stops sending counts as one that has left. */
 static inline void front_hold(struct front *f, const char *why) { f->ops->hold(f, why); }
+
+/* Somebody is: cheap, while front_held() asks the sockets. */
+static inline bool front_holds(const struct front *f) { return f->ops->holds(f); }
 
 static inline struct front_held front_held(const struct front *f) { return f->ops->held(f); }
 

@@ -255,6 +255,7 @@ struct nbd_server {
     struct list ready; /* connections with answers to send */
 
     unsigned connection_count;
+    unsigned held_count;
     unsigned in_sink;
     unsigned maps_busy;
     unsigned commands_free_count;

@@ -419,6 +419,7 @@ void nbd_conn_end(struct nbd_conn *c, enum note_level level, const char *reason)
         return;
     struct nbd_server *s = c->server;
     nbd_note(s, level, "NBD client %s is disconnected: %s", c->name, reason);
+    s->held_count -= c->state == NBD_CONN_HELD;
     c->state = NBD_CONN_ENDING;
     list_remove(&c->wait_read_link);
     list_remove(&c->wait_change_link);
@@ -474,6 +475,7 @@ void nbd_conn_hold(struct nbd_conn *c)
         return;
     c->unanswered = unanswered(c);
     c->state = NBD_CONN_HELD;
+    c->server->held_count++;
     /* Now, and not when the ring lets go: what fails next would be answered, or disconnect it. */
     if (!c->recv_op.busy)
         nbd_write_abandon(c);

@@ -294,12 +294,13 @@ static void hold(struct front *f, const char *why)
         nbd_conn_hold(&s->conns[i]);
 }
 
+static bool holds(const struct front *f) { return server_of(f)->held_count > 0; }
+
 static struct front_held held(const struct front *f)
 {
-    struct front_held held = { 0 };
+    struct front_held held = { .clients = server_of(f)->held_count };
     for (unsigned i = 0; i < NBD_CONNECTIONS_MAX; i++) {
         const struct nbd_conn *c = &server_of(f)->conns[i];
-        held.clients += c->state == NBD_CONN_HELD;
         held.requests += c->state == NBD_CONN_HELD ? nbd_conn_waiting(c) : 0;
     }
     return held;
@@ -371,6 +372,7 @@ static const struct front_ops ops = {
     .serve = serve,
     .refuse = refuse,
     .hold = hold,
+    .holds = holds,
     .held = held,
     .resume = front_nbd_resume,
     .flush_answers = flush_answers,

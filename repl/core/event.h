@@ -46,6 +46,7 @@ enum event_kind {
     EV_DETACH,       /* .order: drain, mark the leg clean, be done */
     EV_REGISTER,     /* .answer: to the ACT_REGISTER */
     EV_SWITCHOVER,   /* .order: the node that does not serve takes over, with nothing lost and nothing resynced */
+    EV_HELD_GONE,    /* of those whom an ACT_SERVE said to hold nobody is there, or nobody was */
     EV_ADOPT,        /* .order: this primary's decree is put over a register that is older, or has none */
 };
 

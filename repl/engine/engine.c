@@ -427,6 +427,7 @@ void engine_step(struct engine *e, const struct event *ev, struct actions *out)
     case EV_META_DONE: superblock_on_written(e, ev->meta.result, out); break;
     case EV_META_PAGE_DONE: log_on_page_done(e, ev->page.area, ev->page.index, ev->page.result, out); break;
     case EV_TICK: break;
+    case EV_HELD_GONE: hold_forget(e); break;
     case EV_HELLO: session_on_hello(e, ev->hello, out); break;
     case EV_PEER_READY: session_on_peer_ready(e); break;
     case EV_SESSION_UP: session_on_up(e, ev->now_ns, ev->heard.sent_ns, out); break;
@@ -571,6 +572,7 @@ void engine_view(struct engine *e, struct engine_view *out)
         .lsn = mirror.lsn,
         .size_bytes = e->sb.size_bytes,
         .block_bytes = e->served_block_bytes,
+        .leg_id = e->sb.leg_id,
         .leg = e->sb.went_back && own_leg(e) == LEG_UP_TO_DATE ? LEG_OUTDATED : own_leg(e),
         .doubt = own_doubt(e),
         .consistent_epoch = e->sb.leg == LEG_SYNCING ? e->sb.consistent_epoch : 0,

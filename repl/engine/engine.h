@@ -67,6 +67,7 @@ struct engine_view {
     uint64_t lsn; /* last one given (primary) or applied (secondary) */
     uint64_t size_bytes;
     uint32_t block_bytes; /* that clients' requests are to be multiples of */
+    struct id leg_id;
     enum leg_state leg;
     enum leg_doubt doubt;      /* what is known against it */
     uint64_t consistent_epoch; /* of an inconsistent leg: its last consistent state, as far as this node had it on
@@ -127,7 +128,7 @@ struct engine_view {
     const char *why_not;        /* NULL when in_sync; else in words what is missing */
     uint32_t writes_waiting;    /* changes and flushes that wait for the peer */
     uint64_t oldest_waiting_ns; /* when the oldest of them came in; 0: none */
-    uint64_t held_since_ns; /* when it was deposed; its clients of then are held, if they are there still. 0: none */
+    uint64_t held_since_ns;     /* when it was deposed; its clients of then are held. 0: none */
 };
 
 #define ENGINE_ORDERS_MAX 16 /* operators' orders under way; more are refused */

@@ -13,12 +13,21 @@ static uint64_t tick_ns(const struct engine *e) { return e->config.age_tick_ns ?
 
 #define AGE_MAX FRAME_EPOCH_MAX /* nobody gets there, but for who was told of it */
 
-void age_raise_above(struct engine *e, uint64_t other)
+/* More than any leg grows between two of them: a minute each, it is 1,900 years. */
+#define AGE_LEAP UINT64_C(1000000000)
+
+static void raise_above(struct engine *e, uint64_t other, uint64_t by)
 {
     uint64_t highest = max_u64(max_u64(e->sb.age, other), e->age.recorded);
-    e->sb.age = min_u64(highest, AGE_MAX - 1) + 1;
+    e->sb.age = min_u64(highest, AGE_MAX - by) + by;
     want_persisted(e);
 }
+
+void age_raise_above(struct engine *e, uint64_t other) { raise_above(e, other, 1); }
+
+/* The register may have heard more of a leg that was here than the peer has, and this node may not hear of that before
+ * all of it is overwritten and counts. What comes after the leap is told from its own copies as ever. */
+void age_leap(struct engine *e) { raise_above(e, 0, AGE_LEAP); }
 
 bool age_is_below_record(const struct engine *e) { return e->age.recorded > e->sb.age; }
 

@@ -493,6 +493,7 @@ const char *diskless_why_not(struct engine *e);
 /* engine_age.c */
 /* Above `other`, and above all that anybody was heard to have on record of this leg. */
 void age_raise_above(struct engine *e, uint64_t other);
+void age_leap(struct engine *e); /* ... and above all that nobody told: this leg gets everything */
 bool age_is_below_record(const struct engine *e);
 void age_on_hello(struct engine *e, const struct hello *peer, const struct sync_judgement *j, struct actions *out);
 void age_on_heard(struct engine *e, uint64_t age);                         /* of the peer's leg */
@@ -645,7 +646,7 @@ void patience_fail(const struct request *request, struct actions *out);
 /* engine_hold.c */
 bool hold_begin(struct engine *e); /* a primary with clients is deposed. False: they are not to be held */
 bool hold_end(struct engine *e, struct actions *out); /* false: nobody is held */
-void hold_forget(struct engine *e);                   /* the front opens, and lets them go before */
+void hold_forget(struct engine *e);                   /* they are gone; or the front opens, and lets them go before */
 void hold_look(struct engine *e, struct actions *out);
 uint64_t hold_deadline_ns(const struct engine *e);
 

@@ -117,6 +117,7 @@ static void note_loss(struct engine *e, struct register_request *r)
     engine_view(e, &v);
     loss_of_force(&(struct loss_facts) { .node = e->config.node,
                                          .peer = e->config.peer,
+                                         .leg_id = e->sb.leg_id,
                                          .leg = v.leg,
                                          .doubt = v.doubt,
                                          .epoch = v.epoch,

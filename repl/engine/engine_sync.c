@@ -79,7 +79,7 @@ static void become_target(struct engine *e)
     engine_joins(e);
     /* Also a new leg in the place of one that was older: it is not taken for that one's copy. */
     if (e->sync_full)
-        age_raise_above(e, 0);
+        age_leap(e);
     e->sb.leg = LEG_SYNCING;
     e->sb.pristine = false;
     want_persisted(e);

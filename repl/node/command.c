@@ -276,6 +276,7 @@ static void say_what_may_be_lost(const struct node_volume *nv, const struct volu
     char loss[LOSS_TEXT_BYTES];
     loss_of_force(&(struct loss_facts) { .node = config_self(nv->config)->name,
                                          .peer = peer ? peer->name : NULL,
+                                         .leg_id = s->leg_id,
                                          .leg = s->leg,
                                          .doubt = s->doubt,
                                          .epoch = s->epoch,

@@ -126,6 +126,9 @@ static void end_of_turn(void *ctx)
             front_resume(v->front);
         if (room && v->link)
             link_resume(v->link);
+        /* Clients come and go without the engine. */
+        if (v->holds && v->actions.count == 0 && volume_held_are_gone(v))
+            volume_step(v, &(struct event) { .kind = EV_HELD_GONE });
         if (v->actions.count == 0)
             break;
     }

@@ -79,6 +79,7 @@ void volume_serve(struct volume *v, uint64_t size_bytes)
 {
     struct engine_view view;
     engine_view(v->engine, &view);
+    v->holds = false;
     /* Closed already, nobody is there to be served. */
     if (v->front)
         front_serve(v->front, size_bytes, view.block_bytes);
@@ -89,11 +90,19 @@ void volume_close(struct volume *v, bool hold)
 {
     struct engine_view view;
     engine_view(v->engine, &view);
-    if (v->front && hold)
+    v->holds = v->front && hold;
+    if (v->holds)
         hold_clients(v);
     else if (v->front)
         refuse_clients(v);
     tell_host(v, false, view.epoch);
+}
+
+bool volume_held_are_gone(struct volume *v)
+{
+    bool gone = v->front && !front_holds(v->front);
+    v->holds &= !gone;
+    return gone;
 }
 
 int volume_open_front(struct volume *v, struct err *err)

@@ -45,6 +45,7 @@ struct volume_status {
     uint64_t lsn;
     uint64_t size_bytes; /* 0: not fixed yet */
     enum leg_state leg;
+    struct id leg_id;          /* none: it was not opened */
     enum leg_doubt doubt;      /* what is known against it */
     uint64_t consistent_epoch; /* of an inconsistent leg: its last consistent state; 0: none */
     uint64_t consistent_lsn;

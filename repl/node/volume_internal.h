@@ -80,6 +80,7 @@ struct volume {
     struct volume_io keep_io;
     struct volume_keep keep;
     bool serves; /* as the host was told last */
+    bool holds;  /* clients, since this node was deposed; the engine has not been told that they are gone */
     struct list orders;
     bool stopping;
     struct volume_order_task stop_order;
@@ -131,6 +132,7 @@ void volume_grow(struct volume *v, enum grow_step grow_step);
 int volume_open_front(struct volume *v, struct err *err);
 void volume_serve(struct volume *v, uint64_t size_bytes);
 void volume_close(struct volume *v, bool hold); /* to its clients; `hold`: as in ACT_SERVE */
+bool volume_held_are_gone(struct volume *v);    /* `holds`. True: the engine is to be told, once */
 
 /* volume_link.c */
 struct hello_config volume_say_config(const struct volume_config *c);

@@ -129,6 +129,7 @@ static void make_status(struct volume *v, struct volume_status *s)
         .epoch = view.epoch,
         .lsn = view.lsn,
         .size_bytes = view.size_bytes,
+        .leg_id = view.leg_id,
         .leg = view.leg,
         .doubt = view.doubt,
         .consistent_epoch = view.consistent_epoch,

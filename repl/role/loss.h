@@ -11,6 +11,7 @@
 struct loss_facts {
     const char *node;
     const char *peer; /* NULL: a volume of one node */
+    struct id leg_id; /* none: there is no leg to ask, and the node's name has to do */
     enum leg_state leg;
     enum leg_doubt doubt;      /* against a leg that is up to date else */
     uint64_t epoch;            /* the last that it has, */

@@ -56,6 +56,23 @@ def is_over(t, c, idle, why):
     wait_until("the idle client to be disconnected", ended, 20)
 
 
+def leaves_by_itself(t, c, primary, other):
+    for s in c.load:
+        s.handle.shutdown()
+    client = nbdio.connect(primary.uri)
+    primary.pause()
+    try:
+        other.wait("to take over", lambda s: s["serving"], 30)
+    finally:
+        primary.resume()
+    primary.wait("to be in sync, and hold one client",
+                 lambda s: c.both_in_sync(s) and s["held"] and s["held"]["clients"] == 1, 60)
+    del client
+    primary.wait("to see that it has left", lambda s: s["held"] is None, 20)
+    p = primary.cli("demote", c.volume)
+    t.check("ends with an error" not in p.stdout, f"`demote` tells of nobody: {p.stdout.strip()}", p)
+
+
 def nobody_wrote_late(t, c):
     for n in c.nodes:
         with open(n.backing, "rb") as f:
@@ -100,6 +117,9 @@ def test(t):
     move(c.load, b.uri)
     nbdio.headway(c.load, 200, what="new clients to be served")
     nbdio.stop(c.load)
+
+    t.step("who is held leaves by itself: nothing is left to end")
+    leaves_by_itself(t, c, b, a)
     c.stop()
     nbdio.verify_legs(c, c.load, "at the end")
     nobody_wrote_late(t, c)

@@ -475,6 +475,7 @@ static void check_session_event(struct sim *s, struct sim_node *n, const struct 
     case EV_DETACH:
     case EV_REGISTER:
     case EV_SWITCHOVER:
+    case EV_HELD_GONE:
     case EV_ADOPT: break;
     }
     sim_fail(s, "session", "node %u: event %d comes from the session", n->index, (int)ev->kind);

@@ -33,6 +33,10 @@ static void ask_register(struct world *w, struct node *n, struct register_answer
 void answer(struct world *w, struct node *n)
 {
     struct register_answer a;
+    if (n == w->cut_off) {
+        answer_with(n, REGISTER_UNREACHABLE);
+        return;
+    }
     ask_register(w, n, &a);
     n->asked = NULL;
     step(n, (struct event) { .kind = EV_REGISTER, .answer = &a });

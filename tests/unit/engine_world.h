@@ -13,6 +13,7 @@ struct world {
     struct node a, b;
     struct register_row row;
     char note[REGISTER_REASON_BYTES]; /* that the last decree came with */
+    const struct node *cut_off;       /* what it asks does not arrive */
 };
 
 void answer_with(struct node *n, enum register_outcome outcome);

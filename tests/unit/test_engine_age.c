@@ -579,7 +579,7 @@ static void a_half_made_copy_does_not_hide(void **state)
 
 /* A has served alone, and the register alone has heard how old its leg became; then its disk was lost. B was promoted
  * by force, and A has a new disk. */
-static struct world *open_with_a_new_disk(void)
+static struct world *open_with_a_new_disk(bool reaches_register)
 {
     struct world *w = open_world(&automatic);
     write_block(&w->a, 0, 1);
@@ -593,6 +593,8 @@ static struct world *open_with_a_new_disk(void)
     node_close(&w->a);
     node_open_with(&w->a, 0, &automatic);
     w->a.on_disk.leg_id = id_of(9);
+    if (!reaches_register)
+        w->cut_off = &w->a;
     node_restart(&w->a, true);
     calm(w, &w->a);
     order(&w->b, EV_PROMOTE, true);
@@ -604,7 +606,7 @@ static struct world *open_with_a_new_disk(void)
 /* In the place of a leg of which the register alone has heard, and that has asked it before it is whole. */
 static void a_new_leg_is_not_taken_for_a_copy(void **state)
 {
-    struct world *w = open_with_a_new_disk();
+    struct world *w = open_with_a_new_disk(true);
     for (int i = 0; i < 10 && !meet(w); i++)
         ;
     wait_both(w, 2 * DEAD_AFTER_NS);
@@ -612,10 +614,37 @@ static void a_new_leg_is_not_taken_for_a_copy(void **state)
     close_world(w);
 }
 
+/* Nor one that is whole when its node reaches the register at last: the peer has heard of less than that one. */
+static void a_new_leg_that_asks_late_is_not_taken_for_a_copy(void **state)
+{
+    struct world *w = open_with_a_new_disk(false);
+    uint64_t of_the_lost = age_told(w, "paris-a");
+    meet_at_last(w);
+    for (int i = 0; i < 100 && !is_member(w, &w->a); i++)
+        wait_both(w, DEAD_AFTER_NS);
+    assert_true(is_member(w, &w->a));
+    assert_in_sync(&w->a, &w->b);
+    assert_int_equal(age_told(w, "paris-a"), of_the_lost);
+    struct copy c = copy_of(&w->a);
+    w->cut_off = NULL;
+    wait_both(w, MINUTE_NS + 2 * DEAD_AFTER_NS);
+    assert_false(w->a.dropped || w->a.on_disk.went_back || told(&w->a, "older copy"));
+    assert_true(age_told(w, "paris-a") > of_the_lost);
+    /* A copy of it from before the register had heard of it is one all the same. */
+    write_block(&w->b, 0, 99);
+    calm_both(w);
+    wait_both(w, MINUTE_NS + 2 * DEAD_AFTER_NS);
+    disconnect_nodes(&w->a, &w->b);
+    put_back(&w->a, &c, false);
+    wait_ns(w, &w->a, 10 * TAKE_AFTER_NS);
+    assert_true(!w->a.serving && w->a.on_disk.went_back);
+    close_world(w);
+}
+
 /* Its record that it is whole is on its way when the register answers. */
 static void an_answer_comes_before_the_record(void **state)
 {
-    struct world *w = open_with_a_new_disk();
+    struct world *w = open_with_a_new_disk(true);
     bool up = false;
     for (int i = 0; i < 10 && !up; i++) {
         hellos(&w->a, &w->b);
@@ -790,6 +819,7 @@ int main(void)
         cmocka_unit_test(a_primary_that_went_back_does_not_resume),
         cmocka_unit_test(only_a_higher_age_tells),
         cmocka_unit_test(a_new_leg_is_not_taken_for_a_copy),
+        cmocka_unit_test(a_new_leg_that_asks_late_is_not_taken_for_a_copy),
         cmocka_unit_test(a_half_made_copy_does_not_hide),
         cmocka_unit_test(an_answer_comes_before_the_record),
         cmocka_unit_test(a_copy_from_before_the_pairing),

@@ -165,6 +165,31 @@ static void fail_after_ends_it(void **state)
     close_world(w);
 }
 
+/* Those who were held have gone, by themselves: nothing ends that anybody could be told of. */
+static void nobody_is_left(void **state)
+{
+    struct node_options options = waits();
+    options.failover.fail_after_ns = 100 * DEAD_AFTER_NS;
+    for (int demoted = 0; demoted < 2; demoted++) {
+        struct world *w = open_deposed(&options);
+        uint64_t since_ns = view_of(&w->a).held_since_ns;
+        assert_true(since_ns);
+        step(&w->a, (struct event) { .kind = EV_HELD_GONE });
+        assert_false(view_of(&w->a).held_since_ns);
+        if (demoted) {
+            order(&w->a, EV_DEMOTE, false);
+            assert_true(w->a.order_result == 0 && !*w->a.order_text);
+        }
+        while (w->a.now_ns < since_ns + 2 * options.failover.fail_after_ns) {
+            wait_ns(w, &w->a, DEAD_AFTER_NS);
+            wait_ns(w, &w->b, DEAD_AFTER_NS);
+        }
+        assert_false(told(&w->a, "`fail-after`"));
+        assert_in_sync(&w->a, &w->b);
+        close_world(w);
+    }
+}
+
 /* By an operator's force what waits fails: he has said so. */
 static void what_is_given_up_by_order_fails(void **state)
 {
@@ -189,6 +214,7 @@ int main(void)
         cmocka_unit_test(who_serves_again_holds_nobody),
         cmocka_unit_test(taken_down_it_holds_nobody),
         cmocka_unit_test(fail_after_ends_it),
+        cmocka_unit_test(nobody_is_left),
         cmocka_unit_test(what_is_given_up_by_order_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -189,6 +189,7 @@ static void on_event(void *ctx, const struct event *ev)
     case EV_DETACH:
     case EV_REGISTER:
     case EV_SWITCHOVER:
+    case EV_HELD_GONE:
     case EV_ADOPT: fail_msg("the link gave an event that is not its own"); break;
     }
 }

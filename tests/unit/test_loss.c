@@ -32,6 +32,25 @@ static void what_is_known_is_said_in_numbers(void **state)
     assert_string_equal(of_force(&f), "paris-b is up-to-date at epoch 7, LSN 100, found by a verify to differ");
 }
 
+/* The set has this node's name, and another of its disks. */
+static void a_replaced_disk_is_not_in_the_set(void **state)
+{
+    struct decree d = { .epoch = 9,
+                        .member_count = 2,
+                        .members = { { .node = "paris-a", .leg_id = { { 1 } } },
+                                     { .node = "paris-b", .leg_id = { { 2 } } } } };
+    struct loss_facts f = { .node = "paris-b", .leg_id = { { 3 } }, .leg = LEG_OUTDATED, .epoch = 7, .stands = &d };
+    assert_string_equal(of_force(&f), "paris-b is outdated at epoch 7, LSN 0, not in the set of epoch 9");
+    f.leg_id = d.members[1].leg_id;
+    assert_string_equal(of_force(&f), "paris-b is outdated at epoch 7, LSN 0");
+    f.leg_id = (struct id) { { 0 } }; /* not known */
+    assert_string_equal(of_force(&f), "paris-b is outdated at epoch 7, LSN 0");
+    f.node = "paris-c";
+    assert_string_equal(of_force(&f), "paris-c is outdated at epoch 7, LSN 0, not in the set of epoch 9");
+    d = (struct decree) { 0 };
+    assert_null(strstr(of_force(&f), "not in the set"));
+}
+
 static void the_bytes_that_are_to_come_are_those_of_a_target(void **state)
 {
     struct loss_facts f = {
@@ -89,6 +108,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_known_is_said_in_numbers),
+        cmocka_unit_test(a_replaced_disk_is_not_in_the_set),
         cmocka_unit_test(the_bytes_that_are_to_come_are_those_of_a_target),
         cmocka_unit_test(the_longest_is_cut_off),
         cmocka_unit_test(who_adopts_says_over_what),

@@ -1109,7 +1109,11 @@ static struct front_held held(struct ram_volume *v)
     return held;
 }
 
-static void nobody_is_held(struct ram_volume *v, void *seen) { *(bool *)seen = front_held(v->front).clients == 0; }
+static void nobody_is_held(struct ram_volume *v, void *seen)
+{
+    *(bool *)seen = !front_holds(v->front);
+    assert(*(bool *)seen == (front_held(v->front).clients == 0));
+}
 
 /* How many bytes were on their way still; then neither an answer nor an end comes. */
 static size_t raw_expect_silence(int fd)

@@ -883,6 +883,7 @@ static void engine_event(struct side *side, const struct event *ev)
     case EV_DETACH:
     case EV_REGISTER:
     case EV_SWITCHOVER:
+    case EV_HELD_GONE:
     case EV_ADOPT: fail_msg("not the session's to give"); break;
     }
 }
