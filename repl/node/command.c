@@ -363,7 +363,8 @@ static void finish_role(struct command *c, const char *text)
     const char *node = config_self(c->nv->config)->name;
     const char *stop = *text ? ". " : "";
     if (c->request.command == CONTROL_SWITCHOVER)
-        command_finish(c, CONTROL_DONE, "volume %s: the other node serves it now%s%s", volume, stop, text);
+        command_finish(c, CONTROL_DONE, "volume %s: %s serves it now%s%s", volume,
+                       c->takes_over ? node : config_peer(c->nv->config)->name, stop, text);
     else if (c->request.command == CONTROL_ADOPT)
         command_finish(c, CONTROL_DONE, "volume %s: the witness has what this node knows%s%s", volume, stop, text);
     else
@@ -535,6 +536,15 @@ static void begin_role(struct command *c, enum volume_order what)
     command_finish(c, CONTROL_FAILED, "volume %s: %s", c->nv->config->volume, why_not_up(c->nv, why, sizeof(why)));
 }
 
+static void begin_switchover(struct command *c)
+{
+    struct volume_status s = { .role = ROLE_PRIMARY };
+    if (c->nv->state == STATE_UP)
+        volume_status(c->nv->volume, &s);
+    c->takes_over = s.role != ROLE_PRIMARY;
+    begin_role(c, VOLUME_SWITCHOVER);
+}
+
 /* Where a register knows who has what, force is for what is refused without it. */
 static void begin_promotion(struct command *c)
 {
@@ -669,7 +679,7 @@ static void begin(struct command *c)
         c->phase = PHASE_STREAMS;
         stream(c);
         return;
-    case CONTROL_SWITCHOVER: begin_role(c, VOLUME_SWITCHOVER); return;
+    case CONTROL_SWITCHOVER: begin_switchover(c); return;
     case CONTROL_ADOPT: begin_role(c, VOLUME_ADOPT); return;
     case CONTROL_WITNESS_STATUS:
     case CONTROL_WITNESS_HISTORY:

@@ -617,11 +617,15 @@ static void open_node_with_witness(enum register_state state)
 static void a_switchover_and_an_adoption_are_orders(void **state)
 {
     open_node_with_witness(REGISTER_STATE_REACHABLE);
+    shown.role = ROLE_PRIMARY;
     assert_int_equal(ask_switchover(), CONTROL_DONE);
-    assert_string_equal(result_text, "volume g: the other node serves it now");
+    assert_string_equal(result_text, "volume g: b serves it now");
+    shown.role = ROLE_SECONDARY;
+    assert_int_equal(ask_switchover(), CONTROL_DONE);
+    assert_string_equal(result_text, "volume g: a serves it now");
     assert_int_equal(ask_adopt(), CONTROL_DONE);
-    assert_int_equal(given[0], VOLUME_SWITCHOVER);
-    assert_int_equal(given[1], VOLUME_ADOPT);
+    assert_int_equal(given[1], VOLUME_SWITCHOVER);
+    assert_int_equal(given[2], VOLUME_ADOPT);
     atomic_store(&answer_kind, ANSWER_REFUSED);
     assert_int_equal(ask_switchover(), CONTROL_REFUSED);
     assert_string_equal(result_text, "volume g: promise 4 forbids it");
