@@ -288,11 +288,11 @@ static int check_image(const struct image *i, const struct stat *st, struct err 
     if (!S_ISREG(st->st_mode))
         return err_set(err, -EINVAL, "%s: is no file", i->path);
     if (stat(i->kept, &kept) == 0 && kept.st_dev == st->st_dev && kept.st_ino == st->st_ino)
-        return err_set(err, -EINVAL, "%s: is the file of kept blocks itself", i->path);
+        return err_set(err, -EEXIST, "%s: is the file of kept blocks itself", i->path);
     if (flock(i->fd, LOCK_EX | LOCK_NB) < 0)
-        return err_set(err, -EBUSY, "%s: is in use: a daemon may have it as its backing", i->path);
+        return err_set(err, -EEXIST, "%s: is in use: a daemon may have it as its backing", i->path);
     if (!i->made && is_a_leg(i->path))
-        return err_set(err, -EINVAL,
+        return err_set(err, -EEXIST,
                        "%s: is a leg of a volume, or a copy of one, which this would spoil: write into a copy of the "
                        "volume's content",
                        i->path);

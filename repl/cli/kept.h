@@ -19,6 +19,6 @@ int kept_walk(const char *path, const struct kept_visitor *visitor, struct kept_
 int kept_list(const struct show *s, const char *path, struct err *err);
 
 /* Writes what is kept into a new file `image` as large as the volume, or, by force, into one that is there; what is not
- * kept stays as it is. -EEXIST: there is such a file. Not into `path` itself, a file that somebody has locked as a
- * daemon does, or a leg. */
+ * kept stays as it is. -EEXIST: refused, as there is such a file; by force, too, if it is `path` itself, one that
+ * somebody has locked as a daemon does, or a leg. */
 int kept_export(const struct show *s, const char *path, const char *image, bool force, struct err *err);

@@ -13,6 +13,22 @@ static bool is_draining_still(const struct engine *e) { return e->role.phase == 
 
 static bool has_handed(const struct engine *e) { return e->role.phase == PHASE_HANDING && e->role.handed; }
 
+/* All else is done. */
+bool handover_waits_for_register(const struct engine *e)
+{
+    return is_draining_still(e) && e->witness.hand_unread && e->own_flushed;
+}
+
+void handover_on_answer(struct engine *e, bool good, struct actions *out)
+{
+    struct engine_witness *w = &e->witness;
+    if (!is_draining_still(e) || !w->hand_unread)
+        return;
+    w->hand_unread = false;
+    if (!good)
+        handover_is_called_off(e, actions_text(out, "the witness does not help: %s", w->reason), out);
+}
+
 bool handover_is_stuck(const struct engine *e) { return has_handed(e) && e->witness.gives_up; }
 
 /* ---- the order ---- */
@@ -64,6 +80,9 @@ static void begin(struct engine *e, struct actions *out)
     e->own_flushed = false;
     e->ending_flushed = false;
     w->gives_up = w->peer_waits = w->fails_held = false;
+    /* What it was a while ago does not tell whether it answers now, and who has handed over needs that it does. */
+    w->hand_unread = true;
+    w->read_at_ns = e->now_ns;
     w->hand_since_ns = e->now_ns;
     w->hand_until_ns = e->now_ns + e->config.failover.dead_after_ns;
     w->switch_until_ns = e->now_ns + register_wait_ns(e);
@@ -124,6 +143,13 @@ static void refuse(struct engine *e, uint64_t epoch, uint16_t status, struct act
     decree_send(FRAME_ACK, FRAME_FLAG_HAND, epoch, status, out);
 }
 
+/* What the peer, which has asked for it, tells its operator. */
+static uint16_t status_of_refusal(const struct engine *e)
+{
+    bool answers = e->witness.state == REGISTER_STATE_REACHABLE && !handover_waits_for_register(e);
+    return answers ? EBUSY : EHOSTUNREACH;
+}
+
 void handover_is_called_off(struct engine *e, const char *why, struct actions *out)
 {
     if (e->role.handed) {
@@ -134,6 +160,7 @@ void handover_is_called_off(struct engine *e, const char *why, struct actions *o
         orders_finish(e, -EBUSY, actions_text(out, "%s; %s may have taken over, or may yet", why, e->config.peer), out);
         return;
     }
+    uint16_t status = status_of_refusal(e);
     role_keep(&e->role);
     e->ending_flushed = false;
     if (e->own_flush_busy && e->own_flush_for == FLUSH_FOR_ENDING)
@@ -142,7 +169,7 @@ void handover_is_called_off(struct engine *e, const char *why, struct actions *o
     actions_note(out, NOTE_WARNING, "role", "not handed over: %s", text);
     orders_finish(e, -EBUSY, text, out);
     if (e->witness.peer_waits && e->session == SESSION_UP)
-        refuse(e, e->sb.epoch, EBUSY, out);
+        refuse(e, e->sb.epoch, status, out);
 }
 
 void handover_returns(struct engine *e, struct actions *out)
@@ -190,7 +217,7 @@ void handover_on_frame(struct engine *e, const struct frame *frame, struct actio
             begin(e, out);
             w->peer_waits = true;
         } else {
-            refuse(e, frame->epoch, EBUSY, out);
+            refuse(e, frame->epoch, status_of_refusal(e), out);
         }
         return;
     }
@@ -257,6 +284,8 @@ void handover_advance(struct engine *e, struct actions *out)
     bool late = e->now_ns >= w->hand_until_ns;
     if (is_draining_still(e) && !engine_is_in_sync(e))
         handover_is_called_off(e, "the legs are not in sync any more", out);
+    else if (is_draining_still(e) && late && handover_waits_for_register(e))
+        handover_is_called_off(e, "the witness does not help: it has not answered in time", out);
     else if (is_draining_still(e) && late)
         handover_is_called_off(e, "what was in flight did not end in time: a disk is slow, or hangs", out);
     if (has_handed(e) && late)

@@ -224,6 +224,7 @@ struct engine_witness {
     bool handed;            /* of a secondary: its primary has stopped for a switchover, and waits for it */
     bool peer_waits;        /* PHASE_HANDING: the peer has asked for it, and hears if it is called off */
     uint64_t hand_until_ns; /* PHASE_HANDING: the present step ends, with whatever has come of it */
+    bool hand_unread;       /* ... the register has not answered since it began */
     bool gives_up;          /* ... the peer does not take over, or nobody knows */
     char why_kept[REGISTER_REASON_BYTES]; /* ... and why */
     bool switch_asked;                    /* of a secondary: its primary was asked to hand over, as was ordered here */
@@ -454,7 +455,9 @@ uint64_t adopt_deadline_ns(const struct engine *e);
 void handover_order(struct engine *e, void *cookie, struct actions *out);
 void handover_on_frame(struct engine *e, const struct frame *frame, struct actions *out);
 void handover_on_refused(struct engine *e, const struct frame *frame, struct actions *out);
-void handover_hand(struct engine *e, struct actions *out); /* drained and flushed */
+void handover_hand(struct engine *e, struct actions *out); /* drained and flushed, and the register has answered */
+bool handover_waits_for_register(const struct engine *e);
+void handover_on_answer(struct engine *e, bool good, struct actions *out); /* of the register, to a read */
 /* The peer has this node's place by a decree: it is secondary from here on. */
 void handover_is_taken(struct engine *e, struct actions *out);
 void handover_returns(struct engine *e, struct actions *out); /* ... or this node has it again, by its own */

@@ -407,7 +407,7 @@ void orders_carry_out(struct engine *e, uint64_t now_ns, struct actions *out)
     bool hands = e->role.phase == PHASE_HANDING && !e->role.handed;
     for (;;) {
         struct role_facts facts = {
-            .idle = (ending || hands) && is_settled(e, out) && !e->own_flush_busy,
+            .idle = (ending || hands) && is_settled(e, out) && !e->own_flush_busy && !handover_waits_for_register(e),
             /* What cannot be written any more will not hold up the end: the disk then tells of an unclean one. */
             .persisted = persisted(e) || (ending && e->sb_broken),
             .flushed = e->own_flushed,

@@ -249,6 +249,8 @@ void register_on_answer(struct engine *e, const struct register_answer *answer, 
             e, actions_text(out, "nobody begins to serve without the witness, by force neither: %s", w->reason), out);
     w->read_at_ns = e->now_ns + (good ? e->config.failover.dead_after_ns : RETRY_NS);
     w->retry_at_ns = e->now_ns + RETRY_NS;
+    if (of_read)
+        handover_on_answer(e, good, out);
     adopt_on_answer(e, of_read, answer, out);
     /* Rule no-older-register, whatever let it through. */
     bool tells = good || answer->outcome == REGISTER_UNCONFIRMED;

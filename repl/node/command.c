@@ -358,13 +358,27 @@ static bool go_on(struct command *c, int result, const char *text)
     return true;
 }
 
+/* Nothing was done, and who has ordered it may wait for something that is in the way still. */
+static void finish_promoted_before(struct command *c)
+{
+    const char *node = config_self(c->nv->config)->name;
+    struct volume_status s = { .why_not = "" };
+    if (c->nv->state == STATE_UP)
+        volume_status(c->nv->volume, &s);
+    command_finish(c, CONTROL_DONE, "volume %s: %s is primary already%s%s", c->nv->config->volume, node,
+                   *s.why_not ? "; not protected: " : "", s.why_not);
+}
+
 static void finish_role(struct command *c, const char *text)
 {
     const char *volume = c->nv->config->volume;
     const char *node = config_self(c->nv->config)->name;
     const char *stop = *text ? ". " : "";
-    if (c->request.command == CONTROL_SWITCHOVER)
-        command_finish(c, CONTROL_DONE, "volume %s: the other node serves it now%s%s", volume, stop, text);
+    if (c->request.command == CONTROL_PROMOTE && c->was_primary)
+        finish_promoted_before(c);
+    else if (c->request.command == CONTROL_SWITCHOVER)
+        command_finish(c, CONTROL_DONE, "volume %s: %s serves it now%s%s", volume,
+                       c->was_primary ? config_peer(c->nv->config)->name : node, stop, text);
     else if (c->request.command == CONTROL_ADOPT)
         command_finish(c, CONTROL_DONE, "volume %s: the witness has what this node knows%s%s", volume, stop, text);
     else
@@ -526,6 +540,15 @@ static void begin_down(struct command *c)
     }
 }
 
+static bool is_primary(const struct node_volume *nv)
+{
+    struct volume_status s;
+    if (nv->state != STATE_UP)
+        return false;
+    volume_status(nv->volume, &s);
+    return s.role == ROLE_PRIMARY;
+}
+
 static void begin_role(struct command *c, enum volume_order what)
 {
     if (c->nv->state == STATE_UP) {
@@ -536,10 +559,17 @@ static void begin_role(struct command *c, enum volume_order what)
     command_finish(c, CONTROL_FAILED, "volume %s: %s", c->nv->config->volume, why_not_up(c->nv, why, sizeof(why)));
 }
 
+static void begin_switchover(struct command *c)
+{
+    c->was_primary = is_primary(c->nv);
+    begin_role(c, VOLUME_SWITCHOVER);
+}
+
 /* Where a register knows who has what, force is for what is refused without it. */
 static void begin_promotion(struct command *c)
 {
     c->tries_first = c->request.force && config_has_witness(c->nv->config);
+    c->was_primary = is_primary(c->nv);
     if (c->nv->state == STATE_UP && c->request.force && !c->tries_first)
         promote_by_force(c, NULL);
     else
@@ -670,7 +700,7 @@ static void begin(struct command *c)
         c->phase = PHASE_STREAMS;
         stream(c);
         return;
-    case CONTROL_SWITCHOVER: begin_role(c, VOLUME_SWITCHOVER); return;
+    case CONTROL_SWITCHOVER: begin_switchover(c); return;
     case CONTROL_ADOPT: begin_role(c, VOLUME_ADOPT); return;
     case CONTROL_WITNESS_STATUS:
     case CONTROL_WITNESS_HISTORY:

@@ -64,6 +64,7 @@ for key in sorted(keys):
 example = os.path.join(tree, "examples", "gold42.yaml")
 for node in ("paris-a", "paris-b"):
     output(lockstepd, "--check", "--config", example, "--node", node)
+output(lockstepd, "--check", "--config", os.path.join(tree, "examples", "witness.yaml"))
 shown = re.search(r"\.Bd -literal\n(volume:.*?)\.Ed", man5, re.S).group(1)
 with tempfile.NamedTemporaryFile("w", suffix=".yaml") as f:
     f.write(shown)

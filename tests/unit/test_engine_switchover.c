@@ -7,11 +7,20 @@
 
 static bool takes_requests(const struct node *n) { return engine_can_accept(n->engine, OP_WRITE); }
 
-/* Until node A has told B to take over; `on`: ordered there. */
+/* Until node A has told B to take over, for which the register has to answer it. */
+static bool run_until_handed(struct world *w)
+{
+    if (run_until_sent(&w->a, &w->b, &w->a, FRAME_DECREE))
+        return true;
+    answer(w, &w->a);
+    return run_until_sent(&w->a, &w->b, &w->a, FRAME_DECREE);
+}
+
+/* `on`: ordered there. */
 static void hand_over(struct world *w, struct node *on)
 {
     order(on, EV_SWITCHOVER, false);
-    assert_true(run_until_sent(&w->a, &w->b, &w->a, FRAME_DECREE));
+    assert_true(run_until_handed(w));
     assert_true(w->a.sent[0].frame.flags == FRAME_FLAG_HAND);
     assert_true(w->a.serving && !takes_requests(&w->a) && on->orders_done == (on == &w->a));
 }
@@ -70,7 +79,7 @@ static void the_other_node_takes_over(void **state)
         assert_false(run_until_sent(&w->a, &w->b, &w->a, FRAME_DECREE));
         assert_true(w->a.serving && !takes_requests(&w->a) && w->a.completed == 0);
         w->a.hold_disk = w->b.hold_disk = false;
-        assert_true(run_until_sent(&w->a, &w->b, &w->a, FRAME_DECREE));
+        assert_true(run_until_handed(w));
         assert_true(w->a.completed == 1 && w->a.complete_result == 0);
         assert_true(w->a.stable[0] == 1 && w->b.stable[0] == 1);
         ask_for_it(w);
@@ -256,6 +265,45 @@ static void who_drains_may_go_on(void **state)
     }
 }
 
+/* What the register was when it was read last says nothing of now: who stops first and finds it away then would wait
+ * for it, with all that is asked. */
+static void the_register_answers_before_it_hands_over(void **state)
+{
+    enum { GOES_AWAY, IS_SILENT, KINDS };
+    for (int i = 0; i < 2 * KINDS; i++) {
+        int kind = i % KINDS;
+        struct world *w = open_world(&automatic);
+        struct node *on = i < KINDS ? &w->a : &w->b;
+        uint64_t epoch = w->row.decree.epoch;
+        assert_int_equal(view_of(&w->a).witness.state, REGISTER_STATE_REACHABLE);
+        assert_null(w->a.asked);
+        order(on, EV_SWITCHOVER, false);
+        run(&w->a, &w->b);
+        assert_non_null(w->a.asked);
+        assert_int_equal(w->a.asked->ask, REGISTER_READ);
+        assert_true(!takes_requests(&w->a) && w->a.sent_count == 0);
+        if (kind == GOES_AWAY) {
+            answer_with(&w->a, REGISTER_UNREACHABLE);
+        } else {
+            tick(&w->a, w->a.now_ns + DEAD_AFTER_NS - 1);
+            assert_false(takes_requests(&w->a));
+            tick(&w->a, engine_deadline_ns(w->a.engine));
+        }
+        assert_true(takes_requests(&w->a));
+        if (on == &w->b)
+            deliver(&w->a, &w->b);
+        assert_true(on->orders_done == 1 + (on == &w->a) && on->order_result == -EBUSY);
+        const char *said = on == &w->a ? "the witness does not help" : "does not reach the witness";
+        assert_non_null(strstr(on->order_text, said));
+        assert_int_equal(w->row.decree.epoch, epoch);
+        if (kind == IS_SILENT)
+            answer_with(&w->a, REGISTER_UNREACHABLE); /* late */
+        disconnect_nodes(&w->a, &w->b);
+        assert_a_serves_on(w, DECREE_FIRST, NULL);
+        close_world(w);
+    }
+}
+
 /* Whoever had it ordered hears when it is called off, and may order it again. The other one is told nothing. */
 static void the_secondary_hears_that_it_is_called_off(void **state)
 {
@@ -374,8 +422,13 @@ static void who_was_taken_over_unheard_stops(void **state)
 static void what_the_register_says_counts_at_once(void **state)
 {
     struct world *w = open_world(&automatic);
+    w->a.hold_disk = true;
+    order(&w->a, EV_SWITCHOVER, false);
+    run(&w->a, &w->b);
+    answer(w, &w->a);                             /* while it flushes */
     tick(&w->a, w->a.now_ns + DEAD_AFTER_NS / 2); /* of the time between two looks */
-    hand_over(w, &w->a);
+    w->a.hold_disk = false;
+    assert_true(run_until_sent(&w->a, &w->b, &w->a, FRAME_DECREE));
     ask_for_it(w);
     answer(w, &w->b);
     tick(&w->a, w->a.now_ns + DEAD_AFTER_NS / 2);
@@ -609,6 +662,7 @@ int main(void)
         cmocka_unit_test(what_is_not_safe_is_refused),
         cmocka_unit_test(who_does_not_know_the_frame_gets_none),
         cmocka_unit_test(who_drains_may_go_on),
+        cmocka_unit_test(the_register_answers_before_it_hands_over),
         cmocka_unit_test(the_secondary_hears_that_it_is_called_off),
         cmocka_unit_test(a_flush_in_vain_counts_for_nothing),
         cmocka_unit_test(who_is_not_taken_over_in_time_renews),

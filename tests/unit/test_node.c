@@ -501,6 +501,7 @@ static void orders_are_answered_with_their_exit_code(void **state)
 {
     open_node(60 * NS_PER_S);
     wait_ready();
+    shown.role = ROLE_SECONDARY;
     assert_int_equal(ask_promote(false), CONTROL_DONE);
     assert_string_equal(result_text, "volume g: a is primary");
     assert_int_equal(atomic_load(&forced), 0);
@@ -617,11 +618,21 @@ static void open_node_with_witness(enum register_state state)
 static void a_switchover_and_an_adoption_are_orders(void **state)
 {
     open_node_with_witness(REGISTER_STATE_REACHABLE);
+    shown.role = ROLE_PRIMARY;
+    snprintf(shown.why_not, sizeof(shown.why_not), "writes wait here");
     assert_int_equal(ask_switchover(), CONTROL_DONE);
-    assert_string_equal(result_text, "volume g: the other node serves it now");
+    assert_string_equal(result_text, "volume g: b serves it now");
+    assert_int_equal(ask_promote(false), CONTROL_DONE);
+    assert_string_equal(result_text, "volume g: a is primary already; not protected: writes wait here");
+    shown.why_not[0] = 0;
+    assert_int_equal(ask_promote(true), CONTROL_DONE);
+    assert_string_equal(result_text, "volume g: a is primary already");
+    shown.role = ROLE_SECONDARY;
+    assert_int_equal(ask_switchover(), CONTROL_DONE);
+    assert_string_equal(result_text, "volume g: a serves it now");
     assert_int_equal(ask_adopt(), CONTROL_DONE);
-    assert_int_equal(given[0], VOLUME_SWITCHOVER);
-    assert_int_equal(given[1], VOLUME_ADOPT);
+    assert_int_equal(given[3], VOLUME_SWITCHOVER);
+    assert_int_equal(given[4], VOLUME_ADOPT);
     atomic_store(&answer_kind, ANSWER_REFUSED);
     assert_int_equal(ask_switchover(), CONTROL_REFUSED);
     assert_string_equal(result_text, "volume g: promise 4 forbids it");
