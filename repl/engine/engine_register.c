@@ -115,18 +115,20 @@ static void note_loss(struct engine *e, struct register_request *r)
         return;
     struct engine_view v;
     engine_view(e, &v);
-    loss_of_force(&(struct loss_facts) { .node = e->config.node,
-                                         .peer = e->config.peer,
-                                         .leg_id = e->sb.leg_id,
-                                         .leg = v.leg,
-                                         .doubt = v.doubt,
-                                         .epoch = v.epoch,
-                                         .lsn = v.lsn,
-                                         .consistent_epoch = v.consistent_epoch,
-                                         .consistent_lsn = v.consistent_lsn,
-                                         .to_come_bytes = v.out_of_sync_bytes,
-                                         .stands = &e->witness.decree },
-                  r->note);
+    loss_of_force(
+        &(struct loss_facts) { .node = e->config.node,
+                               .peer = e->config.peer,
+                               .leg_id = e->sb.leg_id,
+                               .leg = v.leg,
+                               .doubt = v.doubt,
+                               .epoch = v.epoch,
+                               .lsn = v.lsn,
+                               .consistent_epoch = v.consistent_epoch,
+                               .consistent_lsn = v.consistent_lsn,
+                               .to_come_bytes = v.out_of_sync_bytes,
+                               .peer_changed_bytes = v.apart.peer.changed_known ? v.apart.peer.changed_bytes : 0,
+                               .stands = &e->witness.decree },
+        r->note);
 }
 
 static void prepare(struct engine *e, int row, const struct swap_facts *facts)

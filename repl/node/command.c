@@ -274,18 +274,20 @@ static void say_what_may_be_lost(const struct node_volume *nv, const struct volu
     const struct decree *d = s->has_witness ? &s->witness.decree : NULL;
     const struct config_node *peer = config_peer(nv->config);
     char loss[LOSS_TEXT_BYTES];
-    loss_of_force(&(struct loss_facts) { .node = config_self(nv->config)->name,
-                                         .peer = peer ? peer->name : NULL,
-                                         .leg_id = s->leg_id,
-                                         .leg = s->leg,
-                                         .doubt = s->doubt,
-                                         .epoch = s->epoch,
-                                         .lsn = s->lsn,
-                                         .consistent_epoch = s->consistent_epoch,
-                                         .consistent_lsn = s->consistent_lsn,
-                                         .to_come_bytes = s->out_of_sync_bytes,
-                                         .stands = d },
-                  loss);
+    loss_of_force(
+        &(struct loss_facts) { .node = config_self(nv->config)->name,
+                               .peer = peer ? peer->name : NULL,
+                               .leg_id = s->leg_id,
+                               .leg = s->leg,
+                               .doubt = s->doubt,
+                               .epoch = s->epoch,
+                               .lsn = s->lsn,
+                               .consistent_epoch = s->consistent_epoch,
+                               .consistent_lsn = s->consistent_lsn,
+                               .to_come_bytes = s->out_of_sync_bytes,
+                               .peer_changed_bytes = s->apart.peer.changed_known ? s->apart.peer.changed_bytes : 0,
+                               .stands = d },
+        loss);
     text[0] = 0;
     add_words(text, "may be lost: %s", loss);
     if (!d || decree_is_none(d))

@@ -51,6 +51,9 @@ void loss_of_force(const struct loss_facts *f, char text[LOSS_TEXT_BYTES])
     /* The bits of another leg are what itself has changed, or may have: nothing of what the peer wrote alone. */
     if (f->leg == LEG_SYNCING && f->to_come_bytes)
         add(text, "; it lacks %llu bytes, and what came since", (unsigned long long)f->to_come_bytes);
+    else if (f->peer && f->peer_changed_bytes)
+        add(text, "; it lacks what %s has changed alone, at most %llu bytes when that was heard last", f->peer,
+            (unsigned long long)f->peer_changed_bytes);
     else if (f->peer)
         add(text, "; what it lacks of %s is not known here", f->peer);
 }

@@ -19,6 +19,7 @@ struct loss_facts {
     uint64_t consistent_epoch; /* LEG_SYNCING: of its last consistent state; 0: it has had none on record */
     uint64_t consistent_lsn;
     uint64_t to_come_bytes;      /* LEG_SYNCING: when it was last connected */
+    uint64_t peer_changed_bytes; /* split brain: by the peer alone, at the most, when it was heard last; 0: not known */
     const struct decree *stands; /* in the register; NULL: there is none */
 };
 

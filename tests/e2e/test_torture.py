@@ -291,7 +291,9 @@ class Torture:
 
         def mended():
             states[:] = [n.status() for n in self.cluster.nodes]
-            return (all(s and self.cluster.both_in_sync(s) for s in states) and
+            # One that has restarted decides nothing before it has heard both: a node lost by then would be a second fault.
+            return (self.witness.status(self.cluster.volume)["confirmed"] and
+                    all(s and self.cluster.both_in_sync(s) for s in states) and
                     [s["serving"] for s in states].count(True) == 1 and
                     self.service.at is self.cluster.nodes[[s["serving"] for s in states].index(True)])
         wait_until("both legs in sync, and one node to serve", mended, MENDED_S, poll_s=0.05, describe=lambda: json.dumps(states))

@@ -66,6 +66,15 @@ static void the_bytes_that_are_to_come_are_those_of_a_target(void **state)
     assert_null(strstr(of_force(&f), "4096"));
 }
 
+static void what_the_peer_has_changed_alone_is_said_where_it_is_known(void **state)
+{
+    struct loss_facts f = {
+        .node = "paris-b", .peer = "paris-a", .leg = LEG_UP_TO_DATE, .epoch = 7, .lsn = 100, .peer_changed_bytes = 8192
+    };
+    assert_string_equal(of_force(&f), "paris-b is up-to-date at epoch 7, LSN 100; it lacks what paris-a has changed "
+                                      "alone, at most 8192 bytes when that was heard last");
+}
+
 /* The register takes a text of this length and no longer. */
 static void the_longest_is_cut_off(void **state)
 {
@@ -110,6 +119,7 @@ int main(void)
         cmocka_unit_test(what_is_known_is_said_in_numbers),
         cmocka_unit_test(a_replaced_disk_is_not_in_the_set),
         cmocka_unit_test(the_bytes_that_are_to_come_are_those_of_a_target),
+        cmocka_unit_test(what_the_peer_has_changed_alone_is_said_where_it_is_known),
         cmocka_unit_test(the_longest_is_cut_off),
         cmocka_unit_test(who_adopts_says_over_what),
     };
