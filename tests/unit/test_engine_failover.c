@@ -6,6 +6,16 @@
 #include <stdio.h>
 #include <string.h>
 
+/* It loses its peer, goes on without it, and has a write that b lacks. */
+static void a_writes_alone(struct world *w)
+{
+    disconnect_nodes(&w->a, &w->b);
+    wait_ns(w, &w->a, 2 * DEAD_AFTER_NS);
+    write_block(&w->a, 0, 1);
+    calm(w, &w->a);
+    assert_true(w->a.completed == 1 && !is_member(w, &w->b));
+}
+
 static void a_lost_peer_leaves_the_set_first(void **state)
 {
     struct world *w = open_world(&automatic);
@@ -286,11 +296,7 @@ static void who_was_forced_is_compared_in_full(void **state)
 static void who_is_forced_half_made_says_how_much_is_missing(void **state)
 {
     struct world *w = open_world(&automatic);
-    disconnect_nodes(&w->a, &w->b);
-    wait_ns(w, &w->a, 2 * DEAD_AFTER_NS);
-    write_block(&w->a, 0, 1);
-    calm(w, &w->a);
-    assert_true(w->a.completed == 1 && !is_member(w, &w->b));
+    a_writes_alone(w);
     hellos(&w->a, &w->b);
     connect_judged(&w->a, &w->b);
     assert_true(run_until_sent(&w->a, &w->b, &w->b, FRAME_SYNC_ASK));
@@ -333,11 +339,7 @@ static void a_sole_leg_that_lost_power_is_not_taken(void **state)
 static void run_until_in_is_asked(struct world *w)
 {
     struct hello early;
-    disconnect_nodes(&w->a, &w->b);
-    wait_ns(w, &w->a, 2 * DEAD_AFTER_NS);
-    write_block(&w->a, 0, 1);
-    calm(w, &w->a);
-    assert_int_equal(w->a.completed, 1);
+    a_writes_alone(w);
     hellos(&w->a, &w->b);
     connect_judged(&w->a, &w->b);
     say_hello(&w->a, &early);
@@ -638,10 +640,7 @@ static void who_has_asked_and_died_withdraws(void **state)
 static void what_cannot_be_granted_any_more_keeps_no_split_brain(void **state)
 {
     struct world *w = open_world(&automatic);
-    disconnect_nodes(&w->a, &w->b);
-    wait_ns(w, &w->a, 2 * DEAD_AFTER_NS);
-    write_block(&w->a, 0, 1);
-    calm(w, &w->a);
+    a_writes_alone(w);
     order(&w->b, EV_PROMOTE, true);
     wait_ns(w, &w->b, TAKE_AFTER_NS);
     write_block(&w->b, 0, 2);
@@ -800,11 +799,7 @@ static void who_refused_a_primary_is_promoted_without_force(void **state)
 static void a_secondary_takes_in_whom_it_has_resynced(void **state)
 {
     struct world *w = open_world(&automatic);
-    disconnect_nodes(&w->a, &w->b);
-    wait_ns(w, &w->a, 2 * DEAD_AFTER_NS);
-    write_block(&w->a, 0, 1);
-    calm(w, &w->a);
-    assert_true(w->a.completed == 1 && !is_member(w, &w->b));
+    a_writes_alone(w);
     hellos(&w->a, &w->b);
     connect_judged(&w->a, &w->b);
     order(&w->a, EV_DEMOTE, false);
@@ -839,11 +834,7 @@ static void a_target_that_is_done_is_taken_by_either_word(void **state)
     enum { DIES, DIES_BEFORE_IT_IS_DONE, TARGET_RESTARTS, SOURCE_COMES_BACK, KINDS };
     for (int kind = 0; kind < KINDS; kind++) {
         struct world *w = open_world(&automatic);
-        disconnect_nodes(&w->a, &w->b);
-        wait_ns(w, &w->a, 2 * DEAD_AFTER_NS);
-        write_block(&w->a, 0, 1);
-        calm(w, &w->a);
-        assert_true(w->a.completed == 1 && !is_member(w, &w->b));
+        a_writes_alone(w);
         hellos(&w->a, &w->b);
         connect_judged(&w->a, &w->b);
         for (unsigned i = 0; i < 1000; i++) {
