@@ -97,6 +97,16 @@ static void split(struct sim *s, const char *why)
     s->legs.parted = s->model.clock++;
 }
 
+/* The register has taken the other one in, which has that on record; this node slept meanwhile, and wakes up to what
+ * that one had answered before. */
+static bool was_taken_in(struct sim *s, unsigned node, const struct superblock *own)
+{
+    struct superblock theirs;
+    sim_node_superblock(s, 1 - node, &theirs);
+    return s->registered && !s->reg.forced && sim_register_has(s, 1 - node) && theirs.leg == LEG_UP_TO_DATE &&
+           history_relate(&own->history, &theirs.history) == HISTORY_ANCESTOR;
+}
+
 void sim_legs_acked(struct sim *s, unsigned node, const char *lacking)
 {
     struct sim_legs *l = &s->legs;
@@ -111,6 +121,8 @@ void sim_legs_acked(struct sim *s, unsigned node, const char *lacking)
     if (sb.peer_in_sync)
         sim_fail(s, lacking, "on node %u, whose superblock has the other one in the in-sync set; leg %c: %s", node,
                  'A' + other, s->model.facts);
+    if (!lacking && was_taken_in(s, node, &sb))
+        return;
     COVER(acked_alone);
     sim_register_acked_alone(s, node);
     check_histories_tell(s, node, &sb);
@@ -164,6 +176,9 @@ void sim_legs_becomes_target(struct sim *s, unsigned node)
 {
     const struct sim_legs *l = &s->legs;
     struct superblock own, source;
+    /* Promoted by force, and has died before it served: what that gives up is gone when its leg is a source. */
+    if (s->reg.forced && s->reg.forced_node == 1 - node)
+        sim_legs_serves(s, 1 - node);
     sim_node_superblock(s, node, &own);
     sim_node_superblock(s, 1 - node, &source);
     /* A flush has failed on both: what its cache had not written, no later flush saves. */

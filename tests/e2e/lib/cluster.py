@@ -33,11 +33,19 @@ LOOK_S = 0.1
 DONE, FAILED, USAGE, REFUSED, NO_DAEMON, TIMED_OUT = range(6)
 
 
+ports_given = set()
+
+
 def free_port():
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """The kernel may name one twice, as nobody has it yet."""
+    while True:
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        if port not in ports_given:
+            ports_given.add(port)
+            return port
 
 
 def yaml(value, indent=0):
