@@ -100,13 +100,19 @@ void sim_plan_note(struct sim *s, unsigned node, const char *text)
         COVER(copy_by_peer);
 }
 
+/* One that was begun when its daemon died may never have got there. */
+bool plan_copy_is_told(struct sim *s, unsigned node)
+{
+    struct superblock sb;
+    sim_node_superblock(s, node, &sb);
+    s->plan.copy_told[node] |= sb.went_back;
+    return s->plan.copy_told[node];
+}
+
 /* Its record says what it is; then that it is whole, or that somebody has accepted the loss. */
 void plan_copy_on_record(struct sim *s, unsigned node, const struct superblock *sb)
 {
-    if (!s->plan.old_copy[node])
-        return;
-    s->plan.copy_told[node] |= sb->went_back;
-    if (s->plan.copy_told[node] && !sb->went_back)
+    if (s->plan.old_copy[node] && plan_copy_is_told(s, node) && !sb->went_back)
         s->plan.old_copy[node] = false;
 }
 

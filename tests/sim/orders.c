@@ -45,7 +45,7 @@ bool plan_order(struct sim *s, unsigned node, enum order what)
     if (promotes && (force || !connected) && plan_is_new_disk(s, node))
         return false;
     /* Nobody forces an older copy. Without a register nothing on it would tell, out of the other one's sight. */
-    bool tells = s->registered || connected || s->plan.copy_told[node];
+    bool tells = s->registered || connected || plan_copy_is_told(s, node);
     if (promotes && s->plan.old_copy[node] && (force || !tells))
         return false;
     /* Seldom is a node promoted although the operator knows that the other one went on without it. */

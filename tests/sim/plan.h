@@ -86,7 +86,8 @@ void plan_replace(struct sim *s, unsigned node);
 bool plan_may_be_given_up(struct sim *s, unsigned node);
 
 /* copy.c */
-void plan_copy(struct sim *s); /* the next step: it is taken, or put back when it may be */
+void plan_copy(struct sim *s);                        /* the next step: it is taken, or put back when it may be */
+bool plan_copy_is_told(struct sim *s, unsigned node); /* on its disk, or it was */
 void plan_copy_on_record(struct sim *s, unsigned node, const struct superblock *sb);
 
 /* replace.c */
