@@ -1734,10 +1734,7 @@ static void who_is_out_takes_nothing_over_by_adopting(void **state)
 {
     struct world *w = open_world(&automatic);
     struct decree before = w->row.decree;
-    disconnect_nodes(&w->a, &w->b);
-    write_block(&w->a, 0, 1);
-    wait_ns(w, &w->a, 2 * DEAD_AFTER_NS);
-    assert_true(w->a.completed == 1 && !is_member(w, &w->b));
+    a_writes_alone(w);
     wait_ns(w, &w->b, 2 * TAKE_AFTER_NS);
     order(&w->b, EV_ADOPT, false);
     while (w->b.now_ns < 2 * 60 * NS_PER_S) {
@@ -1778,10 +1775,7 @@ static void an_older_register_of_the_same_epoch_is_adopted_over(void **state)
 static struct world *open_with_in_asked(void)
 {
     struct world *w = open_world(&automatic);
-    disconnect_nodes(&w->a, &w->b);
-    write_block(&w->a, 0, 1);
-    wait_ns(w, &w->a, 2 * DEAD_AFTER_NS);
-    assert_true(w->a.completed == 1 && !is_member(w, &w->b));
+    a_writes_alone(w);
     for (;;) {
         hellos(&w->a, &w->b);
         calm(w, &w->a);
