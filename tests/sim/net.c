@@ -461,7 +461,7 @@ void sim_net_stall(struct sim *s, unsigned from, uint64_t until_ns)
 
 void sim_net_stranger(struct sim *s)
 {
-    if (!s->node[1].up)
+    if (!s->node[1].up || s->net.conn_count >= SIM_CONNS_MAX / 2) /* the other half is for what nodes make themselves */
         return;
     COVER(stranger);
     struct sim_conn *c = conn_new(s, 0);
