@@ -42,8 +42,9 @@ static bool is_known(struct sim *s, unsigned node)
     sim_node_superblock(s, node, &sb);
     sim_node_superblock(s, 1 - node, &theirs);
     bool by_register = !s->registered || sim_register_age(s, node) > c->superblock.age;
+    /* Of before a resize, or in the middle of one: refused for its size, until it is made anew. */
     bool same = id_equal(sb.leg_id, c->superblock.leg_id) && sb.size_bytes == c->superblock.size_bytes &&
-                s->disk[node].block_count == c->block_count;
+                sb.room_bytes == c->superblock.room_bytes && s->disk[node].block_count == c->block_count;
     return by_register && same && theirs.peer_age > c->superblock.age;
 }
 

@@ -189,6 +189,17 @@ void sim_legs_becomes_target(struct sim *s, unsigned node)
     demand_all_is_stable(s, 1 - node, "is being resynced");
 }
 
+static bool has_alone_since(const struct history *h, uint64_t epoch, bool or_before)
+{
+    for (unsigned i = h->count; i-- > 0;) {
+        if (h->entries[i].epoch == epoch)
+            return true;
+        if (!or_before)
+            return false;
+    }
+    return false;
+}
+
 void sim_legs_acked_through(struct sim *s, unsigned node)
 {
     struct sim_legs *l = &s->legs;
@@ -198,8 +209,8 @@ void sim_legs_acked_through(struct sim *s, unsigned node)
     if (l->split || !sim_node_view(s, node, &v))
         return;
     sim_node_superblock(s, other, &sb);
-    const struct history_entry *last = history_last(&sb.history);
-    if (sb.peer_in_sync || !last || last->epoch != v.diskless_epoch)
+    /* It may have taken over since it said so, and serve. */
+    if (sb.peer_in_sync || !has_alone_since(&sb.history, v.diskless_epoch, sb.epoch > v.epoch))
         sim_fail(s, "diskless-early",
                  "node %u acknowledges through the leg of node %u, whose superblock does not have the other one out of "
                  "the in-sync set since epoch %" PRIu64,
