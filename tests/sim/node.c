@@ -363,6 +363,7 @@ static void superblock_copy_done(struct sim *s, unsigned node, enum sim_meta_are
         return;
     }
     n->superblock_busy = false;
+    n->superblock_done_ns = s->now_ns;
     if (n->superblock_good >= SUPERBLOCK_COPIES_TO_WRITE)
         n->epoch = n->superblock_epoch;
     int32_t result = n->superblock_good >= SUPERBLOCK_COPIES_TO_WRITE ? 0 : -EIO;
@@ -388,14 +389,17 @@ static void superblock_write(struct sim *s, struct sim_node *n, const struct sup
     sim_size_on_record(s, n->index, sb);
     n->superblock_started = n->superblock_good = 0;
     n->superblock_epoch = sb->epoch;
-    struct superblock before;
+    struct superblock before, other;
     sim_node_superblock(s, n->index, &before);
+    sim_node_superblock(s, 1 - n->index, &other);
+    n->knew_decree[1] = n->knew_decree[0];
+    n->knew_decree[0] = other.registered;
     /* (Who is promoted by force does so as a secondary.) */
     if (before.role == ROLE_PRIMARY && before.peer_in_sync && sb->role == ROLE_PRIMARY && !sb->peer_in_sync)
         sim_legs_leaves_behind(s, n->index);
     if (before.leg != LEG_SYNCING && sb->leg == LEG_SYNCING) {
         sim_legs_becomes_target(s, n->index);
-        sim_register_becomes_target(s, n->index);
+        sim_register_becomes_target(s, n->index, n->knew_decree[n->superblock_done_ns == s->now_ns]);
     }
     sim_register_takes_in(s, n->index, &before, sb);
     sim_resolve_on_record(s, n->index, &before, sb);

@@ -306,13 +306,12 @@ void sim_register_session_is_up(struct sim *s, unsigned node)
 }
 
 /* Rule out-before-target: where the register answers, no leg that it calls a member is made one, but by the person who
- * gives it up. */
-void sim_register_becomes_target(struct sim *s, unsigned node)
+ * gives it up, or where its source did not know of the decree when that was decided: while the record before was on its
+ * way, if this one had to wait for that. */
+void sim_register_becomes_target(struct sim *s, unsigned node, bool source_knows_decree)
 {
-    struct superblock source;
-    sim_node_superblock(s, 1 - node, &source);
     bool given_up = s->plan.resolves && s->plan.resolved == node;
-    if (s->registered && !given_up && s->reg.calm && source.registered && sim_register_has(s, node))
+    if (s->registered && !given_up && s->reg.calm && source_knows_decree && sim_register_has(s, node))
         sim_fail(s, "target", "leg %c is to be resynced, and in the set of epoch %" PRIu64, 'A' + node,
                  s->reg.row.decree.epoch);
 }

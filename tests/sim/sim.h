@@ -378,7 +378,10 @@ struct sim_node {
     unsigned superblock_left;
     unsigned superblock_good;
     uint64_t superblock_epoch; /* under way */
-    uint64_t epoch;            /* on stable storage */
+    uint64_t superblock_done_ns;
+    bool knew_decree[2]; /* the other node had a decree on record when the last superblock was begun, and when the one
+                            before */
+    uint64_t epoch;      /* on stable storage */
     bool meta_has_failed;
     struct id hello_volume; /* of the peer's last hello */
     uint64_t hello_epoch;   /* ... and what it said */
@@ -473,7 +476,7 @@ bool sim_register_has(struct sim *s, unsigned node);         /* its leg is a mem
 void sim_register_check(struct sim *s);                      /* every member has everything */
 void sim_register_acked_alone(struct sim *s, unsigned node); /* ... also a disk that is not there */
 void sim_register_session_is_up(struct sim *s, unsigned node);
-void sim_register_becomes_target(struct sim *s, unsigned node);
+void sim_register_becomes_target(struct sim *s, unsigned node, bool source_knows_decree);
 /* A target becomes whole. */
 void sim_register_takes_in(struct sim *s, unsigned node, const struct superblock *before, const struct superblock *sb);
 void sim_register_keeps(struct sim *s, unsigned node);
