@@ -264,7 +264,9 @@ static void operate(struct sim *s)
     unsigned home = p->home;
     /* When neither can be promoted, and what the source cannot read keeps it so, only force helps. */
     bool stuck = s->now_ns + HEAL_MAX_NS * 3 / 4 > p->deadline_ns && v[home].leg == LEG_UP_TO_DATE;
-    bool force = stuck || (p->gone[1 - home] && !s->legs.behind[home]);
+    /* Who has just forced one waits for what comes of it, before he forces the other one. */
+    bool forces = p->forces[1 - home] && sim_node_orders(s, 1 - home) > 0;
+    bool force = !forces && (stuck || (p->gone[1 - home] && !s->legs.behind[home]));
     if (plan_order(s, home, force ? ORDER_PROMOTE_FORCE : ORDER_PROMOTE) && chance(s, 300000))
         p->home = 1 - home;
 }
