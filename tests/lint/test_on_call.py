@@ -44,7 +44,7 @@ REASONS = [
     ("repl/role/role.c", "role_promotion_obstacle"),
     ("repl/role/swaps.c", "swap_obstacle"),
 ]
-RULES = "repl/sync/decide.c"
+RULES = "repl/sync"  # one table of all, in decide.c; each in one of the files
 # They pass within the order itself, say all that there is to be said, or are no reasons.
 NOT_FOR_THE_PAGE = [
     "it is being demoted; wait",
@@ -119,14 +119,27 @@ class Program:
             self.add(self.names, names, "%s, %s()" % (path, function))
         for path, function in REASONS:
             self.add(self.reasons, set(texts(body(read(tree, path), function))), "%s, %s()" % (path, function))
-        code = read(tree, RULES)
-        rules = re.findall(r'^    \{ "([a-z-]+)", \w+, SYNC_\w+, (\w+),', code, re.M)
-        self.add(self.names, {name for name, _ in rules}, "%s, a rule" % RULES)
-        for name, explain in rules:
-            if explain != "NULL":
+        listed = re.findall(r"^    &(rule_\w+),", read(tree, RULES + "/decide.c"), re.M)
+        for path in sorted(f for f in os.listdir(os.path.join(tree, RULES)) if f.endswith(".c")):
+            path = "%s/%s" % (RULES, path)
+            self.add_rules(path, read(tree, path), listed)
+        if listed:
+            sys.exit("%s/decide.c has %s, which this test does not find" % (RULES, ", ".join(listed)))
+
+    def add_rules(self, path, code, listed):
+        """Takes those that it finds from the list."""
+        for variable, name, verdict, explain in re.findall(
+                r'^const struct rule (\w+) = \{ "([a-z-]+)",\s+\w+,\s+(SYNC_\w+)(?:,\s+(\w+))?', code, re.M):
+            if variable not in listed:
+                sys.exit("%s: %s is in no table" % (path, variable))
+            listed.remove(variable)
+            self.add(self.names, {name}, "%s, a rule" % path)
+            if bool(explain) != (verdict == "SYNC_REFUSE"):
+                sys.exit("%s: %s refuses and does not say why, or the other way round" % (path, variable))
+            if explain:
                 # Its first text is the sentence; others are parts that are put into it.
                 text = next(t for t in texts(body(code, explain)) if "%s" in t)
-                self.add(self.reasons, {text}, "%s, rule %s" % (RULES, name))
+                self.add(self.reasons, {text}, "%s, rule %s" % (path, name))
 
     @staticmethod
     def add(to, found, where):

@@ -18,7 +18,9 @@ LEGS = "repl/mirror/legs.c"
 PEER = "repl/mirror/peer_change.c"
 READ = "repl/mirror/read.c"
 MIRROR = "repl/mirror/mirror.c"
-ENGINE = "repl/engine"  # a directory: each text occurs in one of its files
+# Directories: each text occurs in one of its files.
+ENGINE = "repl/engine"
+SYNC = "repl/sync"
 ROLE = "repl/role/role.c"
 SESSION = "repl/link/session.c"
 
@@ -143,13 +145,13 @@ MUTANTS = [
        "        e->leg_is_out = true;\n        mirror_set_local(e->mirror, false, out);\n    }")]),
     ("diskless-by-bits", "what a failed leg misses is not marked by its peer", ENGINE,
      [("    log_count_all(e);\n    e->sb.base = *entry;\n", "")]),
-    ("diskless-power-unseen", "a peer that lost power stands in for a failed leg", "repl/sync/decide.c",
+    ("diskless-power-unseen", "a peer that lost power stands in for a failed leg", SYNC,
      [("    return p->diskless && is_primary(p) && other->leg == LEG_UP_TO_DATE && may_lack_anything(other, p) &&\n           knows(p, other) && knows(other, p);",
        "    (void)p;\n    (void)other;\n    return false;"),
       ("other->leg != LEG_UP_TO_DATE || may_lack_anything(other, p) ||", "other->leg != LEG_UP_TO_DATE ||")]),
-    ("found-as-lost", "what a verify found counts like a loss of power", "repl/sync/decide.c",
+    ("found-as-lost", "what a verify found counts like a loss of power", SYNC,
      [("    return a->lost_power || b->peer_failed;", "    return a->lost_power || a->differs || b->peer_failed;")]),
-    ("older-copy-unseen", "a leg that tells a lower age than its peer has heard is taken for what it was", "repl/sync/decide.c",
+    ("older-copy-unseen", "a leg that tells a lower age than its peer has heard is taken for what it was", SYNC,
      [("    return a->age && a->age < b->peer_age &&", "    return false && a->age < b->peer_age &&")]),
     ("older-copy-by-bits", "a leg that went back is resynced by what its bits said then", ENGINE,
      [("    age_raise_above(e, 0);\n    log_count_all(e);\n", "    age_raise_above(e, 0);\n")]),
@@ -161,11 +163,11 @@ MUTANTS = [
      [("    if (marks) {\n        bitmap_set(e->bitmap, granule);\n", "    if (marks) {\n")]),
     ("verify-not-grown", "a verify leaves out what the volume grows by meanwhile", "repl/sync/verify.c",
      [("    if (size == v->size_bytes)\n", "    if (size == v->size_bytes || v->size_bytes)\n")]),
-    ("other-leg-by-bits", "a replaced disk is resynced by the bits of the one before it", "repl/sync/decide.c",
+    ("other-leg-by-bits", "a replaced disk is resynced by the bits of the one before it", SYNC,
      [("    if (from->full || to->full || !knows(from, to) || !knows(to, from))\n        return true;\n",
        "    if (from->full || to->full)\n        return true;\n"),
       ("    return history_entry_is_none(from->base) || !history_holds(&to->history, from->base);", "    return false;")]),
-    ("forced-half-overwrites", "a leg that was promoted half made overwrites the one that it came from", "repl/sync/decide.c",
+    ("forced-half-overwrites", "a leg that was promoted half made overwrites the one that it came from", SYNC,
      [("    return relation(a, b) == HISTORY_DESCENDANT && history_entry_is_none(a->base) && knows(a, b)",
        "    return false && relation(a, b) == HISTORY_DESCENDANT && knows(a, b)")]),
     ("room-unflushed", "a leg has room before its zeroes are on stable storage", ENGINE,
@@ -217,7 +219,7 @@ MUTANTS = [
      [("           resync_source_state(e->source) == RESYNC_DONE && !e->sync_finishing;", "           !e->sync_finishing;")]),
     ("in-unknown", "a primary goes on alone while it asks for its peer to be taken in", ENGINE,
      [("    return e->sb.registered && !asks_in;", "    return e->sb.registered;")]),
-    ("target-in-set", "a leg becomes a target while the set has it", "repl/sync/decide.c",
+    ("target-in-set", "a leg becomes a target while the set has it", SYNC,
      [("    return registered && from->peer_in_sync && is_ahead(from, to);", "    return registered && !to;")]),
     ("sole-leg-waits", "a leg that is alone in the set, and lost its power, does not resume", "repl/role/swaps.c",
      [("    return is_current(f) && has_own(f) && f->whole && (!f->lost_power || sole);",
@@ -264,7 +266,7 @@ def run(args, **kw):
 def mutate(tree, where, edits):
     """Returns what the files hold, and are to hold."""
     top = os.path.join(tree, where)
-    files = [top] if os.path.isfile(top) else sorted(os.path.join(top, f) for f in os.listdir(top) if f.endswith(".c"))
+    files = [top] if os.path.isfile(top) else sorted(os.path.join(top, f) for f in os.listdir(top) if f.endswith((".c", ".h")))
     originals = {}
     for path in files:
         with open(path, encoding="utf-8") as f:
