@@ -9,6 +9,7 @@
 #include "repl/core/event.h"
 #include "repl/core/verify_places.h"
 #include "repl/mirror/mirror.h"
+#include "repl/role/loss.h"
 #include "repl/role/role.h"
 #include "repl/sync/verify.h"
 
@@ -176,6 +177,10 @@ void engine_verify_view(const struct engine *e, struct verify_view *view);
 void engine_verify_places(const struct engine *e, struct verify_places *out);
 
 void engine_view(struct engine *e, struct engine_view *out);
+
+/* What is known of what a promotion of this leg by force would give up: a sentence without its end. `now`: the view of
+ * this moment. */
+void engine_loss_of_force(const struct engine *e, const struct engine_view *now, char text[LOSS_TEXT_BYTES]);
 
 /* Its `in_sync`, at little cost, but for a switchover that is stuck. */
 bool engine_is_in_sync(const struct engine *e);

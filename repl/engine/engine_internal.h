@@ -7,7 +7,6 @@
 #include "repl/meta/activity_log.h"
 #include "repl/meta/bitmap.h"
 #include "repl/mirror/mirror.h"
-#include "repl/role/loss.h"
 #include "repl/role/role.h"
 #include "repl/role/swaps.h"
 #include "repl/sync/decide.h"

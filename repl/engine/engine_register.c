@@ -105,6 +105,24 @@ static bool is_free_for(struct engine *e, enum decree_cause cause, struct action
 
 bool register_wants_no_session(const struct engine *e) { return e->now_ns < e->witness.alone_until_ns; }
 
+void engine_loss_of_force(const struct engine *e, const struct engine_view *now, char text[LOSS_TEXT_BYTES])
+{
+    loss_of_force(
+        &(struct loss_facts) { .node = e->config.node,
+                               .peer = e->config.peer,
+                               .leg_id = now->leg_id,
+                               .leg = now->leg,
+                               .doubt = now->doubt,
+                               .epoch = now->epoch,
+                               .lsn = now->lsn,
+                               .consistent_epoch = now->consistent_epoch,
+                               .consistent_lsn = now->consistent_lsn,
+                               .to_come_bytes = now->out_of_sync_bytes,
+                               .peer_changed_bytes = now->apart.peer.changed_known ? now->apart.peer.changed_bytes : 0,
+                               .stands = &e->witness.decree },
+        text);
+}
+
 /* What an operator gives up by it, for the register's history. */
 static void note_loss(struct engine *e, struct register_request *r)
 {
@@ -113,22 +131,9 @@ static void note_loss(struct engine *e, struct register_request *r)
         loss_of_adopting(&e->witness.decree, known_epoch(e), r->note);
     if (r->proposal.cause != DECREE_FORCE)
         return;
-    struct engine_view v;
-    engine_view(e, &v);
-    loss_of_force(
-        &(struct loss_facts) { .node = e->config.node,
-                               .peer = e->config.peer,
-                               .leg_id = e->sb.leg_id,
-                               .leg = v.leg,
-                               .doubt = v.doubt,
-                               .epoch = v.epoch,
-                               .lsn = v.lsn,
-                               .consistent_epoch = v.consistent_epoch,
-                               .consistent_lsn = v.consistent_lsn,
-                               .to_come_bytes = v.out_of_sync_bytes,
-                               .peer_changed_bytes = v.apart.peer.changed_known ? v.apart.peer.changed_bytes : 0,
-                               .stands = &e->witness.decree },
-        r->note);
+    struct engine_view now;
+    engine_view(e, &now);
+    engine_loss_of_force(e, &now, r->note);
 }
 
 static void prepare(struct engine *e, int row, const struct swap_facts *facts)

@@ -14,7 +14,6 @@
 #include "repl/base/clock.h"
 #include "repl/base/scoped.h"
 #include "repl/node/node_internal.h"
-#include "repl/role/loss.h"
 
 #define PROGRESS_EVERY_NS (250 * NS_PER_MS)
 #define WAITING_TOLD_EVERY_NS (2 * NS_PER_S)
@@ -268,29 +267,13 @@ static void __attribute__((format(printf, 2, 3))) add_words(char text[CONTROL_TE
 }
 
 /* What is known, in numbers, of what a promotion of this leg by force gives up. */
-static void say_what_may_be_lost(const struct node_volume *nv, const struct volume_status *s,
-                                 char text[CONTROL_TEXT_BYTES])
+static void say_what_may_be_lost(const struct volume_status *s, char text[CONTROL_TEXT_BYTES])
 {
-    const struct decree *d = s->has_witness ? &s->witness.decree : NULL;
-    const struct config_node *peer = config_peer(nv->config);
-    char loss[LOSS_TEXT_BYTES];
-    loss_of_force(
-        &(struct loss_facts) { .node = config_self(nv->config)->name,
-                               .peer = peer ? peer->name : NULL,
-                               .leg_id = s->leg_id,
-                               .leg = s->leg,
-                               .doubt = s->doubt,
-                               .epoch = s->epoch,
-                               .lsn = s->lsn,
-                               .consistent_epoch = s->consistent_epoch,
-                               .consistent_lsn = s->consistent_lsn,
-                               .to_come_bytes = s->out_of_sync_bytes,
-                               .peer_changed_bytes = s->apart.peer.changed_known ? s->apart.peer.changed_bytes : 0,
-                               .stands = d },
-        loss);
+    const struct decree *d = &s->witness.decree;
     text[0] = 0;
-    add_words(text, "may be lost: %s", loss);
-    if (!d || decree_is_none(d))
+    add_words(text, "may be lost: %s",
+              *s->may_be_lost ? s->may_be_lost : "not known, as the volume's thread does not answer");
+    if (!s->has_witness || decree_is_none(d))
         return;
     add_words(text, "; the witness has epoch %llu (%s), primary %s, in sync", (unsigned long long)d->epoch,
               decree_cause_name(d->cause), *d->primary ? d->primary : "nobody");
@@ -311,7 +294,7 @@ static void promote_by_force(struct command *c, const char *although)
     if (s.role != ROLE_PRIMARY) {
         if (although)
             add_words(said, ", although: %s", although);
-        say_what_may_be_lost(nv, &s, lost);
+        say_what_may_be_lost(&s, lost);
         node_note(c->node, nv->config->volume, NOTE_WARNING, "role", "%s", said);
         node_note(c->node, nv->config->volume, NOTE_WARNING, "role", "%s", lost);
         add_words(said, "; %s", lost);

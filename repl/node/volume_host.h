@@ -8,6 +8,7 @@
 #include "repl/core/action.h"
 #include "repl/core/decree.h"
 #include "repl/core/names.h"
+#include "repl/role/loss.h"
 #include "repl/role/role.h"
 
 enum log_level {
@@ -45,15 +46,15 @@ struct volume_status {
     uint64_t lsn;
     uint64_t size_bytes; /* 0: not fixed yet */
     enum leg_state leg;
-    struct id leg_id;          /* none: it was not opened */
-    enum leg_doubt doubt;      /* what is known against it */
     uint64_t consistent_epoch; /* of an inconsistent leg: its last consistent state; 0: none */
     uint64_t consistent_lsn;
-    uint32_t writes_waiting;    /* changes and flushes that wait for the peer */
-    uint64_t oldest_waiting_us; /* for how long the oldest of them has waited; 0: none */
-    uint32_t held_clients;      /* since this node was deposed; 0: none, like all of these */
-    uint32_t held_requests;     /* of theirs that wait, at the least */
-    uint64_t held_since_us;     /* since 1970, UTC */
+    char may_be_lost[LOSS_TEXT_BYTES]; /* by a promotion of it by force, as engine_loss_of_force() says it; "": not
+                                          known */
+    uint32_t writes_waiting;           /* changes and flushes that wait for the peer */
+    uint64_t oldest_waiting_us;        /* for how long the oldest of them has waited; 0: none */
+    uint32_t held_clients;             /* since this node was deposed; 0: none, like all of these */
+    uint32_t held_requests;            /* of theirs that wait, at the least */
+    uint64_t held_since_us;            /* since 1970, UTC */
     /* The peer. Of a volume with a single node: LINK_DOWN, LEG_NONE, empty strings and zeroes. */
     enum link_state link;
     char link_reason[STATUS_TEXT_BYTES]; /* why it is not connected; "" when it is */

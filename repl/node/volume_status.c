@@ -129,9 +129,7 @@ static void make_status(struct volume *v, struct volume_status *s)
         .epoch = view.epoch,
         .lsn = view.lsn,
         .size_bytes = view.size_bytes,
-        .leg_id = view.leg_id,
         .leg = view.leg,
-        .doubt = view.doubt,
         .consistent_epoch = view.consistent_epoch,
         .consistent_lsn = view.consistent_lsn,
         .writes_waiting = view.writes_waiting,
@@ -158,6 +156,7 @@ static void make_status(struct volume *v, struct volume_status *s)
         .diskless_epoch = view.diskless_epoch,
         .diskless_since_us = view.diskless_epoch ? calendar_us(now_ns, view.diskless_since_ns) : 0,
     };
+    engine_loss_of_force(v->engine, &view, s->may_be_lost);
     if (view.oldest_waiting_ns && now_ns > view.oldest_waiting_ns)
         s->oldest_waiting_us = (now_ns - view.oldest_waiting_ns) / NS_PER_US;
     if (v->front)

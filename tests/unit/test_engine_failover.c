@@ -292,7 +292,8 @@ static void who_was_forced_is_compared_in_full(void **state)
     }
 }
 
-/* The register's history says what is known of the loss when one is forced that is half old, half new. */
+/* The register's history says what is known of the loss when one is forced that is half old, half new; and its operator
+ * is told the same first. */
 static void who_is_forced_half_made_says_how_much_is_missing(void **state)
 {
     struct world *w = open_world(&automatic);
@@ -301,9 +302,12 @@ static void who_is_forced_half_made_says_how_much_is_missing(void **state)
     connect_judged(&w->a, &w->b);
     assert_true(run_until_sent(&w->a, &w->b, &w->b, FRAME_SYNC_ASK));
     disconnect_nodes(&w->a, &w->b);
-    wait_ns(w, &w->b, NS_PER_S);
+    while (view_of(&w->b).witness.decree.epoch != w->row.decree.epoch)
+        wait_ns(w, &w->b, NS_PER_S);
     struct engine_view had = view_of(&w->b);
     assert_true(had.leg == LEG_SYNCING && had.consistent_epoch && had.consistent_epoch < had.epoch);
+    char told_before[LOSS_TEXT_BYTES];
+    engine_loss_of_force(w->b.engine, &had, told_before);
     order(&w->b, EV_PROMOTE, true);
     calm(w, &w->b);
     assert_true(w->b.serving && w->row.decree.cause == DECREE_FORCE);
@@ -314,6 +318,7 @@ static void who_is_forced_half_made_says_how_much_is_missing(void **state)
              (unsigned long long)had.epoch, (unsigned long long)had.lsn, (unsigned long long)had.consistent_epoch,
              (unsigned long long)had.consistent_lsn, (unsigned long long)w->row.decree.epoch - 1, CHANGE_BYTES);
     assert_string_equal(w->note, says);
+    assert_string_equal(w->note, told_before); /* to who orders it */
     close_world(w);
 }
 
