@@ -1,4 +1,4 @@
-/* What node.c (the loop), node_volume.c (the life of a volume) and command.c (what a client asks for) share. */
+/* What node.c (the loop), node_volume.c (the life of a volume) and command*.c (what a client asks for) share. */
 #pragma once
 
 #include <pthread.h>
@@ -141,7 +141,7 @@ void node_volume_end_job(struct node_volume *nv);
 
 bool node_volume_has_job(const struct node_volume *nv);
 
-/* ---- command.c ---- */
+/* ---- command*.c ---- */
 
 void command_request(void *ctx, struct control_client *client, const struct control_request *request);
 void command_writable(void *ctx, struct control_client *client);

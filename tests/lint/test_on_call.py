@@ -37,7 +37,7 @@ REASONS = [
     ("repl/node/volume_status.c", "waits_for_witness"),
     ("repl/node/volume_status.c", "add_what_waits"),
     ("repl/node/volume_status.c", "volume_status"),
-    ("repl/node/command.c", "why_not_up"),
+    ("repl/node/command.c", "command_why_not_up"),
     ("repl/engine/engine_session.c", "session_on_hello"),
     ("repl/engine/engine_session.c", "on_refusal"),
     ("repl/engine/engine_order.c", "order_promote"),
