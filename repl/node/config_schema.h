@@ -1,5 +1,5 @@
 /* The shape of a volume's file, and of a witness's: which keys there are, loaded by libcyaml into strings, and the
- * words for what each key expects. What the strings mean is config.c's. */
+ * words for what each key expects. What the strings mean is for config*.c. */
 #pragma once
 
 #include <stdint.h>
