@@ -24,7 +24,8 @@ STRANGERS = {"repl/mirror", "repl/sync", "repl/role", "repl/stream"}
 # Takes events, emits actions. The simulator relies on it: nothing here may touch the world.
 PURE_MODULES = {"repl/core", "repl/meta", "repl/mirror", "repl/sync", "repl/role", "repl/stream", "repl/engine"}
 PURE_FILES = {
-    "repl/link/session.h", "repl/link/session.c",
+    "repl/link/session.h", "repl/link/session_internal.h", "repl/link/session.c", "repl/link/session_actions.c",
+    "repl/link/session_retry.c", "repl/link/session_strangers.c",
     "blockdev/front/nbd_proto.h", "blockdev/front/nbd_proto.c",
     "repl/witness/register_table.h", "repl/witness/register_table.c",
 }

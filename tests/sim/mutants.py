@@ -19,10 +19,10 @@ PEER = "repl/mirror/peer_change.c"
 READ = "repl/mirror/read.c"
 MIRROR = "repl/mirror/mirror.c"
 # Directories: each text occurs in one of its files.
+SESSION = "repl/link"
 ENGINE = "repl/engine"
 SYNC = "repl/sync"
 ROLE = "repl/role/role.c"
-SESSION = "repl/link/session.c"
 
 # What only a rare order of events shows (once in tens of thousands of seeds) has a test in test_engine instead.
 # name, what is broken, file or directory, [(old, new)...]: each `old` occurs exactly once.
