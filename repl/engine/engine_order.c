@@ -119,6 +119,10 @@ static void promote(struct engine *e, bool force, bool undecreed, void *cookie, 
     bool asks = register_rules(e);
     enum leg_doubt doubt = asks ? LEG_DOUBT_NONE : own_doubt(e);
     const char *obstacle = role_promotion_obstacle(&e->role, own_leg(e), doubt, force);
+    /* By force neither: it would serve, and each write would fail. */
+    if (!obstacle && e->leg_failed && e->role.phase == PHASE_SECONDARY)
+        obstacle =
+            "its leg has failed: mend its disk, and attach it again (`lockstep down`, `up`), or promote the peer";
     if (e->leg_is_out)
         obstacle = "its leg has failed, and requests to the disk are not over; try again, or promote the peer";
     if (e->sb_broken)

@@ -349,6 +349,11 @@ void decree_was_read(struct engine *e, const struct decree *d, struct actions *o
 
 /* ---- an operator's promotion ---- */
 
+#define TEXT_LEG_FAILED "its leg has failed: mend its disk, or promote the peer"
+#define TEXT_NAMED_AND_FAILED                                                                                          \
+    "its leg has failed since it asked, and the witness names it: it serves as soon as its disk is mended and it is "  \
+    "attached again (`lockstep down`, `up`); or promote the peer"
+
 static void promotion_ends(struct engine *e, int32_t result, const char *text, struct actions *out)
 {
     if (!e->witness.promote)
@@ -371,9 +376,10 @@ static void become_primary(struct engine *e, const struct decree *d, struct acti
         return;
     /* Its leg has failed since it asked: it would serve, and each write would fail. */
     bool unfit = own_leg(e) != LEG_UP_TO_DATE || e->sb.went_back;
-    bool useless = e->sb_broken || e->leg_is_out || (unfit && d->cause != DECREE_FORCE);
+    bool alone = !has_other_member(e, d);
+    bool useless = e->sb_broken || e->leg_failed || e->leg_is_out || (unfit && d->cause != DECREE_FORCE);
     if (useless) {
-        swaps_promotion_fails(e, "its leg has failed: mend its disk, or promote the peer", out);
+        promotion_ends(e, -EIO, alone ? TEXT_NAMED_AND_FAILED : TEXT_LEG_FAILED, out);
         handover_fails(e, "its leg has failed: mend its disk", out);
         session_drop(e, "the leg that was to take over has failed", out);
         e->sb.registered = true;
@@ -381,7 +387,6 @@ static void become_primary(struct engine *e, const struct decree *d, struct acti
         see_epoch(e, d->epoch);
         return;
     }
-    bool alone = !has_other_member(e, d);
     e->witness.promote = e->witness.handed = e->witness.switch_asked = false;
     e->stable = STABLE_NOT;
     e->entry_tag = d->tag;
@@ -512,6 +517,8 @@ static const char *why_not_released(struct engine *e, struct actions *out)
 void swaps_advance(struct engine *e, struct actions *out)
 {
     flush_when_silent(e);
+    if (e->leg_failed && e->witness.swap != SWAP_SENT)
+        promotion_ends(e, -EIO, TEXT_LEG_FAILED, out);
     /* Late, not refused: what is refused may be followed by force. */
     if (e->witness.promote && e->now_ns >= e->witness.promote_until_ns)
         promotion_ends(e, -ETIMEDOUT,

@@ -480,6 +480,50 @@ static void a_failed_leg_is_not_served(void **state)
     close_world(w);
 }
 
+/* The same by force, which accepts what the leg lacks, and not that it has just failed: before the question leaves, or
+ * before its answer is there. */
+static void a_failed_leg_is_not_served_by_force(void **state)
+{
+    for (int sent = 0; sent < 2; sent++) {
+        struct world *w = open_world(&automatic);
+        disconnect_nodes(&w->a, &w->b);
+        node_lose_power(&w->b);
+        wait_ns(w, &w->b, NS_PER_MS);
+        tick(&w->b, w->b.now_ns + DEAD_AFTER_NS); /* it flushes what it may have to take over with */
+        assert_true(w->b.disk_count == 1);
+        order(&w->b, EV_PROMOTE, true);
+        while (!w->b.asked || w->b.asked->ask == REGISTER_READ) {
+            if (w->b.asked)
+                answer(w, &w->b);
+            if (!sent && w->b.meta_pending)
+                break;
+            metas_done(&w->b);
+        }
+        flush_done(&w->b, -5);
+        if (sent) {
+            assert_int_equal(w->b.asked->proposal.cause, DECREE_FORCE);
+            metas_done(&w->b);
+        }
+        calm(w, &w->b);
+        assert_true(w->row.decree.cause == (sent ? DECREE_FORCE : DECREE_FIRST));
+        assert_true(!w->b.serving && view_of(&w->b).role == ROLE_SECONDARY);
+        assert_int_equal(w->b.on_disk.leg, LEG_FAILED);
+        assert_true(w->b.orders_done == 1 && w->b.order_result == -EIO);
+        assert_non_null(strstr(w->b.order_text, sent ? "and the witness names it" : "its leg has failed: mend"));
+
+        order(&w->b, EV_PROMOTE, true); /* ... nor when that is known */
+        wait_ns(w, &w->b, DEAD_AFTER_NS);
+        assert_true(w->b.orders_done == 2 && w->b.order_result == -EPERM && !w->b.serving);
+        node_restart(&w->b, true); /* its disk is well again: who is named serves, alone in the set */
+        wait_ns(w, &w->b, 2 * TAKE_AFTER_NS);
+        assert_true(w->b.serving == sent && w->b.on_disk.lost_power != sent);
+        order(&w->b, EV_PROMOTE, true);
+        wait_ns(w, &w->b, DEAD_AFTER_NS);
+        assert_true(w->b.serving && w->b.order_result == 0);
+        close_world(w);
+    }
+}
+
 /* Its swap was carried out, and its peer knows that before it does itself. */
 static void who_is_told_of_its_own_decree_goes_on(void **state)
 {
@@ -2019,6 +2063,7 @@ int main(void)
         cmocka_unit_test(the_leg_before_a_new_one_leaves_the_set),
         cmocka_unit_test(a_witness_that_has_started_anew_keeps_nobody_apart),
         cmocka_unit_test(a_failed_leg_is_not_served),
+        cmocka_unit_test(a_failed_leg_is_not_served_by_force),
         cmocka_unit_test(who_is_told_of_its_own_decree_goes_on),
         cmocka_unit_test(a_failed_leg_does_not_stay_alone_in_the_set),
         cmocka_unit_test(who_is_alone_with_a_failed_leg_fails_what_waits),
