@@ -526,8 +526,7 @@ uint64_t engine_deadline_ns(const struct engine *e)
     uint64_t at_ns = e->alone_at_ns ? e->alone_at_ns : UINT64_MAX;
     if (is_leading(e) && !e->leg_failed)
         at_ns = min_u64(at_ns, e->flush_at_ns);
-    if (e->promotion_count > 0)
-        at_ns = min_u64(at_ns, e->promotions_until_ns);
+    at_ns = min_u64(at_ns, promotions_deadline_ns(e));
     at_ns = min_u64(at_ns, verify_next_ns(e));
     at_ns = min_u64(at_ns, resolve_deadline_ns(e));
     at_ns = min_u64(at_ns, e->stall_look_ns);

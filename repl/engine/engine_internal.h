@@ -330,8 +330,10 @@ struct engine {
     char refused[SYNC_TEXT_BYTES]; /* the last refusal, so that each is told once */
     bool refused_for_now;          /* ... until one of the two has stepped down, or has had the register's answer */
     bool refused_a_primary;        /* the last hello was a primary's, and no session came of it */
-    bool is_behind;                /* the last hello was that of a leg which has gone on without this one */
-    bool person_decides;           /* ... or told, with this node's, that either leg may lack what the other has */
+    uint64_t refused_primary_ns;   /* ... when that was */
+    uint64_t hellos_heard;
+    bool is_behind;      /* the last hello was that of a leg which has gone on without this one */
+    bool person_decides; /* ... or told, with this node's, that either leg may lack what the other has */
 
     bool ending_flushed;    /* the peer was asked to flush before this node lets go */
     uint64_t flush_at_ns;   /* leading: when the next own flush of both legs is due */
@@ -359,7 +361,8 @@ struct engine {
     struct promotion {
         void *cookie;
         bool force;
-    } promotions[ENGINE_ORDERS_MAX]; /* that wait until the handshake with the peer is decided */
+        uint64_t heard;              /* hellos, when it was ordered */
+    } promotions[ENGINE_ORDERS_MAX]; /* that wait until the handshake with the peer is decided, or for its hello */
     unsigned promotion_count;
     uint64_t promotions_until_ns;
     bool session_made;      /* both hellos were accepted here */
@@ -570,6 +573,7 @@ void order_detach(struct engine *e, bool force, void *cookie, struct actions *ou
 /* The handshake that they wait for is lost: nobody knows what the peer would have said. */
 void promotions_lost(struct engine *e, struct actions *out);
 void promotions_advance(struct engine *e, struct actions *out);
+uint64_t promotions_deadline_ns(const struct engine *e);
 bool engine_is_pristine(const struct engine *e);
 void order_serve_size(struct engine *e, struct actions *out);
 void orders_carry_out(struct engine *e, uint64_t now_ns, struct actions *out);

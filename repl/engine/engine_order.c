@@ -44,7 +44,23 @@ static bool awaits_handshake(const struct engine *e)
     return e->role.phase == PHASE_SECONDARY && e->session != SESSION_NONE && e->session != SESSION_UP;
 }
 
-static void keep_promotion(struct engine *e, bool force, void *cookie, struct actions *out)
+/* Who is refused says hello every few seconds. */
+#define IN_REACH_NS (10 * NS_PER_S)
+
+/* Two that do not go on together, and the other one is primary: it was, a moment ago. */
+static bool refuses_a_primary_in_reach(const struct engine *e)
+{
+    return e->role.phase == PHASE_SECONDARY && e->refused_a_primary && e->session != SESSION_UP &&
+           e->now_ns < e->refused_primary_ns + IN_REACH_NS;
+}
+
+/* What it is by now, its next hello says: it may have been demoted, or switched off, for this very order. */
+static bool awaits_hello(const struct engine *e, bool force, uint64_t heard)
+{
+    return force && refuses_a_primary_in_reach(e) && e->hellos_heard == heard;
+}
+
+static void keep_promotion(struct engine *e, bool force, uint64_t heard, void *cookie, struct actions *out)
 {
     if (e->order_count + e->promotion_count >= ENGINE_ORDERS_MAX) {
         order_answer(cookie, -EBUSY, "too many orders are under way; wait for them", out);
@@ -52,14 +68,21 @@ static void keep_promotion(struct engine *e, bool force, void *cookie, struct ac
     }
     if (e->promotion_count == 0)
         e->promotions_until_ns = e->now_ns + PROMOTION_WAIT_NS;
-    e->promotions[e->promotion_count++] = (struct promotion) { cookie, force };
+    e->promotions[e->promotion_count++] = (struct promotion) { cookie, force, heard };
 }
 
-static void promotions_refuse(struct engine *e, const char *text, struct actions *out)
+/* All; or all but those that wait for a hello. */
+static void promotions_refuse(struct engine *e, bool all, const char *text, struct actions *out)
 {
-    for (unsigned i = 0; i < e->promotion_count; i++)
-        order_answer(e->promotions[i].cookie, -EBUSY, text, out);
-    e->promotion_count = 0;
+    unsigned kept = 0;
+    for (unsigned i = 0; i < e->promotion_count; i++) {
+        struct promotion p = e->promotions[i];
+        if (!all && awaits_hello(e, p.force, p.heard))
+            e->promotions[kept++] = p;
+        else
+            order_answer(p.cookie, -EBUSY, text, out);
+    }
+    e->promotion_count = kept;
 }
 
 /* The peer may be primary, or become it. Who promotes again knows that they are apart. A refusal was a decision: what
@@ -67,7 +90,7 @@ static void promotions_refuse(struct engine *e, const char *text, struct actions
 void promotions_lost(struct engine *e, struct actions *out)
 {
     if (e->promotion_count > 0 && e->role.phase == PHASE_SECONDARY && !e->handshake_refused)
-        promotions_refuse(e,
+        promotions_refuse(e, false,
                           actions_text(out,
                                        "the connection to %s was lost before both had agreed. If it is not primary, "
                                        "promote again",
@@ -75,13 +98,15 @@ void promotions_lost(struct engine *e, struct actions *out)
                           out);
 }
 
+static void promote(struct engine *e, bool force, bool undecreed, uint64_t heard, void *cookie, struct actions *out);
+
 void promotions_advance(struct engine *e, struct actions *out)
 {
     if (e->promotion_count == 0)
         return;
     if (awaits_handshake(e)) {
         if (e->now_ns >= e->promotions_until_ns)
-            promotions_refuse(e,
+            promotions_refuse(e, true,
                               actions_text(out,
                                            "the handshake with %s takes long: a disk may hang, here or there. Try "
                                            "again, or take %s down first",
@@ -89,10 +114,19 @@ void promotions_advance(struct engine *e, struct actions *out)
                               out);
         return;
     }
+    struct promotion kept[ENGINE_ORDERS_MAX];
     unsigned count = e->promotion_count;
+    memcpy(kept, e->promotions, sizeof(kept));
     e->promotion_count = 0;
     for (unsigned i = 0; i < count; i++)
-        order_promote(e, e->promotions[i].force, e->promotions[i].cookie, out);
+        promote(e, kept[i].force, false, kept[i].heard, kept[i].cookie, out);
+}
+
+uint64_t promotions_deadline_ns(const struct engine *e)
+{
+    if (e->promotion_count == 0)
+        return UINT64_MAX;
+    return awaits_handshake(e) ? e->promotions_until_ns : e->refused_primary_ns + IN_REACH_NS;
 }
 
 static void begin_promotion(struct engine *e, struct actions *out)
@@ -108,8 +142,8 @@ static void begin_promotion(struct engine *e, struct actions *out)
     }
 }
 
-/* `undecreed`: the register has just said that the volume has no decree yet. */
-static void promote(struct engine *e, bool force, bool undecreed, void *cookie, struct actions *out)
+/* `undecreed`: the register has just said that the volume has no decree yet. `heard`: hellos, when it was ordered. */
+static void promote(struct engine *e, bool force, bool undecreed, uint64_t heard, void *cookie, struct actions *out)
 {
     if (e->role.phase == PHASE_PRIMARY) {
         order_answer(cookie, 0, NULL, out);
@@ -149,8 +183,17 @@ static void promote(struct engine *e, bool force, bool undecreed, void *cookie, 
             out);
         return;
     }
-    if (awaits_handshake(e)) {
-        keep_promotion(e, force, cookie, out);
+    if (awaits_handshake(e) || (awaits_hello(e, force, heard) && !undecreed)) {
+        keep_promotion(e, force, heard, cookie, out);
+        return;
+    }
+    if (force && !undecreed && refuses_a_primary_in_reach(e)) {
+        order_answer(cookie, -EPERM,
+                     actions_text(out,
+                                  "%s is primary, as it has just said (promise 3: one primary at a time). Demote it "
+                                  "first, or end its daemon, and order this again. It is not connected: %s",
+                                  e->config.peer, e->refused),
+                     out);
         return;
     }
     if (!asks && e->person_decides && !force) {
@@ -212,7 +255,7 @@ static void promote(struct engine *e, bool force, bool undecreed, void *cookie, 
 
 void order_promote(struct engine *e, bool force, void *cookie, struct actions *out)
 {
-    promote(e, force, false, cookie, out);
+    promote(e, force, false, e->hellos_heard, cookie, out);
 }
 
 void orders_promote_undecreed(struct engine *e, struct actions *out)
@@ -223,7 +266,7 @@ void orders_promote_undecreed(struct engine *e, struct actions *out)
     e->order_count = 0;
     e->witness.promote = false;
     for (unsigned i = 0; i < count; i++)
-        promote(e, e->promote_force, true, orders[i], out);
+        promote(e, e->promote_force, true, e->hellos_heard, orders[i], out);
 }
 
 /* Before the last change can complete, someone must be there to complete it. */

@@ -214,6 +214,9 @@ void session_on_hello(struct engine *e, const struct hello *peer, struct actions
     e->peer_leg = peer->leg;
     e->peer_block_bytes = peer->block_bytes;
     e->refused_a_primary = peer->role == ROLE_PRIMARY;
+    e->hellos_heard++;
+    if (e->refused_a_primary)
+        e->refused_primary_ns = e->now_ns;
     if (id_equal(e->sb.peer_leg_id, peer->leg_id) && peer->leg == LEG_FAILED)
         peer_has_failed(e);
     if (j.own_deposed && swaps_may_be_own(e, peer)) {

@@ -128,6 +128,9 @@ def ended(t):
     t.step("what is refused, and why")
     p = v.b.cli("resolve", v.c.volume, "--discard", "local", ok=(REFUSED,))
     t.check("paris-b is primary" in p.stderr, "on the primary", p.stderr)
+    p = v.a.cli("promote", v.c.volume, "--force", ok=(REFUSED,))
+    t.check("paris-b is primary, as it has just said" in p.stderr and v.a.status()["role"] == "secondary",
+            "a promotion by force beside it, as soon as it has said so once more", p.stderr)
     for words in ([v.c.volume], [v.c.volume, "--discard", "peer"], ["--discard", "local"], ["--list"], ["--export", "x"],
                   ["--list", "x", "--to", "y"]):
         v.a.cli("resolve", *words, ok=(USAGE,))

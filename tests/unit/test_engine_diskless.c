@@ -307,7 +307,11 @@ static void a_peer_that_lost_power_cannot_stand_in(void **state)
         assert_false(a.serving);
         order(&b, EV_PROMOTE, true);
         run(&b, &a);
-        assert_true(b.serving);
+        assert_false(b.serving); /* what it has heard last was a primary */
+        hellos(&a, &b);
+        disconnect_nodes(&a, &b);
+        run(&b, &a);
+        assert_true(b.serving && b.order_result == 0);
         close_both(&a, &b);
     }
 }

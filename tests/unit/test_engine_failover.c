@@ -1182,6 +1182,38 @@ static void a_person_decides_once(void **state)
     close_world(w);
 }
 
+/* A split brain: A went on alone, and B was forced and serves. By force A would take its clients from it, unasked. */
+static void who_serves_in_reach_is_not_passed_over_by_force(void **state)
+{
+    struct world *w = open_world(&automatic);
+    a_writes_alone(w);
+    order(&w->b, EV_PROMOTE, true);
+    wait_ns(w, &w->b, DEAD_AFTER_NS);
+    assert_true(w->b.serving && w->row.decree.cause == DECREE_FORCE);
+    write_block(&w->b, 0, 2);
+    wait_ns(w, &w->b, 2 * DEAD_AFTER_NS);
+    assert_int_equal(w->b.completed, 1);
+    wait_ns(w, &w->a, DEAD_AFTER_NS);
+    assert_false(w->a.serving);
+    meet(w);
+    assert_true(view_of(&w->a).apart.rule != NULL);
+    for (int demoted = 0; demoted < 2; demoted++) {
+        int orders = w->a.orders_done;
+        if (demoted) {
+            order(&w->b, EV_DEMOTE, false);
+            wait_ns(w, &w->b, DEAD_AFTER_NS);
+        }
+        order(&w->a, EV_PROMOTE, true);
+        wait_ns(w, &w->a, DEAD_AFTER_NS);
+        assert_true(w->a.orders_done == orders && !w->a.serving);
+        meet(w);
+        wait_ns(w, &w->a, DEAD_AFTER_NS);
+        assert_true(w->a.orders_done == orders + 1 && w->a.serving == demoted);
+        assert_true(w->a.order_result == (demoted ? 0 : -EPERM) && is_named(w, demoted ? &w->a : &w->b));
+    }
+    close_world(w);
+}
+
 /* What it makes up for after a restart costs no wait. */
 static void who_has_to_record_first_resumes_at_once(void **state)
 {
@@ -2088,6 +2120,7 @@ int main(void)
         cmocka_unit_test(who_is_no_member_lets_nobody_in),
         cmocka_unit_test(a_later_primary_of_another_build_stops_first),
         cmocka_unit_test(a_person_decides_once),
+        cmocka_unit_test(who_serves_in_reach_is_not_passed_over_by_force),
         cmocka_unit_test(who_has_to_record_first_resumes_at_once),
         cmocka_unit_test(what_waits_beside_a_handshake_fails_too),
         cmocka_unit_test(without_a_first_decree_nobody_goes_on_alone),

@@ -230,6 +230,54 @@ static void it_is_refused_with_the_reason(void **state)
     node_close(&single);
 }
 
+/* By force two would serve. What the other one is by now, it says every few seconds. */
+static void nobody_is_forced_beside_a_primary_in_reach(void **state)
+{
+    struct node a, b;
+    open_split(&a, &b, true);
+    int orders = a.orders_done;
+    order(&a, EV_PROMOTE, true);
+    assert_int_equal(a.orders_done, orders); /* it waits for that */
+    refused(&a, &b, "split brain");
+    assert_true(a.orders_done == orders + 1 && a.order_result == -EPERM && !a.serving);
+    assert_non_null(strstr(a.order_text, "paris-b is primary, as it has just said"));
+    assert_non_null(strstr(a.order_text, "Demote it first"));
+
+    order(&b, EV_DEMOTE, false);
+    run(&b, &b);
+    order(&a, EV_PROMOTE, true); /* what was heard last is not so any more */
+    assert_int_equal(a.orders_done, orders + 1);
+    disconnect_nodes(&a, &b); /* of a connection that comes to nothing before that, too */
+    run(&a, &b);
+    assert_int_equal(a.orders_done, orders + 1);
+    refused(&a, &b, "split brain");
+    assert_true(a.orders_done == orders + 2 && a.order_result == 0 && a.serving);
+    close_both(&a, &b);
+}
+
+/* It was switched off for this, or the network between them is gone: force is for that, too. */
+static void who_is_out_of_reach_is_passed_over_by_force(void **state)
+{
+    for (int late = 0; late < 2; late++) {
+        struct node a, b;
+        open_split(&a, &b, true);
+        int orders = a.orders_done;
+        uint64_t heard_ns = a.now_ns;
+        if (late)
+            tick(&a, heard_ns + 60 * NS_PER_S);
+        order(&a, EV_PROMOTE, true);
+        for (unsigned i = 0; i < 1000 && a.now_ns < heard_ns + 10 * NS_PER_S; i++) {
+            run(&a, &a);
+            assert_false(a.serving);
+            assert_true(engine_deadline_ns(a.engine) > a.now_ns);
+            tick(&a, engine_deadline_ns(a.engine));
+        }
+        run(&a, &a);
+        assert_true(a.orders_done == orders + 1 && a.order_result == 0 && a.serving);
+        close_both(&a, &b);
+    }
+}
+
 static void nothing_is_given_up_where_it_cannot_be_kept(void **state)
 {
     for (int fails = 1; fails <= 3; fails++) { /* at the beginning, in the middle, at the end */
@@ -535,6 +583,8 @@ int main(void)
         cmocka_unit_test(what_it_has_changed_is_kept_and_the_rest_comes_from_the_other),
         cmocka_unit_test(a_crash_at_any_point_loses_nothing),
         cmocka_unit_test(it_is_refused_with_the_reason),
+        cmocka_unit_test(nobody_is_forced_beside_a_primary_in_reach),
+        cmocka_unit_test(who_is_out_of_reach_is_passed_over_by_force),
         cmocka_unit_test(nothing_is_given_up_where_it_cannot_be_kept),
         cmocka_unit_test(the_peer_is_another_one_by_then),
         cmocka_unit_test(taken_down_in_the_middle_it_ends),
