@@ -106,10 +106,11 @@ static const struct command_info commands[] = {
       "  confirm VOLUME   the witness has started anew, and one of the volume's nodes is gone: decide without its "
       "word.\n"
       "                   If that node knows of a later decree, and comes back, its later writes are lost\n"
-      "  forget VOLUME    there is no such volume any more; its name may be used for another one\n"
+      "  forget VOLUME    there is no such volume any more; its name may be used for another one. Refused while its\n"
+      "                   nodes are heard, unless with --force\n"
       "  adopt VOLUME     on the volume's primary, whose witness was restored from a backup or is a new one: the\n"
       "                   witness takes over what this node and its peer know\n",
-      OPTION_TIMEOUT, false, ORDER_TIMEOUT_NS, run_witness },
+      OPTION_FORCE | OPTION_TIMEOUT, false, ORDER_TIMEOUT_NS, run_witness },
 };
 
 static const char common_help[] = "\n"
@@ -253,6 +254,8 @@ void arguments_parse(struct arguments *args, int argc, char **argv)
     for (const struct option *o = options; o->name; o++)
         if (alien & (unsigned)o->val)
             used_wrongly("%s has no option --%s", args->command->name, o->name);
+    if ((args->given & OPTION_FORCE) && args->command->run == run_witness && strcmp(args->word, "forget") != 0)
+        used_wrongly("witness %s has no option --force", args->word);
     if (!(args->given & OPTION_TIMEOUT))
         args->timeout_ns = args->command->timeout_ns;
 }

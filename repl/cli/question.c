@@ -125,6 +125,7 @@ static void compose(const struct arguments *args, struct question *q)
         lockstep__control__witness_order__init(&q->witness);
         q->witness.volume = volume;
         q->witness.kind = find_witness_word(args->word)->kind;
+        q->witness.force = force;
         r->witness = &q->witness;
         r->command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_WITNESS;
     } else {

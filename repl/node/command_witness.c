@@ -52,6 +52,7 @@ void command_witness_begin(struct command *c)
     c->witness->command = c;
     c->witness->order.done = order_done;
     c->witness->order.kind = kind_of(c);
+    c->witness->order.force = c->request.force;
     memcpy(c->witness->order.volume, c->request.volume, sizeof(c->request.volume));
     give_order(c);
 }

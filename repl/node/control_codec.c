@@ -69,6 +69,7 @@ static int take_witness(const Lockstep__Control__WitnessOrder *order, struct con
         return take_volume(order->volume, true, out, err);
     case LOCKSTEP__CONTROL__WITNESS_ORDER__KIND__FORGET:
         out->command = CONTROL_WITNESS_FORGET;
+        out->force = order->force;
         return take_volume(order->volume, true, out, err);
     case _LOCKSTEP__CONTROL__WITNESS_ORDER__KIND_IS_INT_SIZE: break;
     }

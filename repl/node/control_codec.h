@@ -42,7 +42,7 @@ struct control_request {
     enum control_command command;
     char volume[NAME_BYTES_MAX];  /* "": all; only of CONTROL_STATUS, _EVENTS and _WITNESS_STATUS. Whether there is such
                                      a volume is not known here */
-    bool force;                   /* CONTROL_CREATE, _DOWN, _PROMOTE, _DEMOTE, _RESOLVE */
+    bool force;                   /* CONTROL_CREATE, _DOWN, _PROMOTE, _DEMOTE, _RESOLVE, _WITNESS_FORGET */
     bool repair;                  /* CONTROL_VERIFY */
     bool adopt;                   /* CONTROL_CREATE */
     bool follow;                  /* CONTROL_EVENTS */

@@ -75,8 +75,31 @@ static void order_confirm(struct witness *w, struct witness_order *o, struct vol
     witness_tell(w, o->volume, NOTE_WARNING, "confirmed by an operator at epoch %" PRIu64, row->row.decree.epoch);
 }
 
+/* Its nodes would call this witness older, and nothing would be decided for them. */
+static bool lives(const struct witness *w, struct witness_order *o, const struct volume_row *row)
+{
+    uint64_t now_ns = clock_ns(), max_ns = w->options.lives_ns_max ? w->options.lives_ns_max : WITNESS_LIVES_NS_MAX;
+    char who[128 + REGISTER_TOLD_MAX * NAME_BYTES_MAX / 2] = "";
+    size_t used = 0;
+    for (unsigned i = 0; i < REGISTER_TOLD_MAX; i++) {
+        const struct heard_node *h = &row->heard[i];
+        if (h->node[0] && now_ns - h->at_ns < max_ns && used < sizeof(who))
+            used += (size_t)snprintf(who + used, sizeof(who) - used, "%s%s %" PRIu64 " s ago", used ? ", " : "",
+                                     h->node, (now_ns - h->at_ns) / NS_PER_S);
+    }
+    if (used)
+        err_set(&o->err, -EPERM,
+                "volume %s lives, heard here: %s. Without its decree it has no failover until `lockstep witness "
+                "adopt` on its primary. Take it down on its nodes first, or take `witness` out of their configuration; "
+                "then, or if those are of another volume, --force",
+                o->volume, who);
+    return used > 0;
+}
+
 static void order_forget(struct witness *w, struct witness_order *o, struct volume_row *row)
 {
+    if (!o->force && !decree_is_none(&row->row.decree) && lives(w, o, row))
+        return;
     if (!decree_is_none(&row->row.decree) && witness_store_forget(w->store, o->volume, &o->err)) {
         if (witness_store_is_broken(w->store))
             batch_store_lost(w, &o->err);
@@ -85,6 +108,7 @@ static void order_forget(struct witness *w, struct witness_order *o, struct volu
     register_row_start(&row->row, o->volume, (struct id) { 0 }, NULL);
     row->since_us = 0;
     row->told_outcomes = 0;
+    memset(row->heard, 0, sizeof(row->heard));
     witness_tell(w, o->volume, NOTE_WARNING, "forgotten by an operator's order");
 }
 

@@ -6,10 +6,11 @@
 #include "repl/core/action.h"
 #include "repl/witness/witness_store.h"
 
-#define WITNESS_CONNECTIONS_MAX 1024                    /* the one that was silent longest makes room */
-#define WITNESS_QUESTION_NS_MAX (UINT64_C(10000000000)) /* from connecting, or a message's first byte, to its last */
-#define WITNESS_UNREAD_NS_MAX (UINT64_C(30000000000))   /* for how long a client may leave its answers unread */
-#define WITNESS_ADDRESS_BYTES 272                       /* "HOST:PORT", with the final NUL */
+#define WITNESS_CONNECTIONS_MAX 1024                      /* the one that was silent longest makes room */
+#define WITNESS_QUESTION_NS_MAX (UINT64_C(10000000000))   /* from connecting, or a message's first byte, to its last */
+#define WITNESS_UNREAD_NS_MAX (UINT64_C(30000000000))     /* for how long a client may leave its answers unread */
+#define WITNESS_LIVES_NS_MAX (900 * UINT64_C(1000000000)) /* a volume lives so long after a node asked for it last */
+#define WITNESS_ADDRESS_BYTES 272                         /* "HOST:PORT", with the final NUL */
 
 struct witness;
 
@@ -18,6 +19,7 @@ struct witness_options {
     const char *state;        /* directory */
     uint64_t question_ns_max; /* 0: WITNESS_QUESTION_NS_MAX */
     uint64_t unread_ns_max;   /* 0: WITNESS_UNREAD_NS_MAX */
+    uint64_t lives_ns_max;    /* 0: WITNESS_LIVES_NS_MAX, which is longer than any node is silent that serves */
     void *ctx;
     /* From the witness's thread, and from witness_open(): what has happened. `volume` may be NULL. Must not wait. */
     void (*tell)(void *ctx, const char *volume, enum note_level level, const char *text);
@@ -40,7 +42,7 @@ enum witness_order_kind {
     WITNESS_STATUS,  /* of one volume, or ("") of all */
     WITNESS_HISTORY, /* of one volume */
     WITNESS_CONFIRM, /* one volume: its swaps may be carried out */
-    WITNESS_FORGET,  /* one volume: there is no decree of it any more */
+    WITNESS_FORGET,  /* one volume: there is no decree of it any more. Refused if it lives, unless by force */
 };
 
 struct witness_volume {
@@ -67,6 +69,7 @@ struct witness_order {
     void (*done)(struct witness_order *o);
     enum witness_order_kind kind;
     char volume[NAME_BYTES_MAX];
+    bool force;      /* WITNESS_FORGET */
     uint64_t cursor; /* where to go on, 0 at first; afterwards 0: that was the end */
     /* The answer. */
     struct err err;       /* its code is 0: done. -ENOENT: nobody has asked for such a volume; -EPERM: refused */

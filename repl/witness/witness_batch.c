@@ -259,8 +259,29 @@ static void keep_ages(struct witness *w)
         batch_store_lost(w, &err);
 }
 
+/* Not who asks for another volume of this name, nor a new disk, which has no part of it yet. */
+static void note_heard(struct pending *p, uint64_t now_ns)
+{
+    bool heard = p->answer.outcome != REGISTER_REFUSED && p->answer.outcome != REGISTER_UNREACHABLE;
+    if (!p->volume || !heard || id_is_none(p->request.volume_id))
+        return;
+    struct heard_node *at = &p->volume->heard[0];
+    for (unsigned i = 0; i < REGISTER_TOLD_MAX; i++) {
+        struct heard_node *h = &p->volume->heard[i];
+        if (strcmp(h->node, p->request.node) == 0) {
+            at = h;
+            break;
+        }
+        if (h->at_ns < at->at_ns)
+            at = h;
+    }
+    memcpy(at->node, p->request.node, sizeof(at->node));
+    at->at_ns = now_ns;
+}
+
 void batch_run(struct witness *w)
 {
+    uint64_t now_ns = clock_ns();
     answer_all(w);
     keep_ages(w);
     for (unsigned i = 0; i < w->batch_count; i++) {
@@ -270,6 +291,7 @@ void batch_run(struct witness *w)
             p->volume->told_outcomes = 0;
         }
         tell(w, p);
+        note_heard(p, now_ns);
         p->conn->pending--;
         if (!p->conn->dead)
             conn_answer(p->conn, p->number, &p->answer);

@@ -31,8 +31,15 @@ struct conn {
     uint8_t out[CONN_OUT_BYTES];
 };
 
+/* Who has asked for the volume whose decree stands, since the start. */
+struct heard_node {
+    char node[NAME_BYTES_MAX]; /* empty: free */
+    uint64_t at_ns;
+};
+
 struct volume_row {
     struct register_row row;
+    struct heard_node heard[REGISTER_TOLD_MAX]; /* the one who was heard longest ago makes room */
     uint64_t since_us;
     unsigned told_outcomes; /* bits by enum register_outcome: in the log since the last decree */
 };

@@ -123,7 +123,7 @@ def ages(t, w):
     a.hang_up()
     a.ask()
     t.check(a.remembered == a.age, "and they stay", a.remembered)
-    w.lockstep("forget", "aged")
+    w.lockstep("forget", "aged", "--force")
     t.check(w.status("aged")["leg_ages"] == [], "until the volume is forgotten")
     a.hang_up()
     b.hang_up()
@@ -192,7 +192,12 @@ def test(t):
     p = w.lockstep("confirm", "gold42", ok=None)
     t.check(p.returncode == REFUSED and "adopt" in p.stderr, p.stderr.strip(), p.returncode)
     t.check(w.status("gold42")["older"], "status says older")
-    w.lockstep("forget", "gold42")
+    p = w.lockstep("forget", "gold42", ok=None)
+    t.check(p.returncode == REFUSED and "heard here: paris-" in p.stderr and w.status("gold42")["decree"],
+            "nor is it forgotten while its nodes are heard", f"{p.returncode}: {p.stderr}")
+    p = w.lockstep("confirm", "gold42", "--force", ok=None)
+    t.check(p.returncode == USAGE, "force is for forget only", p.stderr)
+    w.lockstep("forget", "gold42", "--force")
     outcome, epoch, _, reason = a.ask()
     t.check(outcome == "older" and epoch == 0, f"forgotten, and the node knows: {reason}", outcome)
 

@@ -31,6 +31,7 @@
 static char url[320];
 static char listen_at[WITNESS_ADDRESS_BYTES];
 static uint64_t patience_ns; /* of the witness with its clients */
+static uint64_t lives_ns;
 static struct witness *witness;
 
 /* What it told, newest last. */
@@ -79,6 +80,7 @@ static void start_witness(void)
         .state = dir,
         .question_ns_max = patience_ns,
         .unread_ns_max = patience_ns,
+        .lives_ns_max = lives_ns,
         .tell = hear,
     };
     struct err err = { 0 };
@@ -99,7 +101,7 @@ static int set_up(void **state)
 {
     next_dir();
     snprintf(listen_at, sizeof(listen_at), "127.0.0.1:0");
-    patience_ns = 0; /* its own */
+    patience_ns = lives_ns = 0; /* its own */
     forget_what_was_told();
     faulty_vfs_fail(0, 0, 0, false);
     start_witness();
@@ -485,7 +487,7 @@ static void order_done(struct witness_order *o)
     pthread_mutex_unlock(&w->lock);
 }
 
-static struct witness_order *order(enum witness_order_kind kind, const char *volume, uint64_t cursor)
+static struct witness_order *order_by(enum witness_order_kind kind, const char *volume, uint64_t cursor, bool force)
 {
     static struct waiting_order w;
     memset(&w, 0, sizeof(w));
@@ -493,6 +495,7 @@ static struct witness_order *order(enum witness_order_kind kind, const char *vol
     pthread_cond_init(&w.done, NULL);
     w.order.kind = kind;
     w.order.cursor = cursor;
+    w.order.force = force;
     w.order.done = order_done;
     snprintf(w.order.volume, sizeof(w.order.volume), "%s", volume);
     witness_order(witness, &w.order);
@@ -501,6 +504,11 @@ static struct witness_order *order(enum witness_order_kind kind, const char *vol
         pthread_cond_wait(&w.done, &w.lock);
     pthread_mutex_unlock(&w.lock);
     return &w.order;
+}
+
+static struct witness_order *order(enum witness_order_kind kind, const char *volume, uint64_t cursor)
+{
+    return order_by(kind, volume, cursor, false);
 }
 
 /* ---- starts, backups, disks ---- */
@@ -640,7 +648,7 @@ static void an_age_survives(void **state)
     assert_int_equal(tell_age(a, volume, NODE_B, 7, 0), 6);
     struct witness_order *o = order(WITNESS_STATUS, volume, 0);
     assert_int_equal(o->volume_list[0].age_count, 2);
-    assert_int_equal(order(WITNESS_FORGET, volume, 0)->err.code, 0);
+    assert_int_equal(order_by(WITNESS_FORGET, volume, 0, true)->err.code, 0);
     assert_int_equal(order(WITNESS_STATUS, volume, 0)->volume_list[0].age_count, 0);
     make_first(a, volume);
     assert_int_equal(tell_age(a, volume, NODE_A, 7, 1), 0);
@@ -781,12 +789,51 @@ static void an_operator_looks_and_decides(void **state)
     assert_non_null(strstr(o->err.text, "adopt"));
     assert_false(order(WITNESS_STATUS, volume, 0)->volume_list[0].confirmed);
 
-    assert_int_equal(order(WITNESS_FORGET, volume, 0)->err.code, 0);
+    assert_int_equal(order_by(WITNESS_FORGET, volume, 0, true)->err.code, 0);
     read_as(a, volume, NODE_A, d.epoch, REGISTER_OLDER); /* who was part of it, is not fooled */
     assert_int_equal(order(WITNESS_HISTORY, volume, 0)->count, WITNESS_HISTORY_AT_ONCE);
     static const enum witness_order_kind kinds[] = { WITNESS_STATUS, WITNESS_HISTORY, WITNESS_CONFIRM, WITNESS_FORGET };
     for (unsigned i = 0; i < ARRAY_LEN(kinds); i++)
         assert_int_equal(order(kinds[i], "silver1", 0)->err.code, -ENOENT);
+    asker_close(a);
+}
+
+/* Its nodes have asked for it a moment ago: it would have no failover any more. */
+static void a_volume_that_lives_is_not_forgotten(void **state)
+{
+    struct asker *a = asker_open(url, SUITE_TIMEOUT_MS);
+    char volume[NAME_BYTES_MAX];
+    struct decree d = make_first(a, new_volume(volume));
+    read_as(a, volume, NODE_B, d.epoch, REGISTER_STANDS);
+    struct witness_order *o = order(WITNESS_FORGET, volume, 0);
+    assert_int_equal(o->err.code, -EPERM);
+    assert_non_null(strstr(o->err.text, NODE_A " "));
+    assert_non_null(strstr(o->err.text, NODE_B " "));
+    assert_non_null(strstr(o->err.text, " s ago"));
+    assert_non_null(strstr(o->err.text, "--force"));
+    assert_int_equal(order(WITNESS_STATUS, volume, 0)->volume_list[0].decree.epoch, d.epoch);
+    assert_int_equal(order_by(WITNESS_FORGET, volume, 0, true)->err.code, 0);
+    assert_int_equal(order(WITNESS_STATUS, volume, 0)->volume_list[0].decree.epoch, 0);
+
+    d = make_first(a, volume);
+    lives_ns = 1; /* what was heard longer ago than that counts for nothing */
+    restart_witness();
+    asker_close(a);
+    a = asker_open(url, SUITE_TIMEOUT_MS);
+    read_as(a, volume, NODE_A, d.epoch, REGISTER_UNCONFIRMED);
+    assert_int_equal(order(WITNESS_FORGET, volume, 0)->err.code, 0);
+
+    /* Those of another volume of this name are those who want it forgotten. */
+    lives_ns = 0;
+    d = make_first(a, volume);
+    restart_witness();
+    asker_close(a);
+    a = asker_open(url, SUITE_TIMEOUT_MS);
+    struct register_request q = make_read(volume, NODE_A, d.epoch);
+    q.volume_id.bytes[0] ^= 1;
+    struct register_answer answer = asker_ask(a, 0, &q);
+    expect(&answer, REGISTER_REFUSED, "another volume of this name");
+    assert_int_equal(order(WITNESS_FORGET, volume, 0)->err.code, 0);
     asker_close(a);
 }
 
@@ -822,6 +869,7 @@ int main(int argc, char **argv)
         TEST(a_damaged_database_does_not_start),
         TEST(what_cannot_be_opened_is_told),
         TEST(an_operator_looks_and_decides),
+        TEST(a_volume_that_lives_is_not_forgotten),
     };
     failed += cmocka_run_group_tests(tests, NULL, NULL);
     remove_top();

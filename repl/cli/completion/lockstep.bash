@@ -42,7 +42,8 @@ _lockstep() {
         create) options+=' --adopt --force --timeout' ;;
         down | promote | demote) options+=' --force --timeout' ;;
         resolve) options+=' --discard --keep --list --export --to --force --timeout' ;;
-        up | resize | switchover | witness) options+=' --timeout' ;;
+        up | resize | switchover) options+=' --timeout' ;;
+        witness) options+=' --force --timeout' ;; # of forget
         status) options+=' --watch --timeout' ;;
         events) options+=' --no-follow' ;;
         metadata) options+=' --config --node --backing --metadata --verbose' ;;
