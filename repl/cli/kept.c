@@ -189,6 +189,7 @@ static void list_json(const struct show *s, const struct list *l, const struct k
     put(o, "data_bytes", sums->data_bytes);
     put(o, "zero_bytes", sums->zero_bytes);
     put(o, "unreadable_bytes", sums->unreadable_bytes);
+    put(o, "extent_count", l->count);
     struct json_object *extents = json_object_new_array();
     for (size_t i = 0; i < l->count; i++) {
         struct json_object *e = json_object_new_object();
@@ -212,9 +213,10 @@ static void list_for_eyes(const struct show *s, const struct list *l, const stru
     if (i->first.epoch)
         fprintf(s->out, "on its own from epoch %" PRIu64 ", LSN %" PRIu64 " to ", i->first.epoch, i->first.first_lsn);
     fprintf(s->out, "epoch %" PRIu64 ", LSN %" PRIu64 "\n", i->epoch, i->lsn);
-    fprintf(s->out, "  %s: %" PRIu64 " bytes of data, %" PRIu64 " of zeroes, %" PRIu64 " that could not be read\n",
-            i->everything ? "all that the leg held" : "what it may have changed since", sums->data_bytes,
-            sums->zero_bytes, sums->unreadable_bytes);
+    fprintf(s->out,
+            "  %s: %zu %s, with %" PRIu64 " bytes of data, %" PRIu64 " of zeroes, %" PRIu64 " that could not be read\n",
+            i->everything ? "all that the leg held" : "what it may have changed since", l->count,
+            l->count == 1 ? "extent" : "extents", sums->data_bytes, sums->zero_bytes, sums->unreadable_bytes);
     for (size_t k = 0; k < l->count; k++)
         fprintf(s->out, "  offset %" PRIu64 ", length %" PRIu64 ": %s\n", l->extents[k].range.offset_bytes,
                 l->extents[k].range.length_bytes, kind_name(l->extents[k].kind));

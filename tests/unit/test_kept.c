@@ -121,6 +121,11 @@ static void what_is_written_is_read(void **state)
     char *text = listed(p.path, false);
     assert_non_null(strstr(text, "volume gold42, 67108864 bytes: what paris-a gave up for paris-b"));
     assert_non_null(strstr(text, "the same up to epoch 3; on its own from epoch 5, LSN 500 to epoch 7, LSN 700"));
+    const char *sum =
+        "what it may have changed since: 774 extents, with 4747264 bytes of data, 1581056 of zeroes, 4096 that "
+        "could not be read\n";
+    assert_non_null(strstr(text, sum));
+    assert_true(strstr(text, sum) < strstr(text, "offset ")); /* before them */
     assert_non_null(strstr(text, "offset 4096, length 4096: data\n"));
     assert_non_null(strstr(text, "offset 1048576, length 8192: data\n"));
     assert_non_null(strstr(text, "offset 1056768, length 8192: zeroes\n"));
@@ -131,6 +136,7 @@ static void what_is_written_is_read(void **state)
     text = listed(p.path, true);
     assert_non_null(strstr(text, "\"first_epoch\":5"));
     assert_non_null(strstr(text, "\"unreadable_bytes\":4096"));
+    assert_non_null(strstr(text, "\"extent_count\":774"));
     free(text);
 
     struct err err = { 0 };
