@@ -210,6 +210,7 @@ struct engine_witness {
     uint64_t alone_until_ns; /* a session was ended for what is to be asked: nobody comes into the way of it so long */
 
     uint64_t heard_ns;         /* when a primary was last heard of; at first: the start */
+    uint64_t lent_ns;          /* ... in a session, of whose reads this node has let it be sure; 0: of none */
     uint64_t session_ns;       /* when the present session came up */
     bool out_wanted;           /* the peer is lost */
     uint64_t target_since_ns;  /* when it was first refused, as its target is in the set; 0: it is not */

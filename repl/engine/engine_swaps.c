@@ -47,6 +47,12 @@ static bool is_silent(const struct engine *e)
            (e->stable == STABLE_ALL || e->session == SESSION_UP) && e->now_ns >= silent_since_ns(e) + take_after_ns(e);
 }
 
+static bool lends(const struct engine *e)
+{
+    const struct engine_witness *w = &e->witness;
+    return serves_peer(e) || (w->lent_ns && e->now_ns < w->lent_ns + take_after_ns(e));
+}
+
 /* The bits are clear, and the set lacks it only because nobody could ask. */
 static bool may_take_peer_in(const struct engine *e)
 {
@@ -102,6 +108,7 @@ void swap_gather(struct engine *e, struct swap_facts *f)
         .never_served = e->role.phase == PHASE_PRIMARY && e->sb.history.count == 0,
         .leg_is_lost = e->leg_failed || e->sb_broken,
         .peer_is_whole = e->sb.peer_in_sync && e->sb.peer_leg != LEG_FAILED && !e->sb.full,
+        .lends = lends(e),
         .silent = is_silent(e),
         .automatic = e->config.failover.automatic,
         .gives_up = w->gives_up,
@@ -119,6 +126,8 @@ void swaps_on_session_up(struct engine *e)
 {
     struct engine_witness *w = &e->witness;
     w->session_ns = e->now_ns;
+    if (!e->peer_leads) /* it says so itself */
+        w->lent_ns = 0;
     w->out_wanted = false;
     w->target_since_ns = 0;
     w->peer_asked_epoch = 0;
@@ -128,7 +137,7 @@ void swaps_on_session_down(struct engine *e, bool was_made, uint64_t heard_ns)
 {
     struct engine_witness *w = &e->witness;
     if (was_made && e->peer_leads)
-        w->heard_ns = max_u64(w->heard_ns, heard_ns ? heard_ns : e->now_ns);
+        w->heard_ns = w->lent_ns = max_u64(w->heard_ns, heard_ns ? heard_ns : e->now_ns);
 }
 
 /* Rule flush-before-leaving: so that it is not left for later. */

@@ -117,8 +117,9 @@ static bool ends_without_leg(const struct swap_facts *f)
 
 static bool is_asked(const struct swap_facts *f) { return f->promote || f->automatic; }
 
-/* Nobody has demoted it: it has restarted; or a swap of its own, from before a crash, has arrived. */
-static bool resumes(const struct swap_facts *f) { return may_serve(f) && names(f, f->node); }
+/* Nobody has demoted it: it has restarted; or a swap of its own, from before a crash, has arrived. Whom it has served
+ * since, as an operator had it forget that swap, is not overtaken: rule take-after-silence. */
+static bool resumes(const struct swap_facts *f) { return may_serve(f) && names(f, f->node) && !f->lends; }
 
 /* Rule take-after-silence. */
 static bool takes_over(const struct swap_facts *f)

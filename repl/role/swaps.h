@@ -42,6 +42,7 @@ struct swap_facts {
     bool peer_is_whole;  /* ... as far as is known here */
 
     /* Of a secondary. */
+    bool lends;     /* a primary that it has heard in a session may answer reads by that yet */
     bool silent;    /* nothing was heard of a primary for take-after, and what this leg has is flushed */
     bool automatic; /* it takes over by itself */
     bool handed;    /* its primary has stopped for a switchover, and both are in sync */

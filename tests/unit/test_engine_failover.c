@@ -1687,6 +1687,45 @@ static void a_secondary_may_adopt_where_nobody_serves(void **state)
     close_world(w);
 }
 
+/* B has taken over, and never heard of it: another register answered, which was older, and an operator had the two meet
+ * by `adopt`. When the right one is back it names B, and A answers reads yet, by what B has heard of it. */
+static void who_is_named_beside_a_primary_waits_for_its_lease(void **state)
+{
+    for (int knows = 0; knows < 2; knows++) {
+        struct world *w = open_world(&automatic);
+        wait_to_take_over(w);
+        run_until_asks(w, &w->b, DECREE_TAKE);
+        lose_answer(w, &w->b);
+        struct register_row right = w->row;
+        assert_true(is_named(w, &w->b) && !is_member(w, &w->a));
+        lose_the_register(w);
+        wait_ns(w, &w->b, NS_PER_S);
+        order(&w->b, EV_ADOPT, false);
+        wait_ns(w, &w->b, NS_PER_S);
+        meet_at_last(w);
+        assert_true(w->a.serving && view_of(&w->a).in_sync && view_of(&w->b).in_sync);
+
+        w->row = right;
+        w->cut_off = knows ? NULL : &w->a;
+        wait_ns(w, &w->b, 2 * TAKE_AFTER_NS);
+        assert_true(w->a.serving && !w->b.serving && !w->b.dropped); /* all that A does B has */
+        wait_ns(w, &w->a, 2 * TAKE_AFTER_NS);
+        assert_true(w->a.serving == !knows); /* it has read who serves */
+        disconnect_nodes(&w->a, &w->b);
+        wait_ns(w, &w->b, TAKE_AFTER_NS - 1);
+        assert_false(w->b.serving);
+        wait_ns(w, &w->b, DEAD_AFTER_NS);
+        assert_true(w->b.serving && is_named(w, &w->b));
+        w->cut_off = NULL;
+        wait_ns(w, &w->a, DEAD_AFTER_NS);
+        assert_false(w->a.serving);
+        for (unsigned i = 0; i < 10 && !is_member(w, &w->a); i++)
+            go_on(w, DEAD_AFTER_NS);
+        assert_in_sync(&w->a, &w->b);
+        close_world(w);
+    }
+}
+
 /* Its daemon has crashed meanwhile: the other leg gets what it may lack, and could only be in sync by a decree. */
 static void the_source_of_a_target_that_is_done_may_adopt(void **state)
 {
@@ -2140,6 +2179,7 @@ int main(void)
         cmocka_unit_test(who_is_to_put_its_target_out_asks_at_once),
         cmocka_unit_test(what_is_known_is_put_over_an_older_register),
         cmocka_unit_test(a_secondary_may_adopt_where_nobody_serves),
+        cmocka_unit_test(who_is_named_beside_a_primary_waits_for_its_lease),
         cmocka_unit_test(the_source_of_a_target_that_is_done_may_adopt),
         cmocka_unit_test(the_source_of_a_new_leg_knows_nothing),
         cmocka_unit_test(a_late_first_decree_that_was_only_read_gives_way),

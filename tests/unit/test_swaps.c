@@ -27,7 +27,7 @@ static unsigned digit(uint64_t *n, unsigned base)
 
 static bool bit(uint64_t *n) { return digit(n, 2); }
 
-#define STATES_MAX (UINT64_C(3) * 5 * 3 * 6 * 2 * 2 * 2 * 2 * (1 << 10))
+#define STATES_MAX (UINT64_C(3) * 5 * 3 * 6 * 2 * 2 * 2 * 2 * (1 << 11))
 
 static void state_of(uint64_t n, struct swap_facts *f, struct decree *stands)
 {
@@ -57,8 +57,9 @@ static void state_of(uint64_t n, struct swap_facts *f, struct decree *stands)
     f->whole = bit(&n);
     f->lost_power = bit(&n);
     f->serves_peer = bit(&n);
-    bool *flags[] = { &f->peer_lost, &f->peer_is_target, &f->resync_done, &f->peer_has_asked, &f->leg_failed,
-                      &f->in_sync,   &f->silent,         &f->automatic,   &f->promote,        &f->force };
+    bool *flags[] = { &f->peer_lost,  &f->peer_is_target, &f->resync_done, &f->peer_has_asked,
+                      &f->leg_failed, &f->in_sync,        &f->silent,      &f->automatic,
+                      &f->promote,    &f->force,          &f->lends };
     for (unsigned i = 0; i < ARRAY_LEN(flags); i++)
         *flags[i] = bit(&n);
     f->never_served = f->handed = f->gives_up = f->has_asked =
@@ -98,6 +99,8 @@ static void check(const struct swap_facts *f, enum decree_cause cause, const str
         if (cause == DECREE_TAKE)
             assert_true(f->silent && (f->automatic || f->promote) && !f->lost_power);
     }
+    if (cause == DECREE_RESUME)
+        assert_false(f->lends);
     /* Nobody begins to serve where an operator has ended that, but by his order. */
     if (!*s->primary && !decree_is_none(s) && f->role == SWAP_SECONDARY && is_primary(d, "a"))
         assert_true(f->promote || f->force);
