@@ -191,8 +191,8 @@ static void promote(struct engine *e, bool force, bool undecreed, uint64_t heard
         order_answer(cookie, -EPERM,
                      actions_text(out,
                                   "%s is primary, as it has just said (promise 3: one primary at a time). Demote it "
-                                  "first, or end its daemon, and order this again. It is not connected: %s",
-                                  e->config.peer, e->refused),
+                                  "first, or end its daemon, and order this again.%s%s",
+                                  e->config.peer, *e->refused ? " It is not connected: " : "", e->refused),
                      out);
         return;
     }
