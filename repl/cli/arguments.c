@@ -49,7 +49,7 @@ static const struct command_info commands[] = {
     { "promote", "VOLUME [--force]", "makes this node primary",
       "This node begins to serve the volume, or says why not.\n"
       "\n"
-      "  --force  although this leg may lack acknowledged writes: they are lost\n",
+      "  --force  although this leg may lack acknowledged writes: they are lost. Not beside a primary in reach\n",
       OPTION_FORCE | OPTION_TIMEOUT, true, ORDER_TIMEOUT_NS, run_order },
     { "demote", "VOLUME [--force]", "makes this node secondary",
       "Stops serving the volume, once what is under way is on both legs.\n"

@@ -168,6 +168,9 @@ def forced(t, c, primary, other):
     t.check(newest["note"] in c.witness.lockstep("history", c.volume).stdout, "also for eyes")
     primary.start()
     primary.wait("to tell of a split brain", lambda s: s["split_brain"], 30)
+    p = primary.cli("promote", c.volume, "--force", ok=None, timeout_s=60)
+    t.check(p.returncode == REFUSED and f"{other.name} is primary, as it has just said" in p.stderr and other.status()["serving"],
+            "nor is the first one forced beside the one that serves", p)
     primary.cli("resolve", c.volume, "--discard", "local", "--keep", t.dir / "kept", timeout_s=60)
     other.wait("both to be in sync", c.both_in_sync, 60)
     return other, primary
