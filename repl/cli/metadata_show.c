@@ -95,6 +95,7 @@ static struct json_object *superblock_json(const struct superblock *sb)
     put_u64(o, "verified_at_s", sb->verified_at_s);
     put_u64(o, "verified_found_bytes", sb->verified_found_bytes);
     put_bool(o, "registered", sb->registered);
+    put_u64(o, "heard_epoch", sb->heard_epoch);
     put_u64(o, "asked_epoch", sb->asked_epoch);
     put(o, "base", history_entry_is_none(sb->base) ? NULL : entry_json(sb->base));
     for (uint32_t i = 0; i < sb->history.count; i++)
@@ -235,6 +236,8 @@ static void show_superblock(FILE *out, const struct superblock *sb)
     if (sb->verified_at_s)
         fprintf(out, "  %-12s at %llu s since 1970, %llu bytes found\n", "verified",
                 (unsigned long long)sb->verified_at_s, (unsigned long long)sb->verified_found_bytes);
+    if (sb->heard_epoch)
+        fprintf(out, "  %-12s of epoch %llu in the register\n", "has heard", (unsigned long long)sb->heard_epoch);
     if (sb->asked_epoch)
         fprintf(out, "  %-12s to take over from epoch %llu\n", "has asked", (unsigned long long)sb->asked_epoch);
     show_id(out, "volume id", sb->volume_id);

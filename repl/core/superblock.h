@@ -58,6 +58,8 @@ struct superblock {
 
     /* With a register (docs/FAILOVER.md). */
     bool registered;      /* the volume has a decree in a register: one that does not know it is older */
+    uint64_t heard_epoch; /* the highest that the register was heard to have, if it is above `epoch`: another node's
+                             decree, by which this one does nothing but stand back. 0: none was */
     uint64_t asked_epoch; /* this node has asked to take over from it, and may get it yet: it takes part in nothing at
                              this epoch or below; 0: it has not */
 

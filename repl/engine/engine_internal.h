@@ -616,6 +616,7 @@ bool register_wants_no_session(const struct engine *e); /* but with a primary: s
 void register_on_answer(struct engine *e, const struct register_answer *answer, struct actions *out);
 void register_advance(struct engine *e, struct actions *out);
 uint64_t register_deadline_ns(const struct engine *e);
+uint64_t register_known_epoch(const struct engine *e); /* below it no register is followed; 0: it was told of none */
 void register_take_decree(struct engine *e, const struct decree *d); /* that stands */
 struct engine_register register_view(const struct engine *e);
 

@@ -35,6 +35,7 @@ void register_begin(struct engine *e)
     if (!e->config.failover.has_register)
         return;
     e->witness.state = REGISTER_STATE_ASKING;
+    e->witness.highest_epoch = e->sb.heard_epoch;
     take_name(e->witness.request.volume, e->config.volume);
     take_name(e->witness.request.node, e->config.node);
     take_name(e->witness.request.peer, e->config.peer);
@@ -42,9 +43,20 @@ void register_begin(struct engine *e)
 
 /* Below what this node has heard of, no register may be. One that was never told of the volume knows of none, and is
  * not older for that. */
-static uint64_t known_epoch(const struct engine *e)
+uint64_t register_known_epoch(const struct engine *e)
 {
     return e->sb.registered ? max_u64(e->sb.epoch, e->witness.highest_epoch) : 0;
+}
+
+/* Rule no-older-register, also after a restart. What is recorded as the own epoch needs no second place: whoever acts
+ * by a decree has it there. */
+static void record_what_was_heard(struct engine *e)
+{
+    uint64_t recorded = max_u64(e->sb.epoch, e->sb.heard_epoch);
+    if (!e->sb.registered || e->witness.highest_epoch <= recorded)
+        return;
+    e->sb.heard_epoch = e->witness.highest_epoch;
+    want_persisted(e);
 }
 
 void register_take_decree(struct engine *e, const struct decree *d)
@@ -61,7 +73,7 @@ static void send(struct engine *e, enum register_ask what, struct actions *out)
     r->ask = what;
     r->volume_id = e->sb.volume_id;
     r->leg_age = e->age.stable;
-    r->known_epoch = known_epoch(e);
+    r->known_epoch = register_known_epoch(e);
     r->serving_alone = what == REGISTER_READ && register_rules(e) && e->role.phase == PHASE_PRIMARY &&
                        !e->sb.peer_in_sync && !e->leg_is_out && r->known_epoch == e->sb.epoch && persisted(e);
     w->asked = true;
@@ -128,7 +140,7 @@ static void note_loss(struct engine *e, struct register_request *r)
 {
     r->note[0] = 0;
     if (r->proposal.cause == DECREE_ADOPT)
-        loss_of_adopting(&e->witness.decree, known_epoch(e), r->note);
+        loss_of_adopting(&e->witness.decree, register_known_epoch(e), r->note);
     if (r->proposal.cause != DECREE_FORCE)
         return;
     struct engine_view now;
@@ -237,7 +249,7 @@ static void take_state(struct engine *e, const struct register_answer *answer, s
         e->witness.heard_ns = max_u64(e->witness.heard_ns, e->now_ns);
 }
 
-void register_on_answer(struct engine *e, const struct register_answer *answer, struct actions *out)
+static void follow(struct engine *e, const struct register_answer *answer, struct actions *out)
 {
     struct engine_witness *w = &e->witness;
     assert(w->asked);
@@ -261,7 +273,7 @@ void register_on_answer(struct engine *e, const struct register_answer *answer, 
     adopt_on_answer(e, of_read, answer, out);
     /* Rule no-older-register, whatever let it through. */
     bool tells = good || answer->outcome == REGISTER_UNCONFIRMED;
-    if (tells && answer->outcome != REGISTER_DONE && answer->decree.epoch < known_epoch(e)) {
+    if (tells && answer->outcome != REGISTER_DONE && answer->decree.epoch < register_known_epoch(e)) {
         w->state = good ? REGISTER_STATE_OLDER : w->state;
         return;
     }
@@ -276,6 +288,12 @@ void register_on_answer(struct engine *e, const struct register_answer *answer, 
         w->fresh = good;
         decree_was_read(e, &answer->decree, out);
     }
+}
+
+void register_on_answer(struct engine *e, const struct register_answer *answer, struct actions *out)
+{
+    follow(e, answer, out);
+    record_what_was_heard(e);
 }
 
 /* ---- asking ---- */

@@ -67,12 +67,14 @@ static bool can_be_left_alone(const struct engine *e)
     return e->stable == STABLE_ALL && e->session == SESSION_NONE && !e->leg_failed && !e->sb_broken;
 }
 
-/* Rule no-older-register: what was ever decided. The source of a target that is done has heard both, as the other leg
- * has what it has by now. Not of a new leg, which knows nothing of what its node has done before. And where each lacks
- * what the other had flushed, that is an operator's loss to accept. */
+/* Rule no-older-register: what was ever decided. Who is alone by its own record does, if it has heard of nothing since.
+ * The source of a target that is done has heard both, as the other leg has what it has by now. Not of a new leg, which
+ * knows nothing of what its node has done before. And where each lacks what the other had flushed, that is an
+ * operator's loss to accept. */
 static bool knows_everything(const struct engine *e, bool in_sync)
 {
-    return in_sync || !e->sb.peer_in_sync || (may_take_peer_in(e) && !e->sb.lost_power && e->peer.history.count > 0);
+    bool alone = !e->sb.peer_in_sync && e->witness.highest_epoch <= e->sb.epoch;
+    return in_sync || alone || (may_take_peer_in(e) && !e->sb.lost_power && e->peer.history.count > 0);
 }
 
 /* It asked to take over, perhaps before it died, from what stands yet. */
@@ -94,6 +96,7 @@ void swap_gather(struct engine *e, struct swap_facts *f)
         .stands = &w->decree,
         .registered = e->sb.registered,
         .epoch = e->sb.epoch,
+        .known_epoch = register_known_epoch(e),
         .role = role_for_swaps(e),
         .whole = own_leg(e) == LEG_UP_TO_DATE && !e->sb.differs && !e->sb_broken && !e->leg_is_out,
         .lost_power = e->sb.lost_power,

@@ -73,7 +73,8 @@ struct superblock_disk {
     le64 asked_epoch;
     le64 age;
     le64 peer_age;
-    uint8_t zero[SUPERBLOCK_BYTES - 392 - HISTORY_MAX * 24];
+    le64 heard_epoch;
+    uint8_t zero[SUPERBLOCK_BYTES - 400 - HISTORY_MAX * 24];
 };
 static_assert(sizeof(struct superblock_disk) == SUPERBLOCK_BYTES, "a superblock is one block");
 static_assert(offsetof(struct superblock_disk, volume_id) == 72, "no padding");
@@ -81,6 +82,7 @@ static_assert(offsetof(struct superblock_disk, history) == 328, "no padding");
 static_assert(offsetof(struct superblock_disk, served_epoch) == 1896, "no padding");
 static_assert(offsetof(struct superblock_disk, asked_epoch) == 1904, "no padding");
 static_assert(offsetof(struct superblock_disk, age) == 1912, "no padding");
+static_assert(offsetof(struct superblock_disk, heard_epoch) == 1928, "no padding");
 
 static uint64_t block_check(const struct superblock_disk *d)
 {
@@ -151,6 +153,7 @@ void superblock_encode(const struct superblock *sb, unsigned copy, uint8_t block
         .asked_epoch = to_le64(sb->asked_epoch),
         .age = to_le64(sb->age),
         .peer_age = to_le64(sb->peer_age),
+        .heard_epoch = to_le64(sb->heard_epoch),
         .base = entry_encode(sb->base),
         .history_count = to_le32(sb->history.count),
         .room_bytes = to_le64(sb->room_bytes),
@@ -227,6 +230,8 @@ static int check_fields(const struct superblock_disk *d, struct err *err)
         return bad(err, "epoch asked for");
     if (from_le64(d->age) > COUNTER_MAX || from_le64(d->peer_age) > COUNTER_MAX)
         return bad(err, "age");
+    if (from_le64(d->heard_epoch) > COUNTER_MAX)
+        return bad(err, "epoch of the register's");
     if (from_le64(d->lsn) > COUNTER_MAX)
         return bad(err, "lsn");
     uint32_t granule = from_le32(d->granule_bytes), extent = from_le32(d->extent_bytes);
@@ -298,6 +303,7 @@ int superblock_decode(const uint8_t block[SUPERBLOCK_BYTES], unsigned copy, stru
         .asked_epoch = from_le64(d.asked_epoch),
         .age = from_le64(d.age),
         .peer_age = from_le64(d.peer_age),
+        .heard_epoch = from_le64(d.heard_epoch),
         .history.count = from_le32(d.history_count),
         .room_bytes = from_le64(d.room_bytes),
         .moved_from_bytes = from_le64(d.moved_from_bytes),

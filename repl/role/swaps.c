@@ -72,7 +72,7 @@ static bool may_take_over(const struct swap_facts *f) { return may_serve(f) && !
 static bool adopts(const struct swap_facts *f)
 {
     bool may = f->role == SWAP_PRIMARY || (f->whole && !f->serves_peer);
-    return f->adopt && may && f->stands->epoch <= f->epoch;
+    return f->adopt && may && f->stands->epoch <= max_u64(f->epoch, f->known_epoch);
 }
 
 static bool hands_over(const struct swap_facts *f)
@@ -221,7 +221,7 @@ struct decree swap_propose(int row, const struct swap_facts *f, uint64_t tag)
 {
     assert(tag && row >= 0 && (unsigned)row < ARRAY_LEN(rows));
     const struct row *r = &rows[row];
-    uint64_t above = f->stands->epoch > f->epoch ? f->stands->epoch : f->epoch;
+    uint64_t above = max_u64(f->stands->epoch, max_u64(f->epoch, f->known_epoch));
     struct decree d = { .epoch = above + (r->cause == DECREE_ADOPT ? ADOPT_GAP : 1), .tag = tag, .cause = r->cause };
     propose_set(r->set, f, &d);
     switch (r->primary) {

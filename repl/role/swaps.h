@@ -14,7 +14,8 @@ struct swap_facts {
     struct id peer_leg_id;       /* of the leg this one is paired with */
     const struct decree *stands; /* as the register has just said */
     bool registered;             /* the volume has a decree, as far as this node knows */
-    uint64_t epoch;              /* the highest seen, on disk */
+    uint64_t epoch;              /* of the last decree that it acts by, on disk */
+    uint64_t known_epoch;        /* the highest that it has seen, also in a register that has none so high any more */
 
     enum swap_role {
         SWAP_SECONDARY,

@@ -1872,6 +1872,50 @@ static void who_is_out_takes_nothing_over_by_adopting(void **state)
     close_world(w);
 }
 
+/* A register that remembers nothing but its decree, as etcd does, and is put back to `old` time and again. */
+static void one_step_of_etcd(struct world *w, struct node *n, const struct decree *old)
+{
+    metas_done(n);
+    disks_done(n);
+    if (old)
+        register_row_start(&w->row, "gold42", w->row.volume_id, old);
+    w->row.confirmed = true;
+    w->row.highest_told = 0;
+    if (n->asked)
+        answer(w, n);
+    else
+        tick(n, max_u64(n->now_ns, engine_deadline_ns(n->engine)));
+}
+
+/* It has only read that it is out, and restarts: it would be a member that hears nobody. */
+static void what_was_read_in_the_register_outlives_a_restart(void **state)
+{
+    struct world *w = open_world(&automatic);
+    struct decree before = w->row.decree;
+    a_writes_alone(w);
+    wait_ns(w, &w->b, 2 * TAKE_AFTER_NS);
+    assert_true(w->row.decree.epoch > before.epoch && w->b.on_disk.epoch == before.epoch);
+    assert_true(w->b.on_disk.heard_epoch == w->row.decree.epoch);
+    uint64_t sequence = w->b.on_disk.sequence;
+    wait_ns(w, &w->b, 20 * DEAD_AFTER_NS); /* what it has on record already costs nothing */
+    assert_true(w->b.on_disk.sequence == sequence);
+    node_restart(&w->b, true);
+    while (w->b.now_ns < 60 * NS_PER_S) {
+        one_step_of_etcd(w, &w->b, &before);
+        assert_true(!w->b.serving && w->row.decree.epoch == before.epoch);
+    }
+    assert_int_equal(view_of(&w->b).witness.state, REGISTER_STATE_OLDER);
+    /* The way out is the primary's. */
+    order(&w->a, EV_ADOPT, false);
+    for (unsigned i = 0; i < 1000 && w->a.orders_done < 2; i++)
+        one_step_of_etcd(w, &w->a, NULL);
+    assert_true(w->a.orders_done == 2 && w->a.order_result == 0);
+    meet_at_last(w);
+    assert_in_sync(&w->a, &w->b);
+    assert_true(w->a.serving && is_member(w, &w->b) && w->b.on_disk.heard_epoch <= w->b.on_disk.epoch);
+    close_world(w);
+}
+
 /* Another etcd cluster's decree counts as older, whatever its epoch: one that was restored, and nothing was decided
  * since. */
 static void an_older_register_of_the_same_epoch_is_adopted_over(void **state)
@@ -1907,6 +1951,34 @@ static struct world *open_with_in_asked(void)
     session_up(&w->a, &w->b);
     run_until_asks(w, &w->a, DECREE_IN);
     return w;
+}
+
+/* A is alone by its own record, and has heard since that it is not: what B has acknowledged it would give up. */
+static void who_has_heard_of_more_is_not_alone(void **state)
+{
+    struct world *w = open_with_in_asked();
+    struct decree before = w->row.decree;
+    lose_answer(w, &w->a);
+    disconnect_nodes(&w->a, &w->b);
+    node_restart(&w->a, true);
+    wait_ns(w, &w->b, 2 * TAKE_AFTER_NS);
+    assert_true(w->b.serving && !is_member(w, &w->a));
+    write_block(&w->b, 0, 7);
+    calm(w, &w->b);
+    assert_true(w->b.completed == 1 && w->b.complete_result == 0);
+    wait_ns(w, &w->a, DEAD_AFTER_NS);
+    assert_true(!w->a.on_disk.peer_in_sync && w->a.on_disk.heard_epoch == w->row.decree.epoch);
+    for (int lives = 0; lives < 2; lives++) {
+        order(&w->a, EV_ADOPT, false);
+        uint64_t until_ns = w->a.now_ns + 60 * NS_PER_S;
+        while (w->a.now_ns < until_ns) {
+            one_step_of_etcd(w, &w->a, &before);
+            assert_true(!w->a.serving && w->row.decree.epoch == before.epoch);
+        }
+        assert_true(w->a.orders_done == 1 && w->a.order_result < 0);
+        node_restart(&w->a, true);
+    }
+    close_world(w);
 }
 
 /* Whether "in" was carried out, nobody knows; then the register has lost everything, an operator adopts, that comes to
@@ -2186,7 +2258,9 @@ int main(void)
         cmocka_unit_test(who_knows_no_more_adopts_nothing),
         cmocka_unit_test(what_is_not_adopted_late_is_given_up),
         cmocka_unit_test(who_is_out_takes_nothing_over_by_adopting),
+        cmocka_unit_test(what_was_read_in_the_register_outlives_a_restart),
         cmocka_unit_test(an_older_register_of_the_same_epoch_is_adopted_over),
+        cmocka_unit_test(who_has_heard_of_more_is_not_alone),
         cmocka_unit_test(who_forgets_a_swap_by_adopting_counts_the_peer_in),
         cmocka_unit_test(what_waits_too_long_fails),
         cmocka_unit_test(a_leg_that_is_given_up_leaves_the_set_by_force),

@@ -38,6 +38,7 @@ static struct superblock sample(uint64_t sequence)
         .asked_epoch = 8,
         .age = 6,
         .peer_age = UINT64_MAX / 2,
+        .heard_epoch = 9,
     };
     for (uint64_t epoch = 1; epoch <= 7; epoch++)
         history_append(&sb.history, (struct history_entry) { epoch, epoch * 100, epoch * 10 });
@@ -118,7 +119,8 @@ static void what_cannot_be_is_refused(void **state)
         { 1904, 8, UINT64_C(1) << 63, -EBADMSG, "epoch asked for" },
         { 1912, 8, UINT64_C(1) << 63, -EBADMSG, "age" },
         { 1920, 8, UINT64_C(1) << 63, -EBADMSG, "age" },
-        { 1928, 1, 1, -ENOTSUP, "byte 1928, which" },
+        { 1928, 8, UINT64_C(1) << 63, -EBADMSG, "epoch of the register's" },
+        { 1936, 1, 1, -ENOTSUP, "byte 1936, which" },
         { 4095, 1, 1, -ENOTSUP, "byte 4095, which" },
         { 68, 1, 2, -EBADMSG, "role" },
         { 69, 1, 5, -EBADMSG, "leg state" },
@@ -212,6 +214,7 @@ static void the_superblock_lies_as_documented(void **state)
     put(expected, 1904, 8, 8);
     put(expected, 1912, 8, 6);
     put(expected, 1920, 8, UINT64_MAX / 2);
+    put(expected, 1928, 8, 9);
     bool *flags[] = { &in.attached,    &in.pristine, &in.adopted,   NULL,        &in.lost_power, &in.peer_in_sync,
                       &in.was_primary, &in.full,     &in.reads_lie, &in.differs, &in.registered, &in.went_back };
     in.attached = in.peer_in_sync = false;

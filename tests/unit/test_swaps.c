@@ -170,6 +170,12 @@ static void adopting_leaves_a_gap(void **state)
     assert_int_equal(swap_choose(&f), row);
     none.epoch = 11;
     assert_true(swap_choose(&f) < 0);
+    /* Above whatever was heard of, also where that was another node's to act by, and what stands is between the two. */
+    f.known_epoch = 12;
+    assert_int_equal(swap_cause(swap_choose(&f)), DECREE_ADOPT);
+    assert_int_equal(swap_propose(swap_choose(&f), &f, 4).epoch, 12 + (1 << 20));
+    none.epoch = 13;
+    assert_int_equal(swap_choose(&f), -1);
 }
 
 int main(void)
