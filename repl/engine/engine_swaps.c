@@ -119,6 +119,7 @@ void swap_gather(struct engine *e, struct swap_facts *f)
         .has_asked = secondary && swaps_may_be_granted(e),
         .promote = secondary && w->promote,
         .force = secondary && w->promote && e->promote_force,
+        .peer_is_kept = e->sb.peer_in_sync && may_take_peer_in(e),
         .adopt = w->adopt && w->state == REGISTER_STATE_OLDER && knows_everything(e, in_sync),
     };
 }

@@ -18,6 +18,7 @@ enum swap_set {
     SET_PEER,
     SET_BOTH,
     SET_KNOWN, /* both if they are in sync now, else this node's */
+    SET_LEFT,  /* both if nobody is to leave: they are in sync, or would be by a decree; else this node's */
 };
 
 enum swap_server { SERVER_OWN, SERVER_NOBODY, SERVER_AS_IT_STANDS };
@@ -155,7 +156,7 @@ static bool takes_target_in(const struct swap_facts *f)
 #define OF(role) (1u << (role))
 
 static const struct row rows[] = {
-    { DECREE_ADOPT, OF(SWAP_PRIMARY) | OF(SWAP_SECONDARY), adopts, SET_KNOWN, SERVER_OWN },
+    { DECREE_ADOPT, OF(SWAP_PRIMARY) | OF(SWAP_SECONDARY), adopts, SET_LEFT, SERVER_OWN },
     { DECREE_NOBODY, OF(SWAP_ENDING), ends_without_leg, SET_PEER, SERVER_NOBODY },
     { DECREE_NOBODY, OF(SWAP_ENDING), ends, SET_AS_IT_STANDS, SERVER_NOBODY },
     { DECREE_RENEW, OF(SWAP_HANDING), goes_back, SET_AS_IT_STANDS, SERVER_OWN },
@@ -208,6 +209,11 @@ static void propose_set(enum swap_set set, const struct swap_facts *f, struct de
     case SET_KNOWN:
         add_member(d, f->node, f->leg_id);
         if (f->in_sync)
+            add_member(d, f->peer, f->peer_leg_id);
+        return;
+    case SET_LEFT:
+        add_member(d, f->node, f->leg_id);
+        if (f->in_sync || f->peer_is_kept)
             add_member(d, f->peer, f->peer_leg_id);
         return;
     case SET_BOTH:

@@ -51,6 +51,7 @@ struct swap_facts {
     bool promote;   /* ordered by an operator */
     bool force;     /* ... also on a leg that may lack something */
 
+    bool peer_is_kept; /* the peer's leg is in the set by what is on record here, and has everything, stable */
     bool adopt; /* ordered by an operator, over what is older, and the nodes know everything that was decided */
 };
 

@@ -155,6 +155,11 @@
     X(register_forced, 1, "operator: no member was whole, and one was forced")                                         \
     X(register_confirmed, 1, "operator: confirmed a register that waited for a node")                                  \
     X(register_adopted, 0, "operator: adopted over a register that was older than nodes promoted by hand")             \
+    X(rollback_witness, 1, "fault: witnesses put back to an older copy, or an empty one")                              \
+    X(rollback_etcd, 1, "fault: etcds put back to a snapshot, with their keys or without")                             \
+    X(rollback_foreign, 1, "fault: etcds put back as another cluster")                                                 \
+    X(rollback_to_nothing, 1, "... of these three, without any decree")                                                \
+    X(rollback_adopted, 1, "operator: adopted over one of these")                                                      \
     X(nobody_waited, 1, "operator: nobody serves, and two good legs are left to find each other")                      \
     X(taken_by_word, 1, "targets whose source had died, and that found themselves in the register's set")              \
     X(switched, 1, "operator: switchovers")                                                                            \

@@ -12,7 +12,7 @@ static bool restart_failed(struct sim *s)
         if (!sim_node_view(s, i, &v) || v.leg != LEG_FAILED || !s->plan.mends)
             continue;
         s->plan.mended[i] = true;
-        if (chance(s, 300000))
+        if (!s->reg.back.is_back && chance(s, 300000))
             plan_replace(s, i); /* not mended: thrown away */
         if (s->node[i].up)
             sim_node_crash(s, i);
@@ -163,7 +163,7 @@ static void force_one(struct sim *s)
 static bool find_each_other(struct sim *s)
 {
     const struct decree *d = &s->reg.row.decree;
-    if (!s->registered || decree_is_none(d) || *d->primary || s->legs.split || sim_legs_in_sync(s))
+    if (!s->registered || s->reg.back.is_back || decree_is_none(d) || *d->primary || s->legs.split || sim_legs_in_sync(s))
         return false;
     struct superblock sb[SIM_NODES];
     for (unsigned i = 0; i < SIM_NODES; i++) {
@@ -212,7 +212,8 @@ static void operate(struct sim *s)
         sim_trouble(s);
     }
     int serving = sim_primary(s);
-    for (unsigned i = 0; i < SIM_NODES && s->registered; i++)
+    bool adopts = plan_adopts(s);
+    for (unsigned i = 0; i < SIM_NODES && s->registered && !adopts; i++)
         if (serving == (int)i || (serving < 0 && v[i].in_sync))
             adopt(s, i, &v[i]);
     if (serving >= 0) {
@@ -223,6 +224,8 @@ static void operate(struct sim *s)
             p->home = 1 - (unsigned)serving;
         return;
     }
+    if (adopts)
+        return;
     if (says_choose(&v[0]) || says_choose(&v[1])) {
         bool apart = says(&v[0], APART) || says(&v[1], APART);
         if (apart && (s->legs.term[0] == 0 || s->legs.term[0] != s->legs.term[1]))

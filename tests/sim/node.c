@@ -540,7 +540,7 @@ static void check_epoch_is_new(struct sim *s, struct sim_node *n)
     struct engine_view v;
     engine_view(n->engine, &v);
     /* Others may have read of its own swap before it knew the end. */
-    const struct decree *d = &s->reg.row.decree;
+    const struct decree *d = &s->reg.back.last;
     bool is_own = s->registered && d->epoch == v.epoch && strcmp(d->primary, SIM_NODE_NAME(n->index)) == 0;
     if (v.epoch < n->heard_epoch || (v.epoch == n->heard_epoch && !is_own))
         sim_fail(s, "epoch", "node %u serves at epoch %" PRIu64 ", and has heard of epoch %" PRIu64, n->index, v.epoch,

@@ -248,6 +248,9 @@ static void load(struct sim *s)
         return;
     }
     sim_register_strike(s);
+    sim_rollback_strike(s);
+    if (s->reg.back.is_back && chance(s, 100000))
+        plan_adopts(s);
     sim_sleep_strike(s);
     sim_probe(s);
     plan_strike(s);

@@ -103,6 +103,9 @@ void plan_outage_ends(struct sim *s); /* when they are started */
 /* Rule sole-leg: the register names the node of the only member, which is whole but for its power. */
 bool plan_sole_leg_resumes(struct sim *s);
 
+/* rollback.c: the register is older than a node knows. True: it is up to who adopts, or has just been ordered to */
+bool plan_adopts(struct sim *s);
+
 /* force.c */
 void plan_force_in_error(struct sim *s, unsigned primary_node);
 

@@ -154,19 +154,23 @@ static void arrive(struct sim *s, const struct sim_register_message *m)
     uint64_t before = s->reg.row.decree.epoch;
     if (s->reg.down_until_ns > s->now_ns)
         return;
-    register_row_ask(&s->reg.row, &request, &a);
+    sim_rollback_forgets_words(s);
+    if (!sim_rollback_judges(s, &request, &a))
+        register_row_ask(&s->reg.row, &request, &a);
     if (register_tells_age(&request, &a))
         register_row_take_age(&s->reg.row, request.node, request.leg_age);
     if (request.ask == REGISTER_SWAP)
         sim_trace(s, "R swap    of %c: %s, epoch %" PRIu64 " for %" PRIu64 ": %s", 'A' + node,
                   decree_cause_name(request.proposal.cause), request.proposal.epoch, request.expected_epoch,
                   outcome_name(a.outcome));
-    /* Two operators made two volumes of two fresh legs. */
-    if (a.outcome == REGISTER_REFUSED && !strstr(a.reason, "another volume"))
+    /* Two operators made two volumes of two fresh legs; or the register was put back. */
+    bool may_refuse = strstr(a.reason, "another volume") || (s->reg.back.often && strstr(a.reason, "adopt"));
+    if (a.outcome == REGISTER_REFUSED && !may_refuse)
         sim_fail(s, "register", "node %u is refused: %s", node, a.reason);
     const struct decree *d = &s->reg.row.decree;
     if (d->epoch != before) {
         COVER(decrees);
+        sim_rollback_decreed(s);
         if (d->cause == DECREE_FORCE)
             sim_force_decreed(s, node);
         if (d->cause == DECREE_TAKE)
@@ -220,7 +224,8 @@ void sim_register_event(struct sim *s, uint32_t index)
     if (m->step == REGISTER_ARRIVES) {
         struct sim_register_message it = *m;
         m->busy = false;
-        arrive(s, &it);
+        if (!it.lost)
+            arrive(s, &it);
         return;
     }
     if (n->paused_until_ns > s->now_ns) {
@@ -246,8 +251,8 @@ bool sim_register_has(struct sim *s, unsigned node)
 /* Rule all-there: what the register calls a member has everything, or knows itself that it has not. */
 void sim_register_check(struct sim *s)
 {
-    /* By force a leg becomes one that lacks something. */
-    if (!s->registered || s->reg.forced || s->legs.split || decree_is_none(&s->reg.row.decree))
+    /* By force a leg becomes one that lacks something; and what was put back is not true any more. */
+    if (!s->registered || s->reg.forced || s->reg.back.is_back || s->legs.split || decree_is_none(&s->reg.row.decree))
         return;
     for (unsigned i = 0; i < SIM_NODES; i++) {
         struct superblock sb;
@@ -293,8 +298,11 @@ void sim_register_session_is_up(struct sim *s, unsigned node)
     for (uint32_t i = 0; s->registered && i < SIM_REGISTER_MESSAGES_MAX; i++) {
         const struct sim_register_message *m = &s->reg.messages[i];
         struct superblock sb;
-        bool claims = m->busy && m->node == node && !s->plan.old_copy[node] && m->step == REGISTER_ARRIVES &&
-                      is_claim(&m->request);
+        bool claims = m->busy && !m->lost && m->node == node && !s->plan.old_copy[node] &&
+                      m->step == REGISTER_ARRIVES && is_claim(&m->request);
+        /* It was given up for an order to adopt, and expects what this register does not have. */
+        if (s->reg.back.is_back && m->request.expected_epoch != s->reg.row.decree.epoch)
+            continue;
         if (!claims || m->request.expected_epoch < epoch)
             continue;
         sim_node_superblock(s, node, &sb);

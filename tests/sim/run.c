@@ -116,6 +116,7 @@ void sim_reset(struct sim *s, uint64_t seed)
     sim_clients_reset(s);
     sim_legs_reset(s);
     sim_plan_reset(s);
+    sim_rollback_reset(s);
     sim_moves_reset(s);
 }
 

@@ -41,6 +41,7 @@ enum chance {
     CHANCE_NODE,
     CHANCE_QUEUE,
     CHANCE_REGISTER,
+    CHANCE_ROLLBACK,
     CHANCES
 };
 
@@ -440,6 +441,7 @@ enum sim_register_way { WAY_THERE, WAY_BACK, WAYS };
 
 struct sim_register_message {
     bool busy;
+    bool lost; /* with the register that it was on its way to */
     enum { REGISTER_ARRIVES, REGISTER_ANSWERS, REGISTER_TIMES_OUT } step;
     unsigned node;
     uint32_t boot;
@@ -448,7 +450,20 @@ struct sim_register_message {
     struct register_answer answer;
 };
 
+/* rollback.c: it is put back to an older copy of itself. */
+struct sim_rollback {
+    bool often;             /* in this run */
+    bool etcd;              /* it remembers nobody's word, and nothing but the decree and the ages */
+    bool taken;             /* there is a copy */
+    bool is_back;           /* it was put back, and no decree was made since */
+    bool foreign;           /* ... as another cluster */
+    uint64_t highest_epoch; /* that it ever had */
+    struct decree last;     /* that it has made, at whatever time */
+    struct register_row copy;
+};
+
 struct sim_register {
+    struct sim_rollback back;
     struct register_row row;
     bool automatic;         /* `failover` */
     bool suspends;          /* `when-alone: suspend` */
@@ -485,6 +500,13 @@ void sim_register_heal(struct sim *s);
 bool sim_register_needs_operator(struct sim *s); /* for somebody to serve */
 void sim_register_calm(struct sim *s);           /* nothing strikes in this run */
 void sim_register_starts_anew(struct sim *s);    /* it forgets whom it has heard */
+
+void sim_rollback_reset(struct sim *s);
+void sim_rollback_strike(struct sim *s);
+void sim_rollback_forgets_words(struct sim *s);
+/* Another cluster's: true, and what the client makes of it. */
+bool sim_rollback_judges(struct sim *s, const struct register_request *request, struct register_answer *a);
+void sim_rollback_decreed(struct sim *s);
 
 /* ---- sleep.c: machines that sleep, and clocks that jump, in runs with a register ---- */
 

@@ -11,6 +11,12 @@ static void crash(struct sim *s, unsigned node)
 static void power_loss(struct sim *s, const bool cut[SIM_NODES])
 {
     bool lost[SIM_NODES] = { false };
+    /* Where the register is older as well, and wants both nodes' word, nobody serves without a person. */
+    for (unsigned i = 0; s->reg.back.is_back && i < SIM_NODES; i++)
+        if (cut[i] && s->node[i].up)
+            sim_node_crash(s, i);
+    if (s->reg.back.is_back)
+        return;
     for (unsigned i = 0; i < SIM_NODES; i++) {
         if (!cut[i])
             continue;
@@ -186,7 +192,7 @@ void sim_plan_sends(struct sim *s, unsigned from, const struct frame *frame)
 bool sim_plan_cuts_start(struct sim *s)
 {
     bool may = has(s, STRIKE_POWER) || has(s, STRIKE_POWER_BOTH);
-    return may && s->plan.stage == STAGE_LOAD && chance(s, 100000);
+    return may && !s->reg.back.is_back && s->plan.stage == STAGE_LOAD && chance(s, 100000);
 }
 
 void sim_plan_start_is_cut(struct sim *s, unsigned node)

@@ -165,6 +165,12 @@ static void adopting_leaves_a_gap(void **state)
     assert_int_equal(swap_cause(row), DECREE_ADOPT);
     struct decree d = swap_propose(row, &f, 5);
     assert_true(d.epoch == 10 + (UINT64_C(1) << 20) && d.member_count == 2 && is_primary(&d, "a"));
+    /* Who leaves the set does so by "out", when what this leg has is flushed. */
+    f.in_sync = false, f.peer_is_kept = true;
+    assert_int_equal(swap_propose(row, &f, 5).member_count, 2);
+    f.peer_is_kept = false;
+    assert_int_equal(swap_propose(row, &f, 5).member_count, 1);
+    f.in_sync = true;
     /* Also over another etcd cluster's of the same epoch; not over one that knows more. */
     none.epoch = 10;
     assert_int_equal(swap_choose(&f), row);
