@@ -96,7 +96,7 @@ void swap_gather(struct engine *e, struct swap_facts *f)
         .stands = &w->decree,
         .registered = e->sb.registered,
         .epoch = e->sb.epoch,
-        .known_epoch = register_known_epoch(e),
+        .known_epoch = max_u64(e->sb.epoch, e->witness.highest_epoch),
         .role = role_for_swaps(e),
         .whole = own_leg(e) == LEG_UP_TO_DATE && !e->sb.differs && !e->sb_broken && !e->leg_is_out,
         .lost_power = e->sb.lost_power,

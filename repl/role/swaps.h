@@ -15,7 +15,7 @@ struct swap_facts {
     const struct decree *stands; /* as the register has just said */
     bool registered;             /* the volume has a decree, as far as this node knows */
     uint64_t epoch;              /* of the last decree that it acts by, on disk */
-    uint64_t known_epoch;        /* the highest that it has seen, also in a register that has none so high any more */
+    uint64_t known_epoch;        /* the highest that it has seen, also of a register that it does not follow */
 
     enum swap_role {
         SWAP_SECONDARY,

@@ -160,6 +160,7 @@
     X(rollback_foreign, 1, "fault: etcds put back as another cluster")                                                 \
     X(rollback_to_nothing, 1, "... of these three, without any decree")                                                \
     X(rollback_adopted, 1, "operator: adopted over one of these")                                                      \
+    X(rollback_without, 6, "operator: took it out of the configuration, as the nodes did not know everything")         \
     X(nobody_waited, 1, "operator: nobody serves, and two good legs are left to find each other")                      \
     X(taken_by_word, 1, "targets whose source had died, and that found themselves in the register's set")              \
     X(switched, 1, "operator: switchovers")                                                                            \

@@ -224,8 +224,6 @@ static void operate(struct sim *s)
             p->home = 1 - (unsigned)serving;
         return;
     }
-    if (adopts)
-        return;
     if (says_choose(&v[0]) || says_choose(&v[1])) {
         bool apart = says(&v[0], APART) || says(&v[1], APART);
         if (apart && (s->legs.term[0] == 0 || s->legs.term[0] != s->legs.term[1]))
@@ -243,6 +241,8 @@ static void operate(struct sim *s)
             return;
         }
     }
+    if (adopts)
+        return;
     if (s->registered && nobody_is_whole(s)) {
         if (!plan_sole_leg_resumes(s))
             force_one(s);
@@ -329,7 +329,8 @@ void plan_heal(struct sim *s)
     bool verifies = sim_node_verifies(s, 0) || sim_node_verifies(s, 1); /* it may find something yet */
     int serving = sim_primary(s);
     bool serves = serving >= 0 && !sim_is_held_up(s, (unsigned)serving);
-    if (serves && sim_legs_in_sync(s) && s->clients.in_flight == 0 && !verifies) {
+    bool rules = plan_register_rules(s);
+    if (serves && rules && sim_legs_in_sync(s) && s->clients.in_flight == 0 && !verifies) {
         plan_overdue(s, "the volume does not grow, or is not verified");
         if (compares(s))
             return;
@@ -340,7 +341,7 @@ void plan_heal(struct sim *s)
         plan_enter(s, STAGE_READ_BACK, HEAL_MAX_NS);
         return;
     }
-    if (restart_failed(s))
+    if (restart_failed(s) || plan_goes_without(s))
         return;
     plan_resolve_on(s);
     if (late && !p->resolves && needs_a_person(s)) {

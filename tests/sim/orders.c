@@ -44,6 +44,9 @@ bool plan_order(struct sim *s, unsigned node, enum order what)
     bool connected = v.session_up && sim_node_view(s, 1 - node, &other) && other.session_up;
     if (promotes && (force || !connected) && plan_is_new_disk(s, node))
         return false;
+    /* Who served last, the two tell each other: what the register had to say nobody knows. */
+    if (promotes && !connected && s->reg.back.without && !s->legs.split)
+        return false;
     /* Nobody forces an older copy. Without a register nothing on it would tell, out of the other one's sight. */
     bool tells = s->registered || connected || plan_copy_is_told(s, node);
     if (promotes && s->plan.old_copy[node] && (force || !tells))
@@ -200,6 +203,7 @@ void sim_plan_order_done(struct sim *s, unsigned node, enum order what, int32_t 
         return;
     case ORDER_RESIZE: plan_resize_done(s, node, result); return;
     case ORDER_ADOPT:
+        s->reg.back.refused += result == -EPERM;
         if (result == 0)
             COVER(register_adopted);
         return;

@@ -185,7 +185,8 @@ void plan_enter(struct sim *s, enum stage stage, uint64_t max_ns)
     /* A node whose buffers never come back cannot be healed. */
     for (unsigned i = 0; stage == STAGE_HEAL && i < SIM_NODES; i++)
         sim_node_drop_ballast(s, i);
-    s->plan.deadline_ns = now_plus(s, max_ns);
+    /* An order to adopt may wait for what never comes, and has to end before another one is given. */
+    s->plan.deadline_ns = now_plus(s, max_ns + (stage == STAGE_HEAL && s->reg.back.is_back ? 2 * HEAL_MAX_NS : 0));
 }
 
 void plan_overdue(struct sim *s, const char *what)

@@ -105,6 +105,10 @@ bool plan_sole_leg_resumes(struct sim *s);
 
 /* rollback.c: the register is older than a node knows. True: it is up to who adopts, or has just been ordered to */
 bool plan_adopts(struct sim *s);
+/* It was not put back, or a decree was made since, or it knows as much as the nodes. */
+bool plan_register_rules(struct sim *s);
+/* ... and not even an operator can have it follow the nodes: they take the register out of the configuration. */
+bool plan_goes_without(struct sim *s);
 
 /* force.c */
 void plan_force_in_error(struct sim *s, unsigned primary_node);

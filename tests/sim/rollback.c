@@ -91,8 +91,10 @@ static void put(struct sim *s, const struct register_row *row)
     struct register_row was = *row;
     register_row_start(&r->row, SIM_VOLUME, was.volume_id, decree_is_none(&was.decree) ? NULL : &was.decree);
     memcpy(r->row.ages, was.ages, sizeof(was.ages));
+    r->back.refused = 0;
     r->back.taken = false; /* never twice: what is copied from here on is of this time */
     r->back.is_back = true;
+    r->back.at_ns = s->now_ns;
     sim_trouble(s);
 }
 
@@ -133,6 +135,18 @@ static bool is_older(const struct engine_view *v)
 {
     return v->witness.state == REGISTER_STATE_OLDER ||
            (v->witness.state == REGISTER_STATE_UNCONFIRMED && strstr(v->witness.reason, "restored from a backup"));
+}
+
+bool plan_register_rules(struct sim *s)
+{
+    struct sim_rollback *b = &s->reg.back;
+    bool good = s->now_ns > b->at_ns + 4 * s->dead_after_ns; /* whatever they have heard is of what it is now */
+    for (unsigned i = 0; i < SIM_NODES; i++) {
+        struct engine_view v;
+        good &= sim_node_view(s, i, &v) && v.witness.state == REGISTER_STATE_REACHABLE;
+    }
+    b->is_back &= !good;
+    return !b->is_back;
 }
 
 static bool is_source(const struct sim *s, unsigned node)
@@ -178,5 +192,27 @@ bool plan_adopts(struct sim *s)
         node = other;
     if (s->node[node].up && !sim_is_paused(&s->node[node], s->now_ns))
         sim_node_order(s, node, ORDER_ADOPT);
+    return true;
+}
+
+/* Both configurations are changed, and both daemons start with that. */
+bool plan_goes_without(struct sim *s)
+{
+    struct sim_rollback *b = &s->reg.back;
+    if (!b->is_back || b->without || b->refused < 2)
+        return false;
+    struct engine_view v[SIM_NODES] = { 0 };
+    for (unsigned i = 0; i < SIM_NODES; i++)
+        sim_node_view(s, i, &v[i]);
+    s->plan.home = whose_decree(s, v);
+    for (unsigned i = 0; i < SIM_NODES; i++)
+        if (s->node[i].up)
+            sim_node_crash(s, i);
+    COVER(rollback_without);
+    sim_trace(s, "  plan    the nodes go without a register");
+    b->without = true;
+    b->is_back = false;
+    s->registered = false;
+    s->plan.deadline_ns = now_plus(s, HEAL_MAX_NS);
     return true;
 }

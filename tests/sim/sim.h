@@ -456,7 +456,10 @@ struct sim_rollback {
     bool etcd;              /* it remembers nobody's word, and nothing but the decree and the ages */
     bool taken;             /* there is a copy */
     bool is_back;           /* it was put back, and no decree was made since */
+    uint64_t at_ns;         /* ... when */
     bool foreign;           /* ... as another cluster */
+    bool without;           /* the nodes have none any more, as what they know together is not everything */
+    unsigned refused;       /* how many orders to adopt since it was put back */
     uint64_t highest_epoch; /* that it ever had */
     struct decree last;     /* that it has made, at whatever time */
     struct register_row copy;
