@@ -31,12 +31,13 @@ void adopt_order(struct engine *e, void *cookie, struct actions *out)
                                   e->config.node),
                      out);
     } else if (e->role.phase == PHASE_DEMOTING && w->ended) {
-        order_answer(cookie, -EBUSY,
-                     actions_text(out,
-                                  "%s was demoted, and waits to tell the witness: `lockstep down --force` and `lockstep "
-                                  "up` on it, and this once it is connected again",
-                                  e->config.node),
-                     out);
+        order_answer(
+            cookie, -EBUSY,
+            actions_text(out,
+                         "%s was demoted, and waits to tell the witness: `lockstep down --force` and `lockstep "
+                         "up` on it, and this once it is connected again",
+                         e->config.node),
+            out);
     } else if (!settled || w->adopt) {
         order_answer(cookie, -EBUSY, "another order is under way; try again in a moment", out);
     } else if (e->session == SESSION_UP && e->peer_leads) {

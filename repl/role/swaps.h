@@ -52,7 +52,7 @@ struct swap_facts {
     bool force;     /* ... also on a leg that may lack something */
 
     bool peer_is_kept; /* the peer's leg is in the set by what is on record here, and has everything, stable */
-    bool adopt; /* ordered by an operator, over what is older, and the nodes know everything that was decided */
+    bool adopt;        /* ordered by an operator, over what is older, and the nodes know everything that was decided */
 };
 
 /* The first row of the table that applies, as its number; -1: nothing is to be asked. */

@@ -350,6 +350,16 @@ static void check_not_repairable(struct sim *s, const struct sim_op *read)
                  read->first + read->count - 1, read->node);
 }
 
+/* Else it was promoted by hand, perhaps as a volume of its own. */
+static bool acts_by_register(struct sim *s, unsigned node)
+{
+    struct superblock sb;
+    if (!s->registered)
+        return false;
+    sim_node_superblock(s, node, &sb);
+    return sb.registered;
+}
+
 static void complete_read(struct sim *s, struct sim_op *op, int32_t result)
 {
     if (result) {
@@ -370,10 +380,10 @@ static void complete_read(struct sim *s, struct sim_op *op, int32_t result)
     /* What is read apart from the node that goes on is not the volume. */
     bool diskless = is_diskless(s, op->node);
     bool apart = (s->legs.behind[op->node] && !diskless) || s->node[1 - op->node].serving;
-    /* With a register, nothing that is read is not the volume, but where a clock has told that time had passed which
-     * had not, and on a leg that an operator has forced although it lacks something. */
+    /* With a register that the node has heard of, nothing that is read is not the volume, but where a clock has told
+     * that time had passed which had not, and on a leg that an operator has forced although it lacks something. */
     if (s->legs.split || (s->reg.forced && s->legs.behind[op->node]) ||
-        (apart && (!s->registered || sim_sleep_lease_is_void(s, op->node, op->begun_ns))))
+        (apart && (!acts_by_register(s, op->node) || sim_sleep_lease_is_void(s, op->node, op->begun_ns))))
         return;
     if (diskless)
         COVER(read_diskless);

@@ -163,7 +163,8 @@ static void force_one(struct sim *s)
 static bool find_each_other(struct sim *s)
 {
     const struct decree *d = &s->reg.row.decree;
-    if (!s->registered || s->reg.back.is_back || decree_is_none(d) || *d->primary || s->legs.split || sim_legs_in_sync(s))
+    if (!s->registered || s->reg.back.is_back || decree_is_none(d) || *d->primary || s->legs.split ||
+        sim_legs_in_sync(s))
         return false;
     struct superblock sb[SIM_NODES];
     for (unsigned i = 0; i < SIM_NODES; i++) {

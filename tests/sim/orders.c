@@ -73,10 +73,9 @@ static void check_decree(struct sim *s, unsigned node)
 {
     const struct decree *d = &s->reg.row.decree;
     struct engine_view v, other;
-    if (s->registered && sim_node_view(s, node, &v) && 
-        v.witness.decree.epoch > s->reg.back.highest_epoch)
-        sim_fail(s, "undecreed", "node %u serves by a decree of epoch %" PRIu64 ", which the register never had",
-                 node, v.witness.decree.epoch);
+    if (s->registered && sim_node_view(s, node, &v) && v.witness.decree.epoch > s->reg.back.highest_epoch)
+        sim_fail(s, "undecreed", "node %u serves by a decree of epoch %" PRIu64 ", which the register never had", node,
+                 v.witness.decree.epoch);
     if (!s->registered || d->cause != DECREE_SWITCH || !sim_node_view(s, node, &v) || v.epoch != d->epoch)
         return;
     COVER(switched);

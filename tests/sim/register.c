@@ -430,8 +430,10 @@ void sim_register_keeps(struct sim *s, unsigned node)
     struct superblock sb;
     sim_node_superblock(s, node, &sb);
     const struct id known = s->reg.row.volume_id;
-    if (s->registered && !id_is_none(known) && !id_is_none(sb.volume_id) && !id_equal(known, sb.volume_id))
+    if (s->registered && !id_is_none(known) && !id_is_none(sb.volume_id) && !id_equal(known, sb.volume_id)) {
         register_row_start(&s->reg.row, SIM_VOLUME, (struct id) { { 0 } }, NULL);
+        s->reg.back.is_back = s->reg.back.foreign = s->reg.back.taken = false;
+    }
 }
 
 /* By itself nobody serves a volume that was demoted, or where nobody takes over without an operator, or acts by the

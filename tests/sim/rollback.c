@@ -1,9 +1,9 @@
 /* The register is put back to what it was at an earlier time, or has lost everything; and the operators who adopt
  * (docs/FAILOVER.md, "The witness").
  *
- * There are two kinds. The embedded witness has started anew then, and waits for both nodes' word; so any older state of
- * it may be put back. etcd answers at once: with its keys left it is put back only where both nodes have on record that
- * there was more, which is what is promised of it; with its keys deleted, as the manual says, where both act by a
+ * There are two kinds. The embedded witness has started anew then, and waits for both nodes' word; so any older state
+ * of it may be put back. etcd answers at once: with its keys left it is put back only where both nodes have on record
+ * that there was more, which is what is promised of it; with its keys deleted, as the manual says, where both act by a
  * register at all; and as another cluster, whatever it has. */
 #include <inttypes.h>
 #include <string.h>
@@ -133,7 +133,7 @@ void sim_rollback_strike(struct sim *s)
 
 static bool is_older(const struct engine_view *v)
 {
-    return v->witness.state == REGISTER_STATE_OLDER ||
+    return v->witness.state == REGISTER_STATE_OLDER || v->witness.state == REGISTER_STATE_REFUSED ||
            (v->witness.state == REGISTER_STATE_UNCONFIRMED && strstr(v->witness.reason, "restored from a backup"));
 }
 
@@ -180,6 +180,12 @@ bool plan_adopts(struct sim *s)
         return false;
     if (sim_node_adopts(s, 0) || sim_node_adopts(s, 1))
         return true;
+    /* Of two volumes of that name it has the one that is no more. */
+    struct superblock a, b;
+    sim_node_superblock(s, 0, &a);
+    sim_node_superblock(s, 1, &b);
+    if (id_equal(a.volume_id, b.volume_id))
+        sim_register_keeps(s, 0);
     /* Who was demoted, and waits to tell the register, is taken down by force: nobody's writes wait there. */
     for (unsigned i = 0; i < SIM_NODES; i++)
         if (v[i].role == ROLE_PRIMARY && !v[i].serving && v[i].writes_waiting == 0 && s->plan.stage == STAGE_HEAL)
