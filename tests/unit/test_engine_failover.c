@@ -617,10 +617,13 @@ static void a_demotion_that_nobody_hears_of_ends(void **state)
     assert_true(w->a.orders_done == 2 && w->a.order_result == -ETIMEDOUT);
     assert_non_null(strstr(w->a.order_text, "but the witness does not answer: test, and has not heard"));
     assert_true(!w->a.serving && is_named(w, &w->a));
+    order(&w->a, EV_ADOPT, false); /* ... which would have it serve again */
+    assert_true(w->a.orders_done == 3 && w->a.order_result == -EBUSY);
+    assert_non_null(strstr(w->a.order_text, "was demoted, and waits to tell the witness: `lockstep down --force`"));
     order(&w->a, EV_DETACH, false);
     disconnect_nodes(&w->a, &w->b);
     calm_without_register(&w->a);
-    assert_true(w->a.orders_done == 3 && w->a.order_result == 0 && strstr(w->a.order_text, "witness"));
+    assert_true(w->a.orders_done == 4 && w->a.order_result == 0 && strstr(w->a.order_text, "witness"));
     assert_true(!w->a.on_disk.attached && is_named(w, &w->a));
     close_world(w);
 }
@@ -1939,6 +1942,34 @@ static void an_older_register_of_the_same_epoch_is_adopted_over(void **state)
     close_world(w);
 }
 
+/* ... also by who knows of no decree, as it never heard that its first one was carried out there. */
+static void an_older_register_is_adopted_over_before_a_first_decree(void **state)
+{
+    struct world *w = open_pair(&automatic);
+    order(&w->a, EV_PROMOTE, false);
+    run_until_asks(w, &w->a, DECREE_FIRST);
+    lose_answer(w, &w->a);
+    uint64_t epoch = w->row.decree.epoch;
+    assert_true(epoch > w->a.on_disk.epoch && !w->a.on_disk.registered);
+    order(&w->a, EV_ADOPT, false);
+    while (!w->a.asked || w->a.asked->ask == REGISTER_READ || w->a.asked->proposal.cause != DECREE_ADOPT) {
+        struct register_answer a = { .outcome = REGISTER_OLDER, .decree = w->row.decree, .reason = "another cluster" };
+        if (!w->a.asked) {
+            tick(&w->a, max_u64(w->a.now_ns, engine_deadline_ns(w->a.engine)));
+            continue;
+        }
+        w->a.asked = NULL;
+        step(&w->a, (struct event) { .kind = EV_REGISTER, .answer = &a });
+        metas_done(&w->a);
+        assert_int_equal(w->a.orders_done, 1);
+    }
+    calm_both(w);
+    assert_true(w->a.orders_done == 2 && w->a.order_result == 0 && w->a.on_disk.registered);
+    assert_true(w->row.decree.cause == DECREE_ADOPT && w->row.decree.epoch > epoch + (1 << 19));
+    assert_true(is_member(w, &w->a) && is_member(w, &w->b));
+    close_world(w);
+}
+
 /* A is alone, and B back as a target that is done; "in" is asked for. */
 static struct world *open_with_in_asked(void)
 {
@@ -2264,6 +2295,7 @@ int main(void)
         cmocka_unit_test(who_is_out_takes_nothing_over_by_adopting),
         cmocka_unit_test(what_was_read_in_the_register_outlives_a_restart),
         cmocka_unit_test(an_older_register_of_the_same_epoch_is_adopted_over),
+        cmocka_unit_test(an_older_register_is_adopted_over_before_a_first_decree),
         cmocka_unit_test(who_has_heard_of_more_is_not_alone),
         cmocka_unit_test(who_forgets_a_swap_by_adopting_counts_the_peer_in),
         cmocka_unit_test(what_waits_too_long_fails),
