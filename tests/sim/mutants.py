@@ -23,6 +23,7 @@ SESSION = "repl/link"
 ENGINE = "repl/engine"
 SYNC = "repl/sync"
 ROLE = "repl/role/role.c"
+SWAPS = "repl/role/swaps.c"
 
 # What only a rare order of events shows (once in tens of thousands of seeds) has a test in test_engine instead.
 # name, what is broken, file or directory, [(old, new)...]: each `old` occurs exactly once.
@@ -210,6 +211,10 @@ MUTANTS = [
        "    return e->session == SESSION_NONE && !e->leg_failed"),
       ("    if (needs_decree(e) && e->stable != STABLE_ALL) {",
        "    if (needs_decree(e) && e->stable != STABLE_ALL && !register_rules(e)) {")]),
+    ("heard-forgotten", "what was read in the register is forgotten with the daemon", ENGINE,
+     [("    e->witness.highest_epoch = e->sb.heard_epoch;\n", "")]),
+    ("adopt-leaves-target", "adopting leaves a target out that was a member, and flushes nothing", SWAPS,
+     [("if (f->in_sync || f->peer_is_kept)", "if (f->in_sync)")]),
     ("session-while-asking", "who has asked to take over takes part in sessions", ENGINE,
      [("        .asked_epoch = register_rules(e) ? e->sb.asked_epoch : 0,\n", ""),
       ("    bool undecided = e->witness.swap != SWAP_NOT && !j.own_deposed && !j.peer_asked;", "    bool undecided = false;")]),
