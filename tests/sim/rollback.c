@@ -73,6 +73,13 @@ static bool is_sound(struct sim *s, unsigned node)
     return !superblock_is_doubtful(&sb) && !lost_power;
 }
 
+/* An operator's is carried out over whatever is there, also at a second time: docs/STATUS.md. */
+static bool is_asked_to_adopt(const struct sim *s, unsigned node)
+{
+    struct engine_view v;
+    return sim_node_view(s, node, &v) && v.witness.swap_under_way && v.witness.swap_cause == DECREE_ADOPT;
+}
+
 static bool has_more_on_record(struct sim *s, unsigned node, uint64_t epoch)
 {
     struct superblock sb;
@@ -115,7 +122,8 @@ void sim_rollback_strike(struct sim *s)
         register_row_start(&to, SIM_VOLUME, (struct id) { { 0 } }, NULL);
     bool foreign = b->etcd && !loses_all && happens(s, 300000);
     bool known = has_more_on_record(s, 0, to.decree.epoch) && has_more_on_record(s, 1, to.decree.epoch);
-    if (!is_sound(s, 0) || !is_sound(s, 1) || (b->etcd && !foreign && !known))
+    if (is_asked_to_adopt(s, 0) || is_asked_to_adopt(s, 1) || !is_sound(s, 0) || !is_sound(s, 1) ||
+        (b->etcd && !foreign && !known))
         return;
     if (!b->etcd)
         COVER(rollback_witness);
