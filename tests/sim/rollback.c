@@ -178,6 +178,43 @@ static unsigned whose_decree(struct sim *s, const struct engine_view v[SIM_NODES
     return s->served_at[0] > s->served_at[1] ? 0 : 1;
 }
 
+/* Where an order to adopt is given next. */
+static unsigned who_is_asked(struct sim *s, const struct engine_view v[SIM_NODES])
+{
+    struct superblock theirs;
+    unsigned node = whose_decree(s, v), other = 1 - node;
+    /* To who knows less it is merely unconfirmed. */
+    bool knows_less = v[node].witness.state != REGISTER_STATE_OLDER && v[other].witness.state == REGISTER_STATE_OLDER;
+    if (knows_less && sim_primary(s) < 0 && happens(s, 500000))
+        return other;
+    /* What it asks for keeps the two apart: there first. */
+    sim_node_superblock(s, other, &theirs);
+    bool is_apart = !v[node].session_up && (v[other].witness.swap_under_way || theirs.asked_epoch);
+    return is_apart && happens(s, 700000) ? other : node;
+}
+
+/* Who was demoted, and waits to tell the register, is taken down by force: nobody's writes wait there. */
+static bool takes_down(struct sim *s, const struct engine_view v[SIM_NODES])
+{
+    for (unsigned i = 0; s->plan.stage == STAGE_HEAL && i < SIM_NODES; i++) {
+        if (v[i].role != ROLE_PRIMARY || v[i].serving || v[i].writes_waiting > 0)
+            continue;
+        plan_order(s, i, ORDER_DETACH_FORCE);
+        return true;
+    }
+    return false;
+}
+
+/* Of two volumes of one name it has the one that is no more. */
+static void forgets_other_volume(struct sim *s)
+{
+    struct superblock a, b;
+    sim_node_superblock(s, 0, &a);
+    sim_node_superblock(s, 1, &b);
+    if (id_equal(a.volume_id, b.volume_id))
+        sim_register_keeps(s, 0);
+}
+
 bool plan_adopts(struct sim *s)
 {
     struct engine_view v[SIM_NODES] = { 0 };
@@ -188,22 +225,10 @@ bool plan_adopts(struct sim *s)
         return false;
     if (sim_node_adopts(s, 0) || sim_node_adopts(s, 1))
         return true;
-    /* Of two volumes of that name it has the one that is no more. */
-    struct superblock a, b;
-    sim_node_superblock(s, 0, &a);
-    sim_node_superblock(s, 1, &b);
-    if (id_equal(a.volume_id, b.volume_id))
-        sim_register_keeps(s, 0);
-    /* Who was demoted, and waits to tell the register, is taken down by force: nobody's writes wait there. */
-    for (unsigned i = 0; i < SIM_NODES; i++)
-        if (v[i].role == ROLE_PRIMARY && !v[i].serving && v[i].writes_waiting == 0 && s->plan.stage == STAGE_HEAL)
-            return plan_order(s, i, ORDER_DETACH_FORCE), true;
-    unsigned node = whose_decree(s, v), other = 1 - node;
-    /* What it asks for keeps the two apart: there first. */
-    struct superblock sb;
-    sim_node_superblock(s, other, &sb);
-    if (!v[node].session_up && (v[other].witness.swap_under_way || sb.asked_epoch) && happens(s, 700000))
-        node = other;
+    forgets_other_volume(s);
+    if (takes_down(s, v))
+        return true;
+    unsigned node = who_is_asked(s, v);
     if (s->node[node].up && !sim_is_paused(&s->node[node], s->now_ns))
         sim_node_order(s, node, ORDER_ADOPT);
     return true;
