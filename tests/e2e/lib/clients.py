@@ -320,6 +320,10 @@ class Probes:
         """Who has it write."""
         return self.writers[node]
 
+    def reads_of(self, node):
+        """Who has it read."""
+        return next(p for p in self.readers if p.node is node)
+
     def settle(self):
         """All rest. Returns who acknowledged writes, in order; a Failure if what they were told is in no order."""
         for p in self.all:

@@ -1,10 +1,12 @@
-"""A real etcd on this machine: members of its own, in the test's scratch directory, on ports that are free."""
+"""A real etcd on this machine: members of its own, in the test's scratch directory, on ports that are free; with a `net`
+(lib/net.py) all of them on the host of the witness."""
 
 import base64
 import http.client
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -20,6 +22,7 @@ from lib.run import Failure, wait_until
 
 MEMORY = pathlib.Path("/dev/shm")
 MEMORY_BYTES_MIN = 2 << 30  # a member sets 128 MiB aside for its log
+CALL_S = 5
 
 
 def scratch(t):
@@ -35,27 +38,32 @@ def scratch(t):
 class Member:
     def __init__(self, etcd, n):
         self.etcd, self.name = etcd, f"m{n}"
+        self.address = etcd.net.address("w") if etcd.net else "127.0.0.1"
         self.port, self.peer_port = free_port(), free_port()
         self.dir = etcd.dir / self.name
         self.p = None
 
     @property
     def endpoint(self):
-        return f"127.0.0.1:{self.port}"
+        return f"{self.address}:{self.port}"
+
+    @property
+    def log(self):
+        return self.etcd.log.with_name(f"{self.etcd.log.name}-{self.name}.log")
 
     def start(self):
         scheme = "https" if self.etcd.tls else "http"
-        initial = ",".join(f"{m.name}=http://127.0.0.1:{m.peer_port}" for m in self.etcd.members)
-        words = ["etcd", "--name", self.name, "--data-dir", self.dir, "--logger", "zap",
+        initial = ",".join(f"{m.name}=http://{m.address}:{m.peer_port}" for m in self.etcd.members)
+        prefix = self.etcd.net.hosts["w"].prefix if self.etcd.net else []
+        words = [*prefix, "etcd", "--name", self.name, "--data-dir", self.dir, "--logger", "zap",
                  "--listen-client-urls", f"{scheme}://{self.endpoint}", "--advertise-client-urls", f"{scheme}://{self.endpoint}",
-                 "--listen-peer-urls", f"http://127.0.0.1:{self.peer_port}",
-                 "--initial-advertise-peer-urls", f"http://127.0.0.1:{self.peer_port}",
+                 "--listen-peer-urls", f"http://{self.address}:{self.peer_port}",
+                 "--initial-advertise-peer-urls", f"http://{self.address}:{self.peer_port}",
                  "--initial-cluster", initial, "--initial-cluster-token", self.etcd.token,
                  "--heartbeat-interval", "50", "--election-timeout", "500", *self.etcd.options]
         # It takes its options from the environment, too.
         env = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
-        self.p = proc.spawn(words, log=self.etcd.log.with_name(f"{self.etcd.log.name}-{self.name}.log"), env=env,
-                            stdin=subprocess.DEVNULL)
+        self.p = proc.spawn(words, log=self.log, env=env, stdin=subprocess.DEVNULL)
         self.etcd.t.cleanup.callback(self.kill)
 
     def kill(self):
@@ -73,10 +81,12 @@ class Member:
         if self.etcd.tls:
             context = ssl.create_default_context(cafile=self.etcd.tls.ca)
             context.load_cert_chain(self.etcd.tls.client_cert, self.etcd.tls.client_key)
-            c = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=5, context=context)
+            c = http.client.HTTPSConnection(self.address, self.port, timeout=CALL_S, context=context)
         else:
-            c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+            c = http.client.HTTPConnection(self.address, self.port, timeout=CALL_S)
         try:
+            if self.etcd.net:
+                c.sock = self.etcd.net.hosts["w"].connect((self.address, self.port), CALL_S)
             c.request("POST", path, json.dumps(body))
             r = c.getresponse()
             return r.status, json.loads(r.read() or b"{}")
@@ -91,9 +101,9 @@ class Member:
 
 
 class Etcd:
-    def __init__(self, t, name="etcd", members=1, tls=None, options=()):
+    def __init__(self, t, name="etcd", members=1, tls=None, options=(), net=None):
         t.need("etcd", "setpriv")
-        self.t, self.tls, self.token = t, tls, name
+        self.t, self.tls, self.token, self.net = t, tls, name, net
         self.options = [*options]
         if tls:
             self.options += ["--cert-file", tls.cert, "--key-file", tls.key, "--trusted-ca-file", tls.ca, "--client-cert-auth"]
@@ -147,6 +157,62 @@ class Etcd:
         for m in self.members:
             m.kill()
             shutil.rmtree(m.dir)
+
+
+class Quorum:
+    """An etcd in the place of a witness (lib/witness.py), for who asks, kills and stops that one. What is done to it is done to
+    some of its members: one, of which nobody may notice anything, or so many that nothing is decided any more."""
+    name = "etcd"
+
+    def __init__(self, t, net):
+        self.etcd = Etcd(t, members=3, net=net).start()
+        self.url = self.etcd.url()
+        self.hit = self.etcd.members
+
+    def draw(self, seed, number):
+        """Who is hit in that round."""
+        rng = random.Random(f"{seed}/{number}/members")
+        self.hit = rng.sample(self.etcd.members, rng.randint(1, len(self.etcd.members)))
+
+    @property
+    def running(self):
+        return all(m.p.poll() is None for m in self.etcd.members)
+
+    def launch(self):
+        """Those that are gone; the others go on."""
+        for m in self.etcd.members:
+            if m.p.poll() is None:
+                m.go_on()
+            else:
+                m.start()
+
+    def sigkill(self):
+        for m in self.hit:
+            m.kill()
+
+    def pause(self):
+        for m in self.hit:
+            m.pause()
+
+    def resume(self):
+        for m in self.etcd.members:
+            m.go_on()
+
+    def is_up(self):
+        return all(m.ready() for m in self.etcd.members)
+
+    def is_decided(self, _volume):
+        """It remembers by itself who has told it what."""
+        return True
+
+    def history(self, volume):
+        try:
+            return list(reversed(self.etcd.history(volume).values()))
+        except (OSError, http.client.HTTPException, StopIteration) as e:
+            raise Failure(f"etcd does not tell its history: {e}") from None
+
+    def log_text(self):
+        return "".join(m.log.read_text(errors="replace") for m in self.etcd.members)
 
 
 class Tls:

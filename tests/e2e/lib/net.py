@@ -3,8 +3,11 @@ way, silently or with an ICMP answer) or made long.
 
 Namespaces have no names: each is that of a process that dies with the test, and goes with it."""
 
+import ctypes
 import os
+import socket
 import subprocess
+import threading
 
 from lib import proc
 from lib.run import HERE, Failure, wait_until
@@ -13,6 +16,7 @@ NAMES = ("a", "b", "w")
 LONG_LINE = "long0"  # what goes through it comes back later
 PREF_CUT, PREF_BACK, PREF_LONG = 100, 200, 300
 TABLE_LONG = 77
+CLONE_NEWNET = 0x40000000
 
 
 class Host:
@@ -39,6 +43,23 @@ class Host:
 
     def run(self, *words, **more):
         return proc.run([*self.prefix, *words], **more)
+
+    def connect(self, address, timeout_s):
+        """A TCP connection from there, for this process. A socket stays in the namespace of the thread that made it."""
+        made = []
+
+        def make():
+            with open(self.namespace, "rb") as f:
+                if ctypes.CDLL(None).setns(f.fileno(), CLONE_NEWNET) == 0:
+                    made.append(socket.socket())
+        maker = threading.Thread(target=make)
+        maker.start()
+        maker.join()
+        if not made:
+            raise Failure(f"no socket in {self.name}'s namespace")
+        made[0].settimeout(timeout_s)
+        made[0].connect(address)
+        return made[0]
 
     def ip(self, *lines):
         self.run("ip", "-batch", "-", input="".join(line + "\n" for line in lines))

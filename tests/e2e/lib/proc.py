@@ -55,6 +55,14 @@ def wait(p, seconds, why=""):
         raise Failure(f"{p.args[-1] if not isinstance(p.args, str) else p.args} (pid {p.pid}) still runs after {seconds} s {why}") from None
 
 
+def wait_stopped(p, seconds=20):
+    """After SIGSTOP: the signal is only on its way."""
+    def is_stopped():
+        with open(f"/proc/{p.pid}/stat", encoding="ascii", errors="replace") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] in "TtZ"
+    wait_until(f"pid {p.pid} to stand still", is_stopped, seconds, poll_s=0.001)
+
+
 def children(pid):
     found = []
     for name in os.listdir("/proc"):

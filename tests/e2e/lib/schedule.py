@@ -121,12 +121,12 @@ def how_many_more(rng, storms):
     return 1 if roll < COMBINED_PERCENT else 0
 
 
-def draw(seed, number, dead_after_s, storms=False):
-    """`storms`: nothing but rounds of many faults."""
+def draw(seed, number, dead_after_s, storms=False, without=()):
+    """`storms`: nothing but rounds of many faults. `without`: faults that there are not."""
     rng = random.Random(f"{seed}/{number}")
     application = APPLICATIONS.get(number % 8)
     at_s = rng.uniform(0.3, 1.0)
-    faults = [one(rng, dead_after_s, at_s)]
+    faults = [one(rng, dead_after_s, at_s, without)]
     if faults[0].what == "force":
         application = None  # it would lose what it was promised, by an operator's decision
     elif application != "postgres" or storms:

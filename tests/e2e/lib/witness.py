@@ -65,13 +65,21 @@ class Witness:
         self.process.terminate()
         return proc.wait(self.process, 20)
 
+    def log_text(self):
+        return self.log.read_text(errors="replace")
+
     def lockstep(self, *words, ok=(0,)):
         return proc.run([BUILD / "lockstep", "--control", self.control, "witness", *words], ok=ok)
 
     def status(self, volume):
         return json.loads(self.lockstep("status", volume, "--json").stdout)["witness"]["volumes"][0]
 
+    def is_decided(self, volume):
+        """Both nodes have told it what they know since it started."""
+        return self.status(volume)["confirmed"]
+
     def history(self, volume):
+        """The newest first."""
         return json.loads(self.lockstep("history", volume, "--json").stdout)["decrees"]
 
 
