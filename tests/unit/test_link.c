@@ -352,12 +352,10 @@ static struct lab *lab_open(unsigned paths, size_t pool_bytes)
     }
     lab->patience.fired = out_of_patience;
     lab->paths = paths;
-    /* Loopback has 2^24 addresses: one of our own for each process, so that tests may run side by side. */
-    unsigned pid = (unsigned)getpid();
     port++;
     for (unsigned i = 0; i < paths; i++)
-        snprintf(lab->address[i], sizeof(lab->address[i]), "127.%u.%u.%u:%u", 64 + (pid >> 16) % 128, (pid >> 8) % 256,
-                 pid % 256, 20000 + port * SESSION_PATHS_MAX + i);
+        snprintf(lab->address[i], sizeof(lab->address[i]), "%s:%u", own_loopback(),
+                 20000 + port * SESSION_PATHS_MAX + i);
     open_node(lab, &lab->a, "paris-a", pool_bytes);
     open_node(lab, &lab->b, "paris-b", pool_bytes);
     return lab;
@@ -1038,6 +1036,28 @@ static void test_stop_and_start(void **state)
     lab_close(lab);
 }
 
+/* In place of the C library's: "localhost" is an address that nobody else listens at, and a name server that does not
+ * answer until it is told to. */
+static sem_t name_server;
+
+int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **list)
+{
+    typedef int look_up_fn(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+    look_up_fn *real = (look_up_fn *)dlsym(RTLD_NEXT, "getaddrinfo");
+    struct addrinfo wanted = *hints;
+    if (host && strcmp(host, "slow.invalid") == 0 && !(hints->ai_flags & AI_NUMERICHOST)) {
+        while (sem_wait(&name_server) != 0) {}
+        host = "localhost";
+    }
+    bool ours = host && strcmp(host, "localhost") == 0;
+    if (ours)
+        wanted.ai_family = AF_INET;
+    int rc = real(host, port, &wanted, list);
+    for (struct addrinfo *a = rc == 0 && ours ? *list : NULL; a; a = a->ai_next)
+        inet_pton(AF_INET, own_loopback(), &((struct sockaddr_in *)a->ai_addr)->sin_addr);
+    return rc;
+}
+
 static void test_host_names(void **state)
 {
     struct lab *lab = lab_open(2, 16 * MIB);
@@ -1054,20 +1074,6 @@ static void test_host_names(void **state)
     start_link(lab, &lab->a);
     RUN(lab, a_on_second_path);
     lab_close(lab);
-}
-
-/* In place of the C library's: a name server that does not answer until it is told to. */
-static sem_t name_server;
-
-int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **list)
-{
-    typedef int look_up_fn(const char *, const char *, const struct addrinfo *, struct addrinfo **);
-    look_up_fn *real = (look_up_fn *)dlsym(RTLD_NEXT, "getaddrinfo");
-    if (host && strcmp(host, "slow.invalid") == 0 && !(hints->ai_flags & AI_NUMERICHOST)) {
-        while (sem_wait(&name_server) != 0) {}
-        host = "localhost";
-    }
-    return real(host, port, hints, list);
 }
 
 static bool a_says_still_looking(struct lab *lab)

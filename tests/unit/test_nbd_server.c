@@ -1368,16 +1368,9 @@ static void test_addresses(void **state)
 
 static void test_tcp(void **state)
 {
-    /* A port that is free now. */
-    struct sockaddr_in in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-    socklen_t in_bytes = sizeof(in);
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&in, sizeof(in)), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&in, &in_bytes), 0);
-    close(fd);
     char where[64];
     char uri[96];
-    snprintf(where, sizeof(where), "127.0.0.1:%u", ntohs(in.sin_port));
+    snprintf(where, sizeof(where), "%s:10809", own_loopback());
     snprintf(uri, sizeof(uri), "nbd://%s/gold42", where);
     struct ram_config config = roomy();
     config.address = where;

@@ -307,8 +307,8 @@ static void make_volume(void)
     struct volume_config *c = &volumes[0];
     set_volume(0, URL_A, "", 100 * NS_PER_MS);
     set_volume(1, "", "", NS_PER_S);
-    snprintf(dir, sizeof(dir), "/tmp/lockstep-registers.%d", getpid());
-    assert_int_equal(mkdir(dir, 0700), 0);
+    snprintf(dir, sizeof(dir), "/tmp/test_registers.XXXXXX");
+    assert_non_null(mkdtemp(dir));
     snprintf(c->volume, sizeof(c->volume), "gold");
     c->node_count = 1;
     c->activity_log_bytes = CONFIG_ACTIVITY_LOG_BYTES_DEFAULT;

@@ -100,8 +100,8 @@ static void restart_witness(void)
 static int set_up(void **state)
 {
     next_dir();
-    snprintf(listen_at, sizeof(listen_at), "127.0.0.1:0");
-    patience_ns = lives_ns = 0; /* its own */
+    snprintf(listen_at, sizeof(listen_at), "%s:0", own_loopback()); /* some tests come back to the port that they got */
+    patience_ns = lives_ns = 0;                                     /* its own */
     forget_what_was_told();
     faulty_vfs_fail(0, 0, 0, false);
     start_witness();
@@ -143,10 +143,8 @@ static void read_as(struct asker *a, const char *volume, const char *node, uint6
 static int raw_connect(void)
 {
     struct sockaddr_in addr = { .sin_family = AF_INET };
-    unsigned port;
-    assert_int_equal(sscanf(listen_at, "127.0.0.1:%u", &port), 1);
-    addr.sin_port = htons((uint16_t)port);
-    addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    addr.sin_port = htons((uint16_t)atoi(strchr(listen_at, ':') + 1));
+    assert_int_equal(inet_pton(AF_INET, own_loopback(), &addr.sin_addr), 1);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
     return fd;
@@ -441,10 +439,15 @@ static void no_answer_is_told_in_time(void **state)
     }
     asker_close(a);
     close(listener);
-    /* Nobody listens. */
-    a = asker_open(mute, 200);
+    /* Nobody listens, and the port stays ours. */
+    listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(inet_pton(AF_INET, own_loopback(), &addr.sin_addr), 1);
+    assert_int_equal(bind(listener, (struct sockaddr *)&addr, sizeof(addr)), 0);
+    snprintf(mute, sizeof(mute), "lockstep://%s:%u", own_loopback(), ntohs(addr.sin_port));
+    a = asker_open(mute, 60000);
     struct register_answer answer = asker_ask(a, 0, &q);
     expect(&answer, REGISTER_UNREACHABLE, "no witness in reach");
+    close(listener);
     /* A name that cannot be looked up. */
     asker_close(a);
     a = asker_open("lockstep://witness.invalid:7790", 200);
