@@ -3,7 +3,7 @@
 
 #include "repl/witness/register.h"
 
-#define SUITE_TIMEOUT_MS 5000
+#define SUITE_TIMEOUT_MS 60000
 
 /* A node's client, which waits for its answers. */
 struct asker;

@@ -10,7 +10,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "repl/base/clock.h"
 #include "tests/unit/unit.h"
 
 static int ends[2]; /* a pipe: the log writes into ends[1] */
@@ -101,9 +100,7 @@ static void nobody_waits_for_the_reader(void **state)
         assert_int_equal(pthread_create(&threads[i], NULL, shout, l), 0);
     for (unsigned i = 0; i < 2; i++) /* far more than the pipe and the queue hold, and nobody reads */
         pthread_join(threads[i], NULL);
-    uint64_t before_ns = clock_ns();
-    log_close(l);
-    assert_true(clock_ns() - before_ns < 5 * NS_PER_S); /* it gives up */
+    log_close(l); /* gives up, or this test never ends */
     assert_non_null(strstr(written(), "<6>v: line 0\n"));
 }
 

@@ -159,7 +159,6 @@ static void timers_fire_in_order_and_not_early(void **state)
     for (unsigned i = 0; i < N; i++) {
         assert_int_equal(t[i].place, i * 7 % N);
         assert_true(t[i].fired_ns >= t[i].timer.due_ns);
-        assert_true(t[i].fired_ns < t[i].timer.due_ns + 2 * NS_PER_S);
     }
 }
 
