@@ -10,6 +10,7 @@
 
 import json
 import os
+import random
 import select
 import signal
 import socket
@@ -17,7 +18,7 @@ import subprocess
 import time
 
 from lib import proc
-from lib.run import BUILD, Failure, wait_until
+from lib.run import BUILD, PATIENCE, Failure, wait_until
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -33,19 +34,31 @@ LOOK_S = 0.1
 DONE, FAILED, USAGE, REFUSED, NO_DAEMON, TIMED_OUT = range(6)
 
 
-ports_given = set()
+claims = []
+
+
+def ports():
+    """Below those that the kernel gives to whoever asks for any: one of these may be somebody's before our daemon listens."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as f:
+        first = int(f.read().split()[0])
+    return range(10000, first if first > 12000 else 32768)
 
 
 def free_port():
-    """The kernel may name one twice, as nobody has it yet."""
+    """Nobody listens there, and no other test on this machine is given it while this one runs: the name of a socket says so."""
     while True:
+        port = random.SystemRandom().choice(ports())
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         with socket.socket() as s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        if port not in ports_given:
-            ports_given.add(port)
-            return port
+            try:
+                claim.bind(f"\0lockstep-test-port-{port}")
+                s.bind(("", port))
+            except OSError:
+                claim.close()
+                continue
+        claims.append(claim)
+        return port
 
 
 def yaml(value, indent=0):
@@ -151,7 +164,7 @@ class Node:
 
     def wait_ready(self, seconds=15):
         """Until every volume is up or has failed, as the daemon tells who started it."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * PATIENCE
         ended = os.pidfd_open(self.daemon.pid)
         try:
             while True:
@@ -161,7 +174,7 @@ class Node:
                 if self.ready not in seen and ended in seen:
                     raise Failure(f"{self.name}: lockstepd ended with {self.daemon.wait()}: {self.log_tail()}")
                 if not seen:
-                    raise Failure(f"{self.name}: lockstepd is not ready after {seconds} s: {self.log_tail()}")
+                    raise Failure(f"{self.name}: lockstepd is not ready after {seconds * PATIENCE} s: {self.log_tail()}")
         finally:
             os.close(ended)
             self.close_ready()
@@ -187,9 +200,9 @@ class Node:
         """SIGTERM; the daemon drains and ends by itself. Returns its exit status."""
         self.daemon.send_signal(signal.SIGTERM)
         try:
-            return self.daemon.wait(timeout=seconds)
+            return self.daemon.wait(timeout=seconds * PATIENCE)
         except subprocess.TimeoutExpired:
-            raise Failure(f"{self.name}: lockstepd still runs {seconds} s after SIGTERM: {self.log_tail()}") from None
+            raise Failure(f"{self.name}: lockstepd still runs {seconds * PATIENCE} s after SIGTERM: {self.log_tail()}") from None
 
     def replace_disk(self, size=None):
         """By a blank one, of the same size or another, and a leg on it. The daemon has ended before, and is started."""
