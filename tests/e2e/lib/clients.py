@@ -12,7 +12,7 @@ import nbd
 
 from lib import linear, nbdio
 from lib.failover import hooks_of
-from lib.run import Failure, wait_until
+from lib.run import PATIENCE, Failure, wait_until
 
 LOOK_S = 0.005
 POLL_MS = 20  # an answer is seen at once; that the service has moved, so often
@@ -291,7 +291,7 @@ class Prober:
     def acknowledged(self):
         return [a for a in list(self.asked) if a.answered]
 
-    def rest(self, seconds=30):
+    def rest(self, seconds=30 / PATIENCE):
         self.resting = True
         wait_until(f"{self.node.name} to answer what it was asked", lambda: self.rests, seconds,
                    describe=lambda: self.under_way and f"asked {time.monotonic() - self.under_way.begin:.1f} s ago")

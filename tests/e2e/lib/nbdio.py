@@ -11,7 +11,7 @@ import threading
 
 import nbd
 
-from lib.run import Failure, wait_until
+from lib.run import PATIENCE, Failure, wait_until
 
 ZEROES = 0  # the stamp of a block that was never written, trimmed or zeroed
 BAD_SHOWN = 5
@@ -70,9 +70,9 @@ class Scribbler:
 
     def stop(self, seconds=20):
         self.stopping = True
-        self.thread.join(seconds)
+        self.thread.join(seconds * PATIENCE)
         if self.thread.is_alive():
-            raise Failure(f"a request is still unanswered after {seconds} s")
+            raise Failure(f"a request is still unanswered after {seconds * PATIENCE} s")
         if self.wrong:
             raise Failure(self.wrong)
         return self

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 
-from lib.run import Failure, find_program, wait_until
+from lib.run import PATIENCE, Failure, find_program, wait_until
 
 
 def spawn(argv, log=None, user=None, **more):
@@ -28,10 +28,10 @@ def run(argv, timeout_s=30, ok=(0,), user=None, input=None, **more):
     more.setdefault("stderr", subprocess.PIPE)
     p = spawn(argv, user=user, text=True, errors="replace", **more)
     try:
-        out, err = p.communicate(input, timeout=timeout_s)
+        out, err = p.communicate(input, timeout=timeout_s * PATIENCE)
     except subprocess.TimeoutExpired:
         p.kill()
-        raise Failure(f"{' '.join(map(str, argv))}: did not end within {timeout_s} s") from None
+        raise Failure(f"{' '.join(map(str, argv))}: did not end within {timeout_s * PATIENCE} s") from None
     except BaseException:
         p.kill()
         raise
@@ -50,9 +50,10 @@ def kill(p, seconds=20):
 
 def wait(p, seconds, why=""):
     try:
-        return p.wait(timeout=seconds)
+        return p.wait(timeout=seconds * PATIENCE)
     except subprocess.TimeoutExpired:
-        raise Failure(f"{p.args[-1] if not isinstance(p.args, str) else p.args} (pid {p.pid}) still runs after {seconds} s {why}") from None
+        what = p.args[-1] if not isinstance(p.args, str) else p.args
+        raise Failure(f"{what} (pid {p.pid}) still runs after {seconds * PATIENCE} s {why}") from None
 
 
 def wait_stopped(p, seconds=20):

@@ -24,6 +24,8 @@ import time
 import traceback
 
 SKIPPED = 77
+PATIENCE = 3  # times every deadline: they are made for a machine that has its CPU to itself
+LEFT_S = 10  # what was killed a moment ago may still be on its way out
 TELL_EVERY_S = 20  # what takes longer says how far it is
 
 # losetup, mkfs and their like are not on everybody's.
@@ -120,8 +122,9 @@ def find_program(name):
 
 
 def wait_until(what, predicate, seconds, poll_s=0.02, describe=None, pause=None):
-    """Returns the predicate's first true value; a Failure that tells what was seen last when the time is over. `pause`:
-    returns when it may be worth looking again."""
+    """Returns the predicate's first true value; a Failure that tells what was seen last when the time is over, PATIENCE times
+    as many seconds. `pause`: returns when it may be worth looking again."""
+    seconds *= PATIENCE
     began = time.monotonic()
     told = began
     while True:
@@ -194,7 +197,7 @@ def main(function, limit_s, long_limit_s=None, teller=Test):
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _on_signal)
     signal.signal(signal.SIGALRM, _on_alarm)
-    signal.alarm(long_limit_s or 20 * limit_s if t.long else limit_s)
+    signal.alarm(PATIENCE * (long_limit_s or 20 * limit_s if t.long else limit_s))
     status = 1
     try:
         with t.cleanup:
@@ -225,7 +228,10 @@ def main(function, limit_s, long_limit_s=None, teller=Test):
     except BaseException:
         traceback.print_exc()
         status = status or 1
-    for thing in left_behind(t.dir, t.loops):
+    until = time.monotonic() + LEFT_S
+    while (left := left_behind(t.dir, t.loops)) and time.monotonic() < until:
+        time.sleep(0.1)
+    for thing in left:
         print(f"LEFT BEHIND: {thing}", flush=True)
         status = status or 1
     if status == 0 and teller is Test:
