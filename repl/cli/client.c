@@ -61,8 +61,12 @@ static enum control_exit connect_to(struct client *c, const char *path, struct e
         err_set(err, -errno, "no socket: %s", strerror(errno));
         return CONTROL_FAILED;
     }
-    limit_connect(c);
-    if (connect(c->fd, (const struct sockaddr *)&addr, sizeof(addr)) == 0)
+    int rc;
+    do { /* a signal that ends nobody, as when a shell's job is stopped and goes on */
+        limit_connect(c);
+        rc = connect(c->fd, (const struct sockaddr *)&addr, sizeof(addr));
+    } while (rc < 0 && errno == EINTR);
+    if (rc == 0)
         return CONTROL_DONE;
     if (errno == EAGAIN)
         return timed_out(err);

@@ -12,6 +12,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -559,6 +560,9 @@ static void a_disk_that_hangs_does_not_keep_the_daemon_from_being_ready(void **s
     end_cleanly(); /* ready was told once */
 }
 
+static void do_nothing(int number) {}
+
+/* Also where signals come in between. */
 static void a_daemon_that_accepts_nobody_is_timed_out(void **state)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
@@ -574,8 +578,15 @@ static void a_daemon_that_accepts_nobody_is_timed_out(void **state)
     r.version = CONTROL_VERSION;
     r.command_case = LOCKSTEP__CONTROL__REQUEST__COMMAND_STATUS;
     r.status = &query;
+    struct sigaction interrupt = { .sa_handler = do_nothing }, before;
+    struct itimerval often = { .it_interval.tv_usec = 20000, .it_value.tv_usec = 20000 }, never = { 0 };
+    sigaction(SIGALRM, &interrupt, &before);
+    setitimer(ITIMER_REAL, &often, NULL);
     struct err err = { 0 };
-    assert_int_equal(client_ask(&client, socket_path, &r, NS_PER_S / 10, &err), CONTROL_TIMED_OUT);
+    enum control_exit code = client_ask(&client, socket_path, &r, NS_PER_S / 10, &err);
+    setitimer(ITIMER_REAL, &never, NULL);
+    sigaction(SIGALRM, &before, NULL);
+    assert_int_equal(code, CONTROL_TIMED_OUT);
     client_close(&client);
     close(before_us);
     close(fd);
