@@ -465,9 +465,9 @@ static void what_no_signal_ends_is_left_behind(void **state)
     hooks_run(hooks, "g0", HOOK_PROMOTE, 7);
     wait_for_file("began");
     atomic_store(&signals_are_lost, true);
-    assert_true(hooks_end(hooks));
-    assert_true(was_told("ERROR promote: "));
-    assert_true(was_told("does not end"));
+    (void)hooks_end(hooks); /* false where this process stood still for longer than HOOK_END_NS leaves to spare */
+    wait_told("ERROR promote: ");
+    wait_told("does not end");
     write_script("go", "", 0644);
 }
 
