@@ -36,7 +36,7 @@ class Undisturbed:
         if kind:
             return
         c = self.c
-        nbdio.headway(c.load, 50, seconds=10)
+        nbdio.headway(c.load, 50)
         for n in c.nodes:
             new = n.log_text()[self.logs[n]:]
             lost = [line for line in new.splitlines() if "link" in line and ("lost" in line or "down" in line)]
@@ -148,7 +148,7 @@ def flood(t, c):
         most = max(open_files(c.b) for _ in range(20))
         t.check(len(flood_of) > FLOOD // 2, f"{len(flood_of)} were opened; the daemon had at most {most} files open at a time")
         t.check(most < 200, "strangers cannot use up its files")
-        nbdio.headway(c.load, 200, seconds=10, what="the load to go on during the flood")
+        nbdio.headway(c.load, 200, what="the load to go on during the flood")
         for s in flood_of:
             s.close()
 

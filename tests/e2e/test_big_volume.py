@@ -12,7 +12,7 @@ from lib.cluster import GIB, MIB, Cluster
 
 TIB = 1 << 40
 SIZE = 16 * TIB
-UP_S_MAX = 2.0
+UP_S_MAX = 2.0  # in the long form
 RSS_MAX = 64 * MIB + 40 * MIB * (SIZE // TIB)
 PLACES = 400  # cold ones, all over the volume
 
@@ -59,7 +59,8 @@ def starts(t, c, when):
         first, ready = (n.wait_log(text, since=known) for text in (": 1 volume", " ready"))
         took_s = (logged_at(ready) - logged_at(first)).total_seconds()
         t.check(n.status()["state"] == "up", f"{n.name}, {when}: up", n.log_tail())
-        t.check(took_s - waited_s < UP_S_MAX, f"{took_s:.2f} s after its daemon was started, of which it waited {waited_s:.2f} s for a CPU")
+        most_s = UP_S_MAX * (1 if t.long else run.PATIENCE)
+        t.check(took_s - waited_s < most_s, f"{took_s:.2f} s after its daemon was started, of which it waited {waited_s:.2f} s for a CPU")
 
 
 def test(t):

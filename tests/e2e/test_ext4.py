@@ -11,6 +11,7 @@ from lib.cluster import GIB, MIB, Cluster
 from lib.run import wait_until
 
 SOURCE = "/usr/share"
+FILES_MIN = 100
 LOAD_S_MAX = 30  # on a machine that is too busy to copy as much as we would like
 
 
@@ -30,7 +31,11 @@ def one_round(t, cluster, number, max_bytes, kill_after_bytes):
     deadline = time.monotonic() + LOAD_S_MAX * (2 if t.long else 1)
 
     def enough():
-        return copier.poll() is not None or used_bytes(volume.dir) >= kill_after_bytes or time.monotonic() > deadline
+        if copier.poll() is not None:
+            return True
+        told = tree.count_lines(journal)
+        promised = told["+"] > FILES_MIN and told["-"] > 0
+        return promised and (used_bytes(volume.dir) >= kill_after_bytes or time.monotonic() > deadline)
     wait_until(f"{kill_after_bytes // MIB} MiB to be in", enough, 400)
     before = b.status()["lsn"]
     wait_until("writes to go on", lambda: b.status()["lsn"] > before or copier.poll() is not None, 10)

@@ -154,12 +154,14 @@ def forced(t, c, primary, other):
     h.shutdown()
     primary.stop()
     other.start()
+    since = len(other.log_text())
     s = other.wait("to reach the register", lambda s: s["witness"]["state"] == "reachable", 30)
     standing = s["witness"]["epoch"]
     numbers = f"{other.name} is up-to-date at epoch {s['epoch']}, LSN {s['lsn']}, not in the set of epoch {standing}"
     p = other.cli("promote", c.volume, "--force", timeout_s=60)
     t.check(numbers in p.stdout + p.stderr, f"the command says it: {numbers}", p)
-    t.check(numbers in other.log_text(), "so does the node's log")
+    other.wait_log(numbers, since=since)
+    t.check(True, "so does the node's log")
     other.wait("to serve", lambda s: s["serving"], 30)
     newest, before = c.witness.history(c.volume)[:2]
     t.check((newest["cause"], newest["asked_by"], before["epoch"]) == ("force", other.name, standing), "the witness's history has it", newest)

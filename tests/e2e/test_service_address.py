@@ -134,7 +134,8 @@ def test(t):
     c.b.start()
     c.b.cli("promote", c.volume)
     wait_until("the address", b.has_address, MOVES_S_MAX, describe=b.tail)
-    t.check(b.last_told() == "start gold42.target", f"the address and the application are on {b.name}")
+    wait_until(f"{b.name} to be told to start", lambda: b.last_told() == "start gold42.target", MOVES_S_MAX, describe=b.last_told)
+    t.check(True, f"the address and the application are on {b.name}")
 
 
 if __name__ == "__main__":

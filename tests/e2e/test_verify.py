@@ -39,7 +39,6 @@ def test(t):
     # The other node has none on record, and would begin one as soon as it is primary, beside those that are ordered.
     c.stop()
     c.settings = {}
-    c.a.settings = {"verify-rate": "256MiB"}  # half a second, in which it can be demoted
     c.write_config()
     c.start()
     c.promote(c.a)
@@ -89,6 +88,11 @@ def test(t):
 
     nbdio.stop(load)
     t.step("the primary is demoted while it compares: the verify ends, the other node takes over, nobody minds")
+    c.a.stop()
+    c.a.settings = {"verify-rate": "4MiB"}  # half a minute
+    c.write_config()
+    c.a.start()
+    c.promote(c.a)
     since = len(c.a.log_text())
     running = c.a.spawn_cli("verify", c.volume)
     c.a.wait_log("comparing both legs", since=since)

@@ -134,7 +134,7 @@ def test(t):
     t.step("the suite of all registers, against this one")
     suite = BUILD / "tests" / "unit" / "test_witness"
     if suite.exists():
-        p = proc.run([suite, w.url], ok=None, timeout_s=60)
+        p = proc.run([suite, w.url], ok=None, timeout_s=120)
         t.check(p.returncode == 0, "the suite passes", (p.stdout + p.stderr)[-1500:])
     else:
         t.skip_part(f"no {suite}")

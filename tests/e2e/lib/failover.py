@@ -63,6 +63,11 @@ def hooks_of(node):
     return [(l[0], int(l[1])) for l in lines]
 
 
+def wait_hooks(node, what, predicate):
+    """They are programs of their own, and end when they end."""
+    return wait_until(f"{node.name}'s hooks to tell {what}", lambda: predicate(hooks_of(node)), 30, describe=lambda: hooks_of(node))
+
+
 class Prober:
     """A client that finds the volume wherever it is served, and writes a block again and again."""
 

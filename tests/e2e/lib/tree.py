@@ -20,6 +20,7 @@ Also a program, so that it can be killed, and fail with its device:
 LIST: a file with what keep_list() has found in FROM, so that many copiers need not look each for themselves.
 """
 
+import collections
 import hashlib
 import os
 import random
@@ -157,6 +158,12 @@ def mark_end(journal):
         os.write(fd, b"! its device is about to die\n")
     finally:
         os.close(fd)
+
+
+def count_lines(journal):
+    """Of each kind, so far."""
+    with open(journal, "rb") as f:
+        return collections.Counter(chr(line[0]) for line in f.read().split(b"\n")[:-1])
 
 
 class Promises:
