@@ -118,7 +118,7 @@ def look_at_cut(plan, recording, replays, ledger, at_ns, rng):
 def check_metadata(replay, whose):
     # Thousands of times: without what proc.run() puts around a program.
     p = subprocess.run([BUILD / "lockstep", "metadata", "dump", "--backing", replay.work], stdin=subprocess.DEVNULL,
-                       capture_output=True, text=True, timeout=60, check=False)
+                       capture_output=True, text=True, timeout=60 * run.PATIENCE, check=False)
     if p.returncode != 0:
         raise Failure(f"{whose}: the metadata cannot be used: {p.stderr.strip()}")
 

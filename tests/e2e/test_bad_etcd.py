@@ -57,7 +57,7 @@ def strangers(t, etcd):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     t.cleanup.callback(server.shutdown)
     endpoint = f"127.0.0.1:{server.server_port}"
-    p = Probe(t, etcd.url(endpoint), timeout_ms=500)
+    p = Probe(t, etcd.url(endpoint), timeout_ms=1500)
     for status, body, says in ((404, b"Not Found", "etcd 3.4"), (200, b"<html>hello</html>", "none of etcd's"),
                                (200, b"{}", "none of etcd's"), (200, b'{"kvs":[]}', "none of etcd's"),
                                (200, b" " * (80 << 10), "longer"), (503, b'{"message":"etcdserver: no leader"}', "no leader"),

@@ -22,7 +22,7 @@ from lib.run import Failure, wait_until
 
 MEMORY = pathlib.Path("/dev/shm")
 MEMORY_BYTES_MIN = 2 << 30  # a member sets 128 MiB aside for its log
-CALL_S = 5
+CALL_S = 20
 
 
 def scratch(t):

@@ -15,7 +15,7 @@ PROBE = BUILD / "tests/e2e/register_probe"
 class Probe:
     """One node's client. Questions of different slots go side by side."""
 
-    def __init__(self, t, url, node="paris-a", peer="paris-b", timeout_ms=5000, tls=()):
+    def __init__(self, t, url, node="paris-a", peer="paris-b", timeout_ms=30000, tls=()):
         self.node, self.peer, self.timeout_ms = node, peer, timeout_ms
         self.p = proc.spawn([PROBE, url, timeout_ms, *tls], log=t.dir / "probe.log", stdin=subprocess.PIPE,
                             stdout=subprocess.PIPE, text=True, bufsize=1)

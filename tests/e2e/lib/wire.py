@@ -64,7 +64,7 @@ def good_hello(cluster, speaker, listener, **other):
 class Stranger:
     """A connection to a daemon's path."""
 
-    def __init__(self, port, timeout_s=10):
+    def __init__(self, port, timeout_s=60):
         self.s = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
 
     def send(self, data):
@@ -109,7 +109,7 @@ class Stranger:
                 return True
         return False
 
-    def refusal(self, seconds=5):
+    def refusal(self, seconds=60):
         """The reason that the other side gives, or None."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -101,7 +101,7 @@ class Node:
                     (number(10, self.age) if self.age else b""))
         try:
             if not self.socket:
-                self.socket = socket.create_connection((self.witness.address, self.witness.port), timeout=10)
+                self.socket = socket.create_connection((self.witness.address, self.witness.port), timeout=60)
             self.socket.sendall(struct.pack("<I", len(question)) + question)
             answer = parse(self.receive(struct.unpack("<I", self.receive(4))[0]))
         except OSError:
