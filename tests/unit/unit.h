@@ -14,7 +14,7 @@
  * and opened again, whoever tests beside us. */
 static inline const char *own_loopback(void)
 {
-    static char address[sizeof("127.255.255.255")];
+    static _Thread_local char address[sizeof("127.255.255.255")];
     unsigned pid = (unsigned)getpid();
     snprintf(address, sizeof(address), "127.%u.%u.%u", 64 + (pid >> 16) % 128, (pid >> 8) % 256, pid % 256);
     return address;
