@@ -52,15 +52,15 @@ static int loop_open(const char *file, unsigned block_bytes, unsigned flags, cha
     int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
     int backing = open(file, (flags & LO_FLAGS_READ_ONLY ? O_RDONLY : O_RDWR) | O_CLOEXEC);
     int loop = -1;
-    /* Others may take the free one first. */
-    for (unsigned attempt = 0; control >= 0 && backing >= 0 && loop < 0 && attempt < 10; attempt++) {
+    /* Others may take the free one first, also for reading only. */
+    for (unsigned attempt = 0; control >= 0 && backing >= 0 && loop < 0 && attempt < 100; attempt++) {
         int number = ioctl(control, LOOP_CTL_GET_FREE);
         if (number < 0)
             break;
         snprintf(path, path_bytes, "/dev/loop%d", number);
         loop = open(path, O_RDWR | O_CLOEXEC); /* else it would be read-only */
         if (loop < 0)
-            break;
+            continue;
         struct loop_config config = {
             .fd = (uint32_t)backing,
             .block_size = block_bytes,
