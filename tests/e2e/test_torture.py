@@ -53,7 +53,7 @@ class Mode:
             raise Failure(f"LOCKSTEP_REGISTER={register}, LOCKSTEP_WHEN_ALONE={when_alone}: there are {REGISTERS} and {WHEN_ALONE}")
         self.register, self.when_alone = register, when_alone
         self.suspends = when_alone == "suspend"
-        # Nobody can be behind where nobody goes on alone: there is nothing to force.
+        # Where no primary goes on alone there are no two sides of which an operator could force one.
         self.without = ("force",) if self.suspends else ()
 
     @property
@@ -447,7 +447,7 @@ class Torture:
         if self.must_move(f) and f.what in ("kill", "cut"):
             first = min(a.end for a in self.signs_of(self.secondary) if a.begin > since)
             self.spreads[f.what].add(r.number, first - since)
-        elif self.mode.suspends and self.peer_lost(f):
+        elif self.mode.suspends and self.peer_lost(f) and self.stays_away(f):
             self.has_waited(r, absences)
         elif self.peer_lost(f) and f.what != "end" and self.stays_away(f):
             waits = [a.end - a.begin for a in self.probes.of(self.primary).acknowledged() if a.end > since]
@@ -489,8 +489,9 @@ class Torture:
                    f" nodes was cut; {sum(f.writes for f in self.followers)} writes acknowledged")
         for s in self.spreads.values():
             self.t.say(str(s))
-        report = {"seed": self.t.seed, "register": self.mode.register, "when_alone": self.mode.when_alone, "rounds": rounds, "dead_after_s": self.dead_after_s, "moves": self.moves,
-                  "load_average": os.getloadavg()[0], "spreads": [s.summary() for s in self.spreads.values()]}
+        report = {"seed": self.t.seed, "register": self.mode.register, "when_alone": self.mode.when_alone, "rounds": rounds,
+                  "dead_after_s": self.dead_after_s, "moves": self.moves, "load_average": os.getloadavg()[0],
+                  "spreads": [s.summary() for s in self.spreads.values()]}
         path = pathlib.Path(os.environ.get("LOCKSTEP_LOGS", BUILD)) / f"torture{self.mode.name and '-'}{self.mode.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report, indent=1) + "\n")
