@@ -45,6 +45,7 @@ struct hook {
     int pidfd;
     int output;        /* -1: closed */
     const char *ended; /* why it was told to end; NULL: it was not */
+    bool overtaken;    /* as the volume is not served any more */
     bool killed;
     bool hangs; /* no signal ends it */
     uint64_t began_ns;
@@ -189,7 +190,7 @@ static void start(struct hooks *h, struct hook *k, enum hook_kind kind)
     k->waiting[kind].is = false;
     k->kind = kind;
     k->ended = NULL;
-    k->killed = k->hangs = false;
+    k->overtaken = k->killed = k->hangs = false;
     k->line_used = 0;
     k->began_ns = clock_ns();
     k->due_ns = k->began_ns + k->config->hooks.ns_max;
@@ -264,6 +265,11 @@ static void tell_end(struct hooks *h, struct hook *k, int status)
         snprintf(how, sizeof(how), "ended with %d", WEXITSTATUS(status));
     else
         snprintf(how, sizeof(how), "was ended by signal %d", WTERMSIG(status));
+    if (k->overtaken) {
+        note(h, k, NOTE_WARNING, "%s: %s %s after %llu ms: %s; what it was to do may be done in part", kind, program,
+             how, ms, k->ended);
+        return;
+    }
     const char *means =
         k->kind == HOOK_PROMOTE ? "the volume is served nonetheless" : "the volume is closed nonetheless";
     note(h, k, NOTE_ERROR, "%s: %s %s after %llu ms%s%s; %s, but what it was to do may not be done", kind, program, how,
@@ -331,8 +337,10 @@ static void take_call(struct hooks *h, const struct call *call)
     leave_out(h, k, call->kind);
     if (call->kind == HOOK_DEMOTE) {
         leave_out(h, k, HOOK_PROMOTE);
-        if (k->kind == HOOK_PROMOTE)
+        if (k->kind == HOOK_PROMOTE && k->pid != 0 && !k->ended) {
             end(k, "the volume is not served here any more");
+            k->overtaken = true;
+        }
     }
     bool has_program = *program_of(k, call->kind);
     if (has_program)

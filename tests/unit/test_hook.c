@@ -351,6 +351,8 @@ static void a_demote_ends_the_promote_before_it(void **state)
     assert_true(exists("demoted"));
     assert_false(exists("finished"));
     assert_true(was_told("the volume is not served here any more"));
+    assert_false(was_told("the volume is served nonetheless"));
+    assert_false(was_told("ERROR"));
     const char *end = strstr(all, "not served here any more");
     assert_non_null(strstr(end, "/demote has begun, at epoch 8")); /* one at a time */
 }
