@@ -220,7 +220,10 @@ static const char *why_not_apart(struct engine *e)
 /* Why the volume is not protected, or NULL when it is. */
 const char *engine_why_not(struct engine *e)
 {
-    if (handover_is_stuck(e)) /* what was acknowledged is on both, and yet nothing is served */
+    /* What was acknowledged may be on both, and yet nothing is served. */
+    if (release_is_stuck(e))
+        return why(e, "%s serves no more, and waits for the witness to hear that nobody is to serve", e->config.node);
+    if (handover_is_stuck(e))
         return why(e, "%s has stopped for a switchover, and waits for the witness to tell who serves", e->config.node);
     if (engine_is_in_sync(e))
         return NULL;
@@ -344,7 +347,7 @@ static void engine_advance(struct engine *e, uint64_t now_ns, struct actions *ou
     leg_stable_advance(e, out);
     lease_look(e, out);
     superblock_write_if_wanted(e, out);
-    bool in_sync = engine_is_in_sync(e) && !handover_is_stuck(e);
+    bool in_sync = engine_is_in_sync(e) && !handover_is_stuck(e) && !release_is_stuck(e);
     if (in_sync != e->was_in_sync && e->config.peer)
         actions_note(out, in_sync ? NOTE_INFO : NOTE_WARNING, "protected", in_sync ? "protected" : "not protected: %s",
                      in_sync ? "" : engine_why_not(e));

@@ -46,7 +46,7 @@ static const char *obstacle(struct engine *e, int32_t *code, struct actions *out
                             "then `lockstep promote` on the other one");
     if (!register_rules(e))
         return "the volume has no decree yet: promote it first, with both nodes and the witness in reach";
-    const char *why_not = engine_why_not(e);
+    const char *why_not = release_is_stuck(e) ? NULL : engine_why_not(e);
     if (why_not)
         return actions_text(out, "both legs must be connected and in sync: %s", why_not);
     if (!e->peer.hands_over)

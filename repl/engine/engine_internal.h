@@ -624,6 +624,8 @@ struct engine_register register_view(const struct engine *e);
 void swap_gather(struct engine *e, struct swap_facts *f);
 void swap_won(struct engine *e, const struct decree *d, struct actions *out);
 void swap_lost(struct engine *e, struct actions *out);
+/* A demotion whose end the register does not hear of: nothing is served any more, here or elsewhere. */
+bool release_is_stuck(const struct engine *e);
 void swaps_advance(struct engine *e, struct actions *out);
 void swaps_on_session_up(struct engine *e);
 /* `was_made`: both hellos were accepted here. */

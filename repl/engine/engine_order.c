@@ -157,6 +157,10 @@ static void promote(struct engine *e, bool force, bool undecreed, uint64_t heard
     if (!obstacle && e->leg_failed && e->role.phase == PHASE_SECONDARY)
         obstacle =
             "its leg has failed: mend its disk, and attach it again (`lockstep down`, `up`), or promote the peer";
+    if (release_is_stuck(e))
+        obstacle = "it is being demoted, and the witness has not heard yet that nobody is to serve: mend that, then "
+                   "promote it. Or `lockstep down --force` here, which leaves the register as it is: then its peer may "
+                   "take over";
     if (e->leg_is_out)
         obstacle = "its leg has failed, and requests to the disk are not over; try again, or promote the peer";
     if (e->sb_broken)

@@ -514,6 +514,12 @@ void swaps_promote(struct engine *e, const struct swap_facts *f, int row, struct
 
 static bool releases(const struct engine *e) { return e->role.phase == PHASE_DEMOTING && e->witness.ended; }
 
+bool release_is_stuck(const struct engine *e)
+{
+    enum register_state state = e->witness.state;
+    return releases(e) && state != REGISTER_STATE_REACHABLE && state != REGISTER_STATE_ASKING;
+}
+
 /* What the register said last, if it said anything but that it is there. */
 static const char *why_not_released(struct engine *e, struct actions *out)
 {

@@ -617,13 +617,23 @@ static void a_demotion_that_nobody_hears_of_ends(void **state)
     assert_true(w->a.orders_done == 2 && w->a.order_result == -ETIMEDOUT);
     assert_non_null(strstr(w->a.order_text, "but the witness does not answer: test, and has not heard"));
     assert_true(!w->a.serving && is_named(w, &w->a));
+    /* Until it does, status says so, and what can be done. */
+    struct engine_view view;
+    engine_view(w->a.engine, &view);
+    assert_true(!view.in_sync && strstr(view.why_not, "waits for the witness to hear that nobody is to serve"));
     order(&w->a, EV_ADOPT, false); /* ... which would have it serve again */
     assert_true(w->a.orders_done == 3 && w->a.order_result == -EBUSY);
     assert_non_null(strstr(w->a.order_text, "was demoted, and waits to tell the witness: `lockstep down --force`"));
+    order(&w->a, EV_PROMOTE, false);
+    assert_true(w->a.orders_done == 4 && w->a.order_result == -EPERM);
+    assert_non_null(strstr(w->a.order_text, "lockstep down --force"));
+    order(&w->a, EV_SWITCHOVER, false);
+    assert_true(w->a.orders_done == 5 && w->a.order_result == -EPERM);
+    assert_non_null(strstr(w->a.order_text, "the witness does not help"));
     order(&w->a, EV_DETACH, false);
     disconnect_nodes(&w->a, &w->b);
     calm_without_register(&w->a);
-    assert_true(w->a.orders_done == 4 && w->a.order_result == 0 && strstr(w->a.order_text, "witness"));
+    assert_true(w->a.orders_done == 6 && w->a.order_result == 0 && strstr(w->a.order_text, "witness"));
     assert_true(!w->a.on_disk.attached && is_named(w, &w->a));
     close_world(w);
 }
