@@ -112,7 +112,10 @@ void command_job_ended(struct node_volume *nv, enum job_kind kind)
                            config_self(nv->config)->name, volume, nv->job.err.text[0] ? ". Note: " : "",
                            nv->job.err.text);
         else
-            command_finish(c, CONTROL_DONE, "volume %s is %s%s", volume, kind == JOB_START ? "up" : "down",
+            command_finish(c, CONTROL_DONE, "volume %s is %s%s%s", volume, kind == JOB_START ? "up" : "down",
+                           c->takes_only_good_leg
+                               ? ". This was its only up-to-date leg: nobody can use the volume until it is up again"
+                               : "",
                            c->still_named ? ". The witness still names this node as its primary: its peer may take over"
                                           : "");
     }

@@ -18,12 +18,21 @@ static bool peer_has_good_leg(const struct node_volume *nv, const struct volume_
     return s->peer_leg == LEG_UP_TO_DATE || (s->peer_leg == LEG_NONE && is_member);
 }
 
+static bool is_in_use(const struct volume_status *s) { return s->role == ROLE_PRIMARY || s->link == LINK_CONNECTED; }
+
 bool command_takes_only_good_leg(struct node_volume *nv)
 {
     struct volume_status s;
     volume_status(nv->volume, &s);
-    bool in_use = s.role == ROLE_PRIMARY || s.link == LINK_CONNECTED;
-    return config_peer(nv->config) && in_use && s.leg == LEG_UP_TO_DATE && !peer_has_good_leg(nv, &s);
+    bool heard = is_in_use(&s) || s.peer_leg != LEG_NONE || !decree_is_none(&s.witness.decree);
+    return config_peer(nv->config) && heard && s.leg == LEG_UP_TO_DATE && !peer_has_good_leg(nv, &s);
+}
+
+static bool serves_or_syncs(struct node_volume *nv)
+{
+    struct volume_status s;
+    volume_status(nv->volume, &s);
+    return is_in_use(&s);
 }
 
 static void warn_of_waiting_writes(struct node_volume *nv)
@@ -85,7 +94,8 @@ void command_begin_down(struct command *c)
     struct node_volume *nv = c->nv;
     switch (nv->state) {
     case STATE_UP:
-        if (!c->request.force && command_takes_only_good_leg(nv)) {
+        c->takes_only_good_leg = command_takes_only_good_leg(nv);
+        if (!c->request.force && c->takes_only_good_leg && serves_or_syncs(nv)) {
             command_finish(
                 c, CONTROL_REFUSED,
                 "volume %s: this is its only up-to-date leg; without it nobody can use the volume. Wait until the "

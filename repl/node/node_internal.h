@@ -80,10 +80,11 @@ struct command {
     struct node_volume *nv; /* NULL: all */
     enum command_phase phase;
     /* PHASE_ORDERED */
-    bool tries_first; /* a promotion by force: without it first, which tells what is risked */
-    bool demotes;     /* a `down`: the volume is to be demoted before it is detached */
-    bool still_named; /* ... but the register will go on naming this node as its primary */
-    bool was_primary; /* this node, when a promotion or a switchover was ordered */
+    bool tries_first;         /* a promotion by force: without it first, which tells what is risked */
+    bool demotes;             /* a `down`: the volume is to be demoted before it is detached */
+    bool still_named;         /* ... but the register will go on naming this node as its primary */
+    bool takes_only_good_leg; /* a `down` that is carried out all the same */
+    bool was_primary;         /* this node, when a promotion or a switchover was ordered */
     struct volume *volume;
     bool has_kept;               /* of a resolve: its file is whole; likewise */
     struct verify_places places; /* of a verify, when it has ended: written by the volume's thread */

@@ -600,7 +600,34 @@ static void the_only_good_leg_stays_up(void **state)
     assert_int_equal(ask_down(false), CONTROL_REFUSED);
     assert_non_null(strstr(result_text, "only up-to-date leg"));
     assert_int_equal(ask_down(true), CONTROL_DONE);
+    assert_non_null(strstr(result_text, "only up-to-date leg"));
     assert_int_equal(atomic_load(&forced), 1);
+    end_cleanly();
+}
+
+/* Nobody uses it, so that it may go; who takes it away hears what that means. */
+static void the_only_good_leg_that_nobody_uses_goes_with_a_warning(void **state)
+{
+    shown.role = ROLE_SECONDARY;
+    shown.link = LINK_CONNECTING;
+    shown.peer_leg = LEG_OUTDATED;
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    assert_int_equal(ask_down(false), CONTROL_DONE);
+    assert_non_null(strstr(result_text, "only up-to-date leg"));
+    end_cleanly();
+}
+
+/* Of a new volume nobody knows. */
+static void a_leg_whose_peer_was_never_heard_of_goes(void **state)
+{
+    shown.role = ROLE_SECONDARY;
+    shown.link = LINK_CONNECTING;
+    shown.peer_leg = LEG_NONE;
+    open_node(60 * NS_PER_S);
+    wait_ready();
+    assert_int_equal(ask_down(false), CONTROL_DONE);
+    assert_null(strstr(result_text, "only up-to-date leg"));
     end_cleanly();
 }
 
@@ -1138,6 +1165,8 @@ int main(void)
         TEST(a_disk_that_hangs_does_not_keep_the_daemon_from_being_ready),
         TEST(a_daemon_that_accepts_nobody_is_timed_out),
         TEST(the_only_good_leg_stays_up),
+        TEST(the_only_good_leg_that_nobody_uses_goes_with_a_warning),
+        TEST(a_leg_whose_peer_was_never_heard_of_goes),
         TEST(a_switchover_and_an_adoption_are_orders),
         TEST(beside_another_member_it_is_not_the_only_good_leg),
         TEST(force_tells_first_what_it_risks),
