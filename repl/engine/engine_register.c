@@ -102,12 +102,24 @@ static bool needs_no_session(enum decree_cause cause)
     return true;
 }
 
+/* The register has just taken the peer in, and that one has it not on record yet that its leg is whole: if the session
+ * ended now, R would name a member that is half made, by its own word. Its disk may hang: for a while only. */
+static bool peer_is_about_to_be_whole(const struct engine *e)
+{
+    const struct engine_witness *w = &e->witness;
+    bool comes_back = e->session == SESSION_UP && e->peer_state == PEER_TARGET && (e->sync_finishing || w->took_in);
+    uint64_t until_ns = w->promote_until_ns - register_wait_ns(e) + 2 * e->config.failover.dead_after_ns;
+    return comes_back && e->now_ns < until_ns;
+}
+
 /* False: there is a session to end first, or one is being made. The next one is not made before there was the time for
  * a flush and for what is to be asked: connections come back sooner than that. */
 static bool is_free_for(struct engine *e, enum decree_cause cause, struct actions *out)
 {
     if (e->session == SESSION_NONE || !needs_no_session(cause))
         return true;
+    if (cause == DECREE_PROMOTE && peer_is_about_to_be_whole(e))
+        return false;
     if (e->session == SESSION_UP) {
         e->witness.alone_until_ns = e->now_ns + e->config.failover.dead_after_ns;
         session_drop(e, actions_text(out, "%s asks the witness for a decree", e->config.node), out);

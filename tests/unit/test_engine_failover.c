@@ -2111,6 +2111,58 @@ static void a_demoted_volume_is_nobodys(void **state)
     close_world(w);
 }
 
+/* The decree that takes it back is followed by a promotion at once: if the session ended for that before the peer has
+ * it on record that its leg is whole, the register would name a member that cannot be promoted. */
+static void a_promotion_waits_until_the_peer_is_back(void **state)
+{
+    struct world *w = open_world(&automatic);
+    a_writes_alone(w);
+    order(&w->a, EV_DEMOTE, false);
+    calm(w, &w->a);
+    assert_int_equal(w->row.decree.cause, DECREE_NOBODY);
+    hellos(&w->a, &w->b);
+    connect_judged(&w->a, &w->b);
+    run_until_asks(w, &w->a, DECREE_IN);
+    answer(w, &w->a);
+    order(&w->a, EV_PROMOTE, false);
+    calm(w, &w->a);
+    assert_true(!w->a.dropped && is_member(w, &w->b) && w->b.on_disk.leg == LEG_SYNCING);
+    calm_both(w);
+    assert_int_equal(w->b.on_disk.leg, LEG_UP_TO_DATE);
+    disconnect_nodes(&w->a, &w->b);
+    calm(w, &w->a);
+    assert_true(w->a.serving && w->row.decree.cause == DECREE_PROMOTE && w->a.order_result == 0);
+    wait_ns(w, &w->b, 3 * TAKE_AFTER_NS);
+    assert_true(w->b.serving && is_named(w, &w->b));
+    close_world(w);
+}
+
+/* A peer that does not come to its end is not waited for. */
+static void a_promotion_does_not_wait_for_ever(void **state)
+{
+    struct world *w = open_world(&automatic);
+    a_writes_alone(w);
+    order(&w->a, EV_DEMOTE, false);
+    calm(w, &w->a);
+    hellos(&w->a, &w->b);
+    connect_judged(&w->a, &w->b);
+    run_until_asks(w, &w->a, DECREE_IN);
+    answer(w, &w->a);
+    order(&w->a, EV_PROMOTE, false);
+    for (unsigned i = 0; i < 100 && !w->a.dropped; i++) {
+        metas_done(&w->a);
+        disks_done(&w->a);
+        if (w->a.asked)
+            answer(w, &w->a);
+        tick(&w->a, w->a.now_ns + DEAD_AFTER_NS / 10);
+    }
+    assert_true(w->a.dropped && !w->a.serving);
+    disconnect_nodes(&w->a, &w->b);
+    calm(w, &w->a);
+    assert_true(w->a.serving && w->a.order_result == 0);
+    close_world(w);
+}
+
 /* Each is to be left, and has something that the other one lacks: A lost its power, B was found to differ. */
 static struct world *open_doubtful(void)
 {
@@ -2314,6 +2366,8 @@ int main(void)
         cmocka_unit_test(who_is_given_up_catches_up_with_nothing),
         cmocka_unit_test(since_when_it_is_alone_is_said),
         cmocka_unit_test(a_demoted_volume_is_nobodys),
+        cmocka_unit_test(a_promotion_waits_until_the_peer_is_back),
+        cmocka_unit_test(a_promotion_does_not_wait_for_ever),
         cmocka_unit_test(an_answer_after_the_end_changes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
