@@ -198,8 +198,11 @@ void handover_is_taken(struct engine *e, struct actions *out)
     e->peer_leads = true;
     e->witness.heard_ns = max_u64(e->witness.heard_ns, e->now_ns);
     want_persisted(e);
-    actions_note(out, NOTE_INFO, "role", "%s has handed over to %s; it is secondary", e->config.node, e->config.peer);
-    orders_finish(e, 0, NULL, out);
+    const char *pause = actions_text(out, "Requests waited for %llu ms",
+                                     (unsigned long long)((e->now_ns - e->witness.hand_since_ns) / NS_PER_MS));
+    actions_note(out, NOTE_INFO, "role", "%s has handed over to %s; it is secondary. %s", e->config.node,
+                 e->config.peer, pause);
+    orders_finish(e, 0, pause, out);
 }
 
 /* ---- frames ---- */

@@ -95,6 +95,7 @@ static void the_other_node_takes_over(void **state)
         assert_true(w->a.on_disk.epoch == epoch + 1 && !w->a.on_disk.was_primary);
         calm_both(w);
         assert_true(on->orders_done == 2 - on_b && on->order_result == 0);
+        assert_true(told(&w->a, "Requests waited for ") && (on_b || strstr(w->a.order_text, "Requests waited for ")));
         /* A has had B's epoch: reads need not wait for what B hears of it next (the test's heartbeats have no time). */
         int completed = w->b.completed;
         request(&w->b, OP_READ, 0);
