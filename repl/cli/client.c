@@ -87,7 +87,7 @@ enum control_exit client_ask(struct client *c, const char *socket_path, const Lo
     uint8_t frame[1024];
     size_t bytes = control_pack(&request->base, frame, sizeof(frame));
     if (bytes == 0) {
-        err_set(err, -EMSGSIZE, "that is too long to be the name of a volume");
+        err_set(err, -EMSGSIZE, "a name in this order is too long: all of it has at most %zu bytes", sizeof(frame));
         return CONTROL_USED_WRONGLY;
     }
     for (size_t sent = 0; sent < bytes;) {

@@ -448,7 +448,8 @@ static const char *ending_text(const struct engine *e)
     if (e->sb_broken)
         return TEXT_BROKEN;
     return e->role.phase == PHASE_DETACHED && e->witness.unreleased
-               ? "the witness has not heard that nobody is to serve: its decree still names this node"
+               ? "The witness has not heard that nobody is to serve: its decree still names this node, and the peer "
+                 "may take over"
                : NULL;
 }
 

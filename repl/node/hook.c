@@ -407,8 +407,7 @@ static void wait_for_something(struct hooks *h)
         assert(errno == EINTR);
 }
 
-/* 0, or an errno. */
-static int why_not_run(const char *program)
+int hook_why_not_run(const char *program)
 {
     struct stat st;
     if (stat(program, &st) < 0)
@@ -424,7 +423,7 @@ static void warn_of_programs(struct hooks *h)
     for (unsigned i = 0; i < h->hook_count; i++)
         for (enum hook_kind kind = HOOK_PROMOTE; kind <= HOOK_DEMOTE; kind++) {
             const char *program = program_of(&h->hooks[i], kind);
-            int rc = *program ? why_not_run(program) : 0;
+            int rc = *program ? hook_why_not_run(program) : 0;
             if (rc)
                 note(h, &h->hooks[i], NOTE_WARNING, "%s: %s could not be run: %s", kind_name(kind), program,
                      strerror(rc));

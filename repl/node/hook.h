@@ -21,6 +21,9 @@ enum hook_kind {
 
 struct hooks;
 
+/* 0: it can be; else an errno. May hang on a dead file system. */
+int hook_why_not_run(const char *program);
+
 /* `config` and what the host's callbacks need outlive it. The environment is the daemon's, with LOCKSTEP_VOLUME, _NODE,
  * _ROLE, _EPOCH and _DEVICE. NULL with `err` set. */
 struct hooks *hooks_open(const struct config *config, const struct volume_host *host, struct err *err);

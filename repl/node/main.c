@@ -13,10 +13,12 @@
 #include <unistd.h>
 
 #include "proto/control_wire.h"
+#include "repl/node/hook.h"
 #include "repl/node/leg.h"
 #include "repl/node/node.h"
 #include "repl/node/notify.h"
 #include "repl/node/quantity.h"
+#include "repl/node/registers.h"
 #include "repl/witness/witness.h"
 
 #define DEFAULT_CONFIG "/etc/lockstep/"
@@ -236,6 +238,37 @@ static int run(const struct arguments *args, const struct config *config, struct
     return CONTROL_FAILED;
 }
 
+/* What keeps nothing from starting, but will hurt in the failover that it is for. */
+static bool warn_of_hook(const struct volume_config *c, const char *kind, const char *program)
+{
+    int rc = *program ? hook_why_not_run(program) : 0;
+    if (rc)
+        fprintf(stderr, "warning: volume %s: hooks: %s: %s could not be run: %s\n", c->volume, kind, program,
+                strerror(rc));
+    return rc != 0;
+}
+
+/* Beyond the files' words: what the daemon opens when it starts. Connects to nobody. */
+static int check(const char *path, const struct config *config)
+{
+    struct err err = { 0 };
+    struct registers *registers = registers_open(config, &err);
+    if (!registers) {
+        fprintf(stderr, "%s\n", err.text);
+        return CONTROL_USED_WRONGLY;
+    }
+    registers_close(registers);
+    bool warned = false;
+    for (unsigned i = 0; i < config->count; i++) {
+        const struct volume_config *c = &config->volumes[i];
+        warned |= warn_of_hook(c, "promote", c->hooks.promote);
+        warned |= warn_of_hook(c, "demote", c->hooks.demote);
+    }
+    printf("%s: %u volume%s%s, nothing wrong%s\n", path, config->count, config->count == 1 ? "" : "s",
+           config->has_witness ? " and a witness" : "", warned ? " that keeps it from starting" : "");
+    return CONTROL_DONE;
+}
+
 int main(int argc, char **argv)
 {
     /* What is large, above all a control client's buffers, goes back to the system when it is freed: glibc would keep
@@ -265,10 +298,9 @@ int main(int argc, char **argv)
         }
     }
     if (args.check) {
-        printf("%s: %u volume%s%s, nothing wrong\n", args.config, config.count, config.count == 1 ? "" : "s",
-               config.has_witness ? " and a witness" : "");
+        int code = check(args.config, &config);
         config_free(&config);
-        return CONTROL_DONE;
+        return code;
     }
 
     struct log_config log_config = {

@@ -3,7 +3,7 @@
 what was expected."""
 
 from lib import proc, run
-from lib.cluster import BUILD, MIB, USAGE, Cluster
+from lib.cluster import BUILD, DONE, MIB, USAGE, Cluster
 
 
 def start(c, text, *options):
@@ -89,6 +89,15 @@ def test(t):
     p = proc.run([BUILD / "lockstepd", "--config", folder, "--node", c.a.name, "--control", c.a.control], ok=None)
     t.check(p.returncode == USAGE and "two.yaml" in p.stderr and "one.yaml" in p.stderr, p.stderr.strip().replace(str(c.a.dir) + "/", ""),
             p.returncode)
+
+    t.step("--check looks at what the daemon opens when it starts")
+    p = start(c, good, "--check")
+    t.check(p.returncode == DONE and "1 volume, nothing wrong\n" in p.stdout and not p.stderr, p.stdout.strip(), p)
+    p = start(c, good + "witness: etcd+https://127.0.0.1:1\nwitness-tls: {ca: nowhere.pem}\n", "--check")
+    t.check(p.returncode == USAGE and "nowhere.pem: No such file" in p.stderr and not p.stdout, p.stderr.strip(), p)
+    p = start(c, good + "hooks: {promote: nowhere, demote: /bin/true}\n", "--check")
+    t.check(p.returncode == DONE and "nowhere could not be run: No such file" in p.stderr and "demote" not in p.stderr,
+            p.stderr.strip(), p)
 
     t.step("options that are wrong")
     for options in (["--config"], ["--no-such-option"], ["--config", c.a.config_file, "surplus"]):

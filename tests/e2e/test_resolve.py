@@ -135,6 +135,8 @@ def ended(t):
                   ["--list", "x", "--to", "y"]):
         v.a.cli("resolve", *words, ok=(USAGE,))
     t.check(True, "used wrongly")
+    p = v.a.cli("resolve", v.c.volume, "--discard", "local", "--keep", "/" + "x" * 2000, ok=(USAGE,))
+    t.check("a name in this order is too long" in p.stderr, p.stderr.strip(), p)
     there = t.dir / "there"
     there.write_text("somebody's")
     p = v.a.cli("resolve", v.c.volume, "--discard", "local", "--keep", there, ok=(REFUSED,))
