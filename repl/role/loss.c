@@ -18,6 +18,8 @@ static bool is_out(const struct loss_facts *f)
 {
     if (!f->stands || decree_is_none(f->stands))
         return false;
+    if (f->leg == LEG_UP_TO_DATE && f->stands->epoch < f->epoch) /* it was taken in since that was heard */
+        return false;
     if (!id_is_none(f->leg_id)) /* another disk of this node's may be in it */
         return !decree_has_member(f->stands, f->leg_id);
     for (uint32_t i = 0; i < f->stands->member_count && i < DECREE_MEMBERS_MAX; i++)
