@@ -30,8 +30,10 @@ struct session *session_open(const struct session_config *config)
     s->initiator = config->initiator;
     s->path_count = config->path_count;
     s->dead_after_ns = config->dead_after_ns;
-    s->retry_min_ns = config->retry_min_ns;
-    s->retry_max_ns = config->retry_max_ns;
+    /* Two nodes that live are to find each other again before either acts as if the other were lost: a connection is
+     * ended on purpose, too, such as for a decree. */
+    s->retry_max_ns = min_u64(config->retry_max_ns, config->dead_after_ns / 2);
+    s->retry_min_ns = min_u64(config->retry_min_ns, s->retry_max_ns);
     s->refused_retry_ns = config->refused_retry_ns;
     s->prng = prng_seed(config->seed);
     s->state = STATE_STOPPED;

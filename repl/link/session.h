@@ -45,7 +45,7 @@ struct session_config {
     const char *path_names[SESSION_PATHS_MAX]; /* as people know them, for notes; may be NULL */
     uint64_t dead_after_ns;    /* silence after which the peer counts as lost; heartbeats go out four times as often */
     uint64_t retry_min_ns;     /* back-off between attempts: doubles from min to max; each wait is half to all of it */
-    uint64_t retry_max_ns;     /* >= retry_min_ns > 0 */
+    uint64_t retry_max_ns;     /* >= retry_min_ns > 0; half of dead_after_ns where that is less */
     uint64_t refused_retry_ns; /* after a refusal, which only a person or the peer's restart can change */
     uint64_t seed;             /* of the jitter */
 };

@@ -633,6 +633,24 @@ static void test_back_off(void **state)
     solo_close(t);
 }
 
+/* Who lives is found again before the other node acts as if it were lost, however often the connection broke. */
+static void test_back_off_is_shorter_than_dead_after(void **state)
+{
+    struct session_config c = config_of(true, 1, 1);
+    c.dead_after_ns = 60 * NS_PER_MS;
+    struct solo *t = calloc(1, sizeof(*t));
+    t->s = session_open(&c);
+    t->now = 1000 * NS_PER_S;
+    start(t);
+    for (unsigned round = 0; round < 20; round++) {
+        uint64_t before = t->now;
+        tick_at_deadline(t);
+        assert_true(t->now - before <= c.dead_after_ns / 2);
+        ended(t, SV_OPEN_FAILED, dialled(t), "Connection refused");
+    }
+    solo_close(t);
+}
+
 static void test_back_off_only_ends_with_a_lasting_session(void **state)
 {
     struct solo *t = connected_up(1);
@@ -1202,6 +1220,7 @@ int main(void)
         cmocka_unit_test(test_peer_refuses),
         cmocka_unit_test(test_wrong_node_answers),
         cmocka_unit_test(test_back_off),
+        cmocka_unit_test(test_back_off_is_shorter_than_dead_after),
         cmocka_unit_test(test_back_off_only_ends_with_a_lasting_session),
         cmocka_unit_test(test_same_failure_is_told_once),
         cmocka_unit_test(test_opening_takes_too_long),
