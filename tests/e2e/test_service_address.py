@@ -5,9 +5,10 @@ other, and follows it; what keepalived starts beside it, too."""
 import os
 import shutil
 
-from lib import boxes, proc, run
+from lib import boxes, nbdio, proc, run
 from lib.boxes import CABLE, Box, Hub
 from lib.cluster import BUILD, MIB, Cluster
+from lib.failover import Trio
 from lib.run import TOP, stays, wait_until
 
 EXAMPLE = TOP / "examples/keepalived"
@@ -100,11 +101,28 @@ echo '{{"volumes":[{{"serving":true,"peer":{{"link":"down"}},"witness":{{"state"
         t.check((p.returncode == 0) == wanted, f"a primary without its peer, with a witness that is {state}: {wanted}")
 
 
+def serves_alone(t):
+    """Nobody else is in the set: it serves whether the witness answers or not."""
+    t.step("one that goes on alone, and then loses its witness, too")
+    c = Trio(t, size=64 * MIB, dead_after="1s", name="alone")
+    c.ready()
+    c.b.sigkill()
+    c.a.wait("to go on alone", lambda s: s["alone"] and s["serving"], 30)
+    c.witness.sigkill()
+    c.a.wait("to lose the witness", lambda s: s["witness"]["state"] == "unreachable", 30)
+    h = nbdio.connect(c.a.uri)
+    h.pwrite(bytes(4096), 0)
+    h.shutdown()
+    t.check(serves(c.a), "its writes are answered, and it counts as serving")
+    c.a.end()
+
+
 def test(t):
     boxes.need(t)
     t.need("keepalived")
     c = Cluster(t, size=64 * MIB, dead_after="1s")
     what_serves(t, c)
+    serves_alone(t)
 
     t.step("two keepalived, with the example's configuration")
     hub = Hub(t)
