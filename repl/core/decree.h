@@ -58,6 +58,7 @@ struct register_request {
     bool over_older;                  /* SWAP by `adopt`: whatever stands is replaced, if its epoch is lower */
     char note[REGISTER_REASON_BYTES]; /* SWAP: for the history, in words: what is known of a loss; may be empty */
     uint64_t leg_age;                 /* of `node`'s leg, on stable storage; 0: it does not tell */
+    bool tries; /* READ: STANDS only if a decree could be stored now. A register need not heed it */
 };
 
 enum register_outcome {

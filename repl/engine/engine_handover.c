@@ -19,11 +19,17 @@ bool handover_waits_for_register(const struct engine *e)
     return is_draining_still(e) && e->witness.hand_unread && e->own_flushed;
 }
 
+bool handover_tries_register(const struct engine *e) { return is_draining_still(e) && e->witness.hand_unread; }
+
 void handover_on_answer(struct engine *e, bool good, struct actions *out)
 {
     struct engine_witness *w = &e->witness;
     if (!is_draining_still(e) || !w->hand_unread)
         return;
+    if (good && !w->request.tries) { /* it was asked before this began */
+        w->read_at_ns = e->now_ns;
+        return;
+    }
     w->hand_unread = false;
     if (!good)
         handover_is_called_off(e, actions_text(out, "the witness does not help: %s", w->reason), out);

@@ -460,6 +460,8 @@ void handover_on_frame(struct engine *e, const struct frame *frame, struct actio
 void handover_on_refused(struct engine *e, const struct frame *frame, struct actions *out);
 void handover_hand(struct engine *e, struct actions *out); /* drained and flushed, and the register has answered */
 bool handover_waits_for_register(const struct engine *e);
+/* What is read now decides whether there is a way back: it has to be a register that can carry out swaps. */
+bool handover_tries_register(const struct engine *e);
 void handover_on_answer(struct engine *e, bool good, struct actions *out); /* of the register, to a read */
 /* The peer has this node's place by a decree: it is secondary from here on. */
 void handover_is_taken(struct engine *e, struct actions *out);

@@ -76,6 +76,7 @@ static void send(struct engine *e, enum register_ask what, struct actions *out)
     r->known_epoch = register_known_epoch(e);
     r->serving_alone = what == REGISTER_READ && register_rules(e) && e->role.phase == PHASE_PRIMARY &&
                        !e->sb.peer_in_sync && !e->leg_is_out && r->known_epoch == e->sb.epoch && persisted(e);
+    r->tries = what == REGISTER_READ && handover_tries_register(e);
     w->asked = true;
     actions_add(out, ACT_REGISTER)->ask.request = r;
 }

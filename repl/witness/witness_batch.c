@@ -216,6 +216,25 @@ static void answer_all(struct witness *w)
     }
 }
 
+/* Who is about to depend on a swap asks whether one could be carried out: a full disk answers reads else. */
+static void try_for_those_who_ask(struct witness *w)
+{
+    struct err err = { 0 };
+    bool tried = false;
+    for (unsigned i = 0; i < w->batch_count; i++) {
+        struct pending *p = &w->batch[i];
+        if (!p->volume || p->request.ask != REGISTER_READ || !p->request.tries || p->answer.outcome != REGISTER_STANDS)
+            continue;
+        if (!tried && witness_store_try(w->store, &err) && witness_store_is_broken(w->store)) {
+            store_failed(w, &err);
+            return;
+        }
+        tried = true;
+        if (err.code)
+            fail(p, REGISTER_REFUSED, err.text);
+    }
+}
+
 /* ---- ages ---- */
 
 /* Rule leg-age. After the decrees, and in a commit of their own: what goes wrong with an age changes no answer, and an
@@ -283,6 +302,7 @@ void batch_run(struct witness *w)
 {
     uint64_t now_ns = clock_ns();
     answer_all(w);
+    try_for_those_who_ask(w);
     keep_ages(w);
     for (unsigned i = 0; i < w->batch_count; i++) {
         struct pending *p = &w->batch[i];

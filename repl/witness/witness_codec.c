@@ -97,6 +97,7 @@ static int take_question(const Lockstep__Witness__Question *m, struct register_r
         return wrong(why, "a volume's identity that does not have 16 bytes");
     out->known_epoch = m->known_epoch;
     out->serving_alone = m->serving_alone;
+    out->tries = m->tries;
     out->leg_age = m->leg_age;
     out->ask = REGISTER_READ;
     const Lockstep__Witness__Swap *s = m->swap;
@@ -250,6 +251,7 @@ size_t witness_question_encode(uint8_t *out, uint64_t number, const struct regis
     m.peer = q.peer;
     m.known_epoch = q.known_epoch;
     m.serving_alone = q.serving_alone;
+    m.tries = q.tries;
     m.leg_age = q.leg_age;
     if (q.ask == REGISTER_SWAP) {
         swap.expected_epoch = q.expected_epoch;

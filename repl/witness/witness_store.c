@@ -642,6 +642,29 @@ int witness_store_put_ages(struct witness_store *s, const struct witness_age *ag
     return rc;
 }
 
+int witness_store_try(struct witness_store *s, struct err *err)
+{
+    assert(!s->broken && !s->in_transaction);
+    int rc = check_place(s, err);
+    if (rc)
+        return rc;
+    if (sqlite3_exec(s->db, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK)
+        return say(s, err);
+    s->in_transaction = true;
+    /* Pages that a decree changes, too, are changed and changed back: SQLite skips what does not change at all. */
+#define LAST " WHERE number = (SELECT max(number) FROM volume);"
+    static const char same[] = "UPDATE decree SET tag = ~tag" LAST "UPDATE decree SET tag = ~tag" LAST
+                               "UPDATE volume SET tag = ~tag" LAST "UPDATE volume SET tag = ~tag" LAST "COMMIT";
+#undef LAST
+    if (sqlite3_exec(s->db, same, NULL, NULL, NULL) == SQLITE_OK) {
+        s->in_transaction = false;
+        return 0;
+    }
+    rc = say(s, err);
+    witness_store_rollback(s);
+    return rc;
+}
+
 static bool delete_of(struct witness_store *s, const char *sql, const char *volume)
 {
     sqlite3_stmt *q = NULL;

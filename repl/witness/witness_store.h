@@ -57,6 +57,10 @@ int witness_store_commit(struct witness_store *s, struct err *err);
 void witness_store_rollback(struct witness_store *s);
 bool witness_store_is_broken(const struct witness_store *s);
 
+/* Writes without changing anything, to stable storage; no other transaction is under way. 0: a decree could be put now.
+ * Else as witness_store_put_ages(). */
+int witness_store_try(struct witness_store *s, struct err *err);
+
 /* An age that is to be stored: `node`'s, of the leg that it has of `volume`, whose decree is stored. */
 struct witness_age {
     const char *volume;

@@ -1,11 +1,13 @@
 #!/usr/bin/python3
 """`lockstep switchover` under load: the volume moves with nothing lost and nothing resynced, and how long clients wait."""
 
+import os
 import time
 
-from lib import nbdio, run
-from lib.cluster import MIB, REFUSED
+from lib import nbdio, proc, run
+from lib.cluster import FAILED, MIB, REFUSED
 from lib.failover import Prober, Trio, move, wait_hooks
+from lib.witness import Witness
 
 
 def switch(t, c, primary, other, on):
@@ -27,6 +29,39 @@ def switch(t, c, primary, other, on):
     prober.stop()
 
 
+def witness_without_room(t):
+    """It answers what is asked, and could not store that service has moved."""
+    if os.geteuid() != 0:
+        t.skip_part("a full file system: needs root")
+        return
+    t.step("refused while the witness's disk is full")
+    w = Witness(t, "small")
+    w.state.mkdir()
+    proc.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", w.state])
+    w.start()
+    c = Trio(t, size=64 * MIB, url=w.url, name="full")
+    c.ready()
+    with open(w.state / "filler", "wb", buffering=0) as f:
+        try:
+            while f.write(bytes(4096)):
+                pass
+        except OSError:
+            pass
+    p = c.a.cli("switchover", c.volume, ok=None)
+    t.check(p.returncode == FAILED and "the disk is full" in p.stderr and "serves on" in p.stderr, p.stderr.strip(), p)
+    h = nbdio.connect(c.a.uri)
+    h.pwrite(bytes(4096), 0)
+    h.shutdown()
+    t.check(c.a.status()["serving"], "the primary serves on, and answers")
+    (w.state / "filler").unlink()
+    c.a.wait("the witness to do what it is asked", lambda s: s["witness"]["state"] == "reachable", 30)
+    c.a.cli("switchover", c.volume)
+    c.b.wait("to serve", lambda s: s["serving"], 30)
+    c.stop()
+    w.stop()
+    proc.run(["umount", w.state])
+
+
 def test(t):
     t.pauses = []
     c = Trio(t, size=256 * MIB)
@@ -46,6 +81,7 @@ def test(t):
     primary.wait("both to be in sync", c.both_in_sync, 60)
     c.end()
     t.pauses.sort()
+    witness_without_room(t)
     t.say(f"pauses: {', '.join(f'{s * 1000:.0f}' for s in t.pauses)} ms")
 
 

@@ -12,6 +12,7 @@ static bool run_until_handed(struct world *w)
 {
     if (run_until_sent(&w->a, &w->b, &w->a, FRAME_DECREE))
         return true;
+    assert_true(w->a.asked->ask == REGISTER_READ && w->a.asked->tries);
     answer(w, &w->a);
     return run_until_sent(&w->a, &w->b, &w->a, FRAME_DECREE);
 }

@@ -625,7 +625,14 @@ static void a_full_disk_refuses_and_goes_on(void **state)
     expect(&answer, REGISTER_REFUSED, "the disk is full: make room");
     read_as(a, volume, NODE_B, 7, REGISTER_STANDS);
     wait_until_told("paris-a was refused: ");
+    /* Who is about to need a swap is told before. */
+    struct register_request tries = make_read(volume, NODE_B, 7);
+    tries.tries = true;
+    answer = asker_ask(a, 0, &tries);
+    expect(&answer, REGISTER_REFUSED, "the disk is full: make room");
     faulty_vfs_fail(0, 0, 0, false);
+    answer = asker_ask(a, 0, &tries);
+    expect(&answer, REGISTER_STANDS, "");
     answer = asker_ask(a, 0, &q);
     expect(&answer, REGISTER_DONE, "");
     asker_close(a);
