@@ -135,6 +135,11 @@ void sim_rollback_strike(struct sim *s)
         COVER(rollback_to_nothing);
     b->foreign = foreign;
     put(s, &to);
+    /* Whoever starts now has nothing but its record of what it had read before. */
+    int serving = sim_primary(s);
+    if (happens(s, 500000))
+        sim_at(s, now_plus(s, sim_between(s, CHANCE_ROLLBACK, 1, 2 * s->dead_after_ns)), Q_CRASH, serving == 0 ? 1 : 0,
+               CUT_NODE);
 }
 
 /* ---- operators ---- */
