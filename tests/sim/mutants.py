@@ -211,8 +211,6 @@ MUTANTS = [
        "    return e->session == SESSION_NONE && !e->leg_failed"),
       ("    if (needs_decree(e) && e->stable != STABLE_ALL) {",
        "    if (needs_decree(e) && e->stable != STABLE_ALL && !register_rules(e)) {")]),
-    ("heard-forgotten", "what was read in the register is forgotten with the daemon", ENGINE,
-     [("    e->witness.highest_epoch = e->sb.heard_epoch;\n", "")]),
     ("adopt-leaves-target", "adopting leaves a target out that was a member, and flushes nothing", SWAPS,
      [("if (f->in_sync || f->peer_is_kept)", "if (f->in_sync)")]),
     ("session-while-asking", "who has asked to take over takes part in sessions", ENGINE,
