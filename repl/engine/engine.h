@@ -125,8 +125,8 @@ struct engine_view {
         enum decree_cause swap_cause;
         uint64_t swap_since_ns;
     } witness;
-    bool in_sync;               /* every acknowledged write is on two up-to-date legs; no switchover or demotion is stuck */
-    const char *why_not;        /* NULL when in_sync; else in words what is missing */
+    bool in_sync;        /* every acknowledged write is on two up-to-date legs; no switchover or demotion is stuck */
+    const char *why_not; /* NULL when in_sync; else in words what is missing */
     uint32_t writes_waiting;    /* changes and flushes that wait for the peer */
     uint64_t oldest_waiting_ns; /* when the oldest of them came in; 0: none */
     uint64_t held_since_ns;     /* when it was deposed; its clients of then are held. 0: none */
