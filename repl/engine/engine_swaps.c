@@ -274,11 +274,18 @@ static void record(struct engine *e, const struct decree *d, bool entry)
     see_epoch(e, d->epoch);
 }
 
+/* Its session goes on, with the other side leading. Not where the peer's leg has become a target since it was handed
+ * the place: that one leads nobody. */
+static bool is_taken_in_session(const struct engine *e)
+{
+    return e->role.phase == PHASE_HANDING && e->role.handed && e->session == SESSION_UP &&
+           e->peer_state == PEER_IN_SYNC && !e->leg_failed && !e->sb_broken;
+}
+
 /* Rule stop-first. */
 static void depose(struct engine *e, uint64_t epoch, struct actions *out)
 {
-    if (e->role.phase == PHASE_HANDING && e->role.handed && e->session == SESSION_UP && !e->leg_failed &&
-        !e->sb_broken) {
+    if (is_taken_in_session(e)) {
         handover_is_taken(e, out);
         see_epoch(e, epoch);
         return;

@@ -84,6 +84,16 @@ void calm_both(struct world *w)
     } while (w->a.sent_count || w->b.sent_count || w->a.asked || w->b.asked);
 }
 
+void calm_without_register(struct node *n)
+{
+    while (n->asked || n->meta_pending || n->disk_count) {
+        metas_done(n);
+        disks_done(n);
+        if (n->asked)
+            answer_with(n, REGISTER_UNREACHABLE);
+    }
+}
+
 /* False: one of the two ends it. */
 bool meet(struct world *w)
 {
@@ -107,6 +117,34 @@ void meet_at_last(struct world *w)
         if (meet(w))
             return;
     fail_msg("no session: %s / %s", w->a.text, w->b.text);
+}
+
+void replace_disk(struct node *n)
+{
+    memset(n->ring, 0, LOG_BLOCKS * META_PAGE_BYTES);
+    memset(n->bitmap, 0, META_PAGE_BYTES);
+    memset(n->content, 0, DISK_BYTES);
+    memset(n->stable, 0, DISK_BYTES);
+    n->on_disk = (struct superblock) { .sequence = 1, .leg = LEG_UP_TO_DATE, .pristine = true, .leg_id = id_of(9) };
+    node_restart(n, true);
+}
+
+void join_the_new_leg(struct world *w)
+{
+    unsigned tries = 0;
+    for (;;) {
+        calm_without_register(&w->a);
+        hellos(&w->a, &w->b);
+        if (!w->a.dropped && !w->b.dropped)
+            break;
+        disconnect_nodes(&w->a, &w->b);
+        calm_without_register(&w->a);
+        tick(&w->a, w->a.now_ns + DEAD_AFTER_NS / 4);
+        assert_true(++tries < 20);
+    }
+    calm_without_register(&w->a);
+    calm_without_register(&w->b);
+    connect_judged(&w->a, &w->b);
 }
 
 void wait_ns(struct world *w, struct node *n, uint64_t ns)

@@ -28,10 +28,17 @@ void run_until_asks(struct world *w, struct node *n, enum decree_cause cause);
 /* All that is under way on one node comes to its end. */
 void calm(struct world *w, struct node *n);
 void calm_both(struct world *w);
+/* All that is under way but for the register, which does not answer. */
+void calm_without_register(struct node *n);
 
 /* False: one of the two ends it. */
 bool meet(struct world *w);
 void meet_at_last(struct world *w);
+
+/* Its disk is thrown away, and a new one is in its place. */
+void replace_disk(struct node *n);
+/* B's new leg becomes a target, while the set has the old one: the register does not answer for so long. */
+void join_the_new_leg(struct world *w);
 
 void wait_ns(struct world *w, struct node *n, uint64_t ns);
 

@@ -374,47 +374,6 @@ static void a_hello_of_a_later_primary_stops_first(void **state)
     close_world(w);
 }
 
-/* Its disk is thrown away, and a new one is in its place. */
-static void replace_disk(struct node *n)
-{
-    memset(n->ring, 0, LOG_BLOCKS * META_PAGE_BYTES);
-    memset(n->bitmap, 0, META_PAGE_BYTES);
-    memset(n->content, 0, DISK_BYTES);
-    memset(n->stable, 0, DISK_BYTES);
-    n->on_disk = (struct superblock) { .sequence = 1, .leg = LEG_UP_TO_DATE, .pristine = true, .leg_id = id_of(9) };
-    node_restart(n, true);
-}
-
-/* All that is under way but for the register, which does not answer. */
-static void calm_without_register(struct node *n)
-{
-    while (n->asked || n->meta_pending || n->disk_count) {
-        metas_done(n);
-        disks_done(n);
-        if (n->asked)
-            answer_with(n, REGISTER_UNREACHABLE);
-    }
-}
-
-/* It becomes a target, while the set has the old one: the register does not answer for so long. */
-static void join_the_new_leg(struct world *w)
-{
-    unsigned tries = 0;
-    for (;;) {
-        calm_without_register(&w->a);
-        hellos(&w->a, &w->b);
-        if (!w->a.dropped && !w->b.dropped)
-            break;
-        disconnect_nodes(&w->a, &w->b);
-        calm_without_register(&w->a);
-        tick(&w->a, w->a.now_ns + DEAD_AFTER_NS / 4);
-        assert_true(++tries < 20);
-    }
-    calm_without_register(&w->a);
-    calm_without_register(&w->b);
-    connect_judged(&w->a, &w->b);
-}
-
 /* With the register out of reach the new one becomes a target while the set has the old one: who has to leave is the
  * old one still, as soon as there is somebody to ask. */
 static void the_leg_before_a_new_one_leaves_the_set(void **state)

@@ -420,6 +420,36 @@ static void who_was_taken_over_unheard_stops(void **state)
     close_world(w);
 }
 
+/* B has the place, its disk is replaced, and A, which cannot ask the register, takes the new leg for its target. Who is
+ * named cannot serve then, and A is the only one that can: it does, as when B had lost its disk a moment later. */
+static void who_was_taken_over_by_a_leg_that_is_gone_takes_it_back(void **state)
+{
+    struct world *w = open_world(&automatic);
+    write_block(&w->a, 0, 1);
+    hand_over(w, &w->a);
+    ask_for_it(w);
+    lose_answer(w, &w->b);
+    disconnect_nodes(&w->a, &w->b);
+    replace_disk(&w->b);
+    calm_without_register(&w->b);
+    join_the_new_leg(w);
+    run(&w->a, &w->b);
+    assert_true(is_named(w, &w->b) && w->a.serving && !takes_requests(&w->a));
+    assert_int_equal(view_of(&w->b).leg, LEG_SYNCING);
+    wait_ns(w, &w->a, DEAD_AFTER_NS / 4);
+    assert_true(w->a.dropped && !w->a.serving && w->a.orders_done == 2);
+    disconnect_nodes(&w->a, &w->b);
+    for (unsigned i = 0; i < 20 && !meet(w); i++) {
+        wait_ns(w, &w->a, DEAD_AFTER_NS / 4);
+        wait_ns(w, &w->b, DEAD_AFTER_NS / 4);
+        assert_false(w->b.serving);
+    }
+    assert_true(takes_requests(&w->a) && told(&w->a, "take: epoch "));
+    disconnect_nodes(&w->a, &w->b);
+    assert_a_serves_on(w, DECREE_IN, NULL);
+    close_world(w);
+}
+
 /* A reads of it before B has told it. */
 static void what_the_register_says_counts_at_once(void **state)
 {
@@ -669,6 +699,7 @@ int main(void)
         cmocka_unit_test(a_flush_in_vain_counts_for_nothing),
         cmocka_unit_test(who_is_not_taken_over_in_time_renews),
         cmocka_unit_test(who_was_taken_over_unheard_stops),
+        cmocka_unit_test(who_was_taken_over_by_a_leg_that_is_gone_takes_it_back),
         cmocka_unit_test(what_the_register_says_counts_at_once),
         cmocka_unit_test(without_the_register_it_waits),
         cmocka_unit_test(with_fail_after_what_is_held_fails),
