@@ -485,6 +485,12 @@ static bool submit_random(struct sim *s, uint32_t client, unsigned node)
     if (sim_chance(s, CHANCE_CLIENT, c->read_per_million)) {
         kind = OP_READ;
         flags = 0;
+        /* Where a disk shows something older, it is to be looked at while it does. */
+        uint32_t old = sim_disk_old_block(s, node, first);
+        if (old != UINT32_MAX) {
+            first = old;
+            count = 1;
+        }
     } else if (sim_chance(s, CHANCE_CLIENT, c->flush_per_million)) {
         kind = OP_FLUSH;
         flags = first = count = 0;

@@ -234,6 +234,15 @@ static bool shows_stable(struct sim *s, struct sim_disk *d, uint32_t block)
     return lost && sim_node_view(s, d->node, &v) && v.diskless_epoch;
 }
 
+uint32_t sim_disk_old_block(struct sim *s, unsigned node, uint32_t from)
+{
+    struct sim_disk *d = &s->disk[node];
+    for (uint32_t i = from; d->shows_old && i < d->block_count; i++)
+        if (shows_stable(s, d, i))
+            return i;
+    return UINT32_MAX;
+}
+
 static void read_blocks(struct sim *s, struct sim_disk *d, const struct sim_disk_request *r)
 {
     uint8_t *to = r->buf->data + r->buf_offset;

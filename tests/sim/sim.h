@@ -150,6 +150,8 @@ void sim_disk_stop_lying(struct sim *s, unsigned node);
 void sim_disk_power_loss(struct sim *s, unsigned node, unsigned survive_per_million);
 bool sim_disk_make_unreadable(struct sim *s, unsigned node); /* some block, until it is written. False: not that one */
 void sim_disk_rot(struct sim *s, unsigned node);             /* a bit somewhere */
+/* The first from there on that a read of this disk shows as it was before a failed flush; UINT32_MAX: none. */
+uint32_t sim_disk_old_block(struct sim *s, unsigned node, uint32_t from);
 bool sim_is_spoilt(const struct sim *s, uint32_t block, const uint8_t *data);
 
 /* So that a volume of this size is not resynced by one question. */

@@ -179,7 +179,13 @@ void sim_plan_sends(struct sim *s, unsigned from, const struct frame *frame)
     /* What either calls stable is believed at once; and what was sent may be in its sender's cache still. */
     if (has(s, STRIKE_POWER) && frame->kind == FRAME_SYNC_STABLE && chance(s, 500000)) {
         unsigned victim = chance(s, 500000) ? from : 1 - from;
-        sim_at(s, now_plus(s, draw(s, 1, 200 * NS_PER_US)), Q_CRASH, victim, CUT_POWER_THIS);
+        uint64_t after_ns = draw(s, 1, 200 * NS_PER_US);
+        /* A flush that is under way yet does not end before that, and the frame arrives. */
+        if (chance(s, 500000)) {
+            after_ns += 500 * NS_PER_US;
+            s->disk[victim].stalled_until_ns = now_plus(s, NS_PER_MS);
+        }
+        sim_at(s, now_plus(s, after_ns), Q_CRASH, victim, CUT_POWER_THIS);
     }
     if (has(s, STRIKE_PROMOTE_FORCE) && frame->kind == FRAME_SYNC_DATA &&
         chance(s, s->legs.behind[target] ? 400000 : 50000)) {
