@@ -2070,11 +2070,9 @@ static void a_demoted_volume_is_nobodys(void **state)
     close_world(w);
 }
 
-/* The decree that takes it back is followed by a promotion at once: if the session ended for that before the peer has
- * it on record that its leg is whole, the register would name a member that cannot be promoted. */
-static void a_promotion_waits_until_the_peer_is_back(void **state)
+/* A has served alone, was demoted, and has just taken B back. */
+static void promote_as_the_peer_is_taken_in(struct world *w)
 {
-    struct world *w = open_world(&automatic);
     a_writes_alone(w);
     order(&w->a, EV_DEMOTE, false);
     calm(w, &w->a);
@@ -2084,6 +2082,14 @@ static void a_promotion_waits_until_the_peer_is_back(void **state)
     run_until_asks(w, &w->a, DECREE_IN);
     answer(w, &w->a);
     order(&w->a, EV_PROMOTE, false);
+}
+
+/* The decree that takes it back is followed by a promotion at once: if the session ended for that before the peer has
+ * it on record that its leg is whole, the register would name a member that cannot be promoted. */
+static void a_promotion_waits_until_the_peer_is_back(void **state)
+{
+    struct world *w = open_world(&automatic);
+    promote_as_the_peer_is_taken_in(w);
     calm(w, &w->a);
     assert_true(!w->a.dropped && is_member(w, &w->b) && w->b.on_disk.leg == LEG_SYNCING);
     calm_both(w);
@@ -2100,14 +2106,7 @@ static void a_promotion_waits_until_the_peer_is_back(void **state)
 static void a_promotion_does_not_wait_for_ever(void **state)
 {
     struct world *w = open_world(&automatic);
-    a_writes_alone(w);
-    order(&w->a, EV_DEMOTE, false);
-    calm(w, &w->a);
-    hellos(&w->a, &w->b);
-    connect_judged(&w->a, &w->b);
-    run_until_asks(w, &w->a, DECREE_IN);
-    answer(w, &w->a);
-    order(&w->a, EV_PROMOTE, false);
+    promote_as_the_peer_is_taken_in(w);
     for (unsigned i = 0; i < 100 && !w->a.dropped; i++) {
         metas_done(&w->a);
         disks_done(&w->a);
