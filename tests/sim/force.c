@@ -46,6 +46,8 @@ void sim_force_decreed(struct sim *s, unsigned node)
     }
 }
 
+bool sim_is_forced(const struct sim *s, unsigned node) { return s->reg.forced && s->reg.forced_node == node; }
+
 void sim_force_is_over(struct sim *s) { s->reg.forced = false; }
 
 void sim_force_acked(struct sim *s, unsigned node, const struct engine_view *v)

@@ -321,6 +321,7 @@ void plan_heal(struct sim *s)
     for (unsigned i = 0; i < SIM_NODES; i++) {
         bool survivor_first =
             p->gone[i] && !s->node[1 - i].serving && s->node[1 - i].up && !plan_is_new_disk(s, 1 - i) && !late;
+        survivor_first &= !s->reg.back.is_back; /* that one wants both nodes' word */
         if (!s->node[i].up && !survivor_first) {
             p->gone[i] = false;
             sim_plan_start(s, i);

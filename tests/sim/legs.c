@@ -293,7 +293,9 @@ void sim_legs_serves(struct sim *s, unsigned node)
         return;
     /* Half made, by force: what the other one has is not given up for that. Only a person can tell which is the volume.
      * That this one may seem to have everything counts for nothing: see below. */
-    if (s->plan.half[node] && s->plan.forces[node] && s->acked_epoch > 0 && !sim_legs_is_target(s, 1 - node)) {
+    bool decreed = sim_is_forced(s, node);
+    if (s->plan.half[node] && (s->plan.forces[node] || decreed) && s->acked_epoch > 0 &&
+        !sim_legs_is_target(s, 1 - node)) {
         COVER(half_served);
         split(s, "one was promoted half made");
         return;
@@ -301,7 +303,6 @@ void sim_legs_serves(struct sim *s, unsigned node)
     /* A resync may have ended without the source knowing of it. That alone the content does not tell when the other
      * node has acknowledged without this leg, or when it was promoted by force after a loss of power: what was in
      * flight together has no order, so that it may seem to have what it lacks. */
-    bool decreed = s->reg.forced && s->reg.forced_node == node; /* also where it has died before it was told */
     bool forced = (s->plan.forces[node] && s->plan.obstacle[node]) || decreed;
     bool has_all = sim_leg_is_current(s, node, SIM_CONTENT, s->model.clock);
     if (has_all && !forced && (!l->alone[1 - node] || has_been_part(s, node))) {

@@ -532,6 +532,8 @@ bool sim_sleep_lease_is_void(const struct sim *s, unsigned node, uint64_t begun_
 /* ---- force.c: promotions by force, where nobody should ---- */
 
 void sim_force_decreed(struct sim *s, unsigned node);
+/* By the register's decree: also where it has died before it was told, or the order had its end before. */
+bool sim_is_forced(const struct sim *s, unsigned node);
 void sim_force_is_over(struct sim *s); /* both legs have everything again, or a person has decided */
 /* A change is acknowledged: not by whom the register's answer has deposed. */
 void sim_force_acked(struct sim *s, unsigned node, const struct engine_view *v);

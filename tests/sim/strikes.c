@@ -87,7 +87,7 @@ void sim_plan_writes_meta(struct sim *s, unsigned node, const struct superblock 
     }
     /* From here on it may be so on disk, whatever becomes of the order. That the leg was half made may never have been
      * there: the record of that, if it was not begun yet, gives way to the promotion's. */
-    if (sb->role == ROLE_PRIMARY && s->plan.half[node] && s->plan.forces[node])
+    if (sb->role == ROLE_PRIMARY && s->plan.half[node] && (s->plan.forces[node] || sim_is_forced(s, node)))
         s->plan.half_forced[node] = true;
     if (s->plan.stage != STAGE_LOAD)
         return;
