@@ -67,7 +67,7 @@ void adopt_on_answer(struct engine *e, bool of_read, const struct register_answe
     if (!w->adopt)
         return;
     if (a->outcome == REGISTER_OLDER && !adopts) {
-        w->in_forgotten |= w->swap == SWAP_SENT && w->request.proposal.cause == DECREE_IN;
+        swaps_forget_in(e);
         register_forget_swap(e);
         if (e->sb.asked_epoch) {
             e->sb.asked_epoch = 0;

@@ -209,16 +209,17 @@ struct engine_witness {
     uint64_t retry_at_ns;
     uint64_t alone_until_ns; /* a session was ended for what is to be asked: nobody comes into the way of it so long */
 
-    uint64_t heard_ns;         /* when a primary was last heard of; at first: the start */
-    uint64_t lent_ns;          /* ... in a session, of whose reads this node has let it be sure; 0: of none */
-    uint64_t session_ns;       /* when the present session came up */
-    bool out_wanted;           /* the peer is lost */
-    uint64_t target_since_ns;  /* when it was first refused, as its target is in the set; 0: it is not */
-    uint64_t peer_asked_epoch; /* the peer has asked to take over from it; 0: it has not */
-    bool took_in;              /* the target of this session is in the set now */
-    bool in_forgotten;         /* it may be: "in" was asked for, and its end is not waited for any more */
-    bool complete;             /* this leg was the target of the last session, and had everything when that ended */
-    bool adopt;                /* ordered */
+    uint64_t heard_ns;              /* when a primary was last heard of; at first: the start */
+    uint64_t lent_ns;               /* ... in a session, of whose reads this node has let it be sure; 0: of none */
+    uint64_t session_ns;            /* when the present session came up */
+    bool out_wanted;                /* the peer is lost */
+    uint64_t target_since_ns;       /* when it was first refused, as its target is in the set; 0: it is not */
+    uint64_t peer_asked_epoch;      /* the peer has asked to take over from it; 0: it has not */
+    bool took_in;                   /* the target of this session is in the set now */
+    bool in_forgotten;              /* it may be: "in" was asked for, and its end is not waited for any more */
+    struct history_entry forgotten; /* ... which it would have made */
+    bool complete; /* this leg was the target of the last session, and had everything when that ended */
+    bool adopt;    /* ordered */
     void *adopt_cookie;
     uint64_t adopt_until_ns;
     bool handed;            /* of a secondary: its primary has stopped for a switchover, and waits for it */
@@ -626,6 +627,7 @@ struct engine_register register_view(const struct engine *e);
 void swap_gather(struct engine *e, struct swap_facts *f);
 void swap_won(struct engine *e, const struct decree *d, struct actions *out);
 void swap_lost(struct engine *e, struct actions *out);
+void swaps_forget_in(struct engine *e);
 /* A demotion whose end the register does not hear of: nothing is served any more, here or elsewhere. */
 bool release_is_stuck(const struct engine *e);
 void swaps_advance(struct engine *e, struct actions *out);

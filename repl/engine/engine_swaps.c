@@ -119,7 +119,7 @@ void swap_gather(struct engine *e, struct swap_facts *f)
         .has_asked = secondary && swaps_may_be_granted(e),
         .promote = secondary && w->promote,
         .force = secondary && w->promote && e->promote_force,
-        .peer_is_kept = e->sb.peer_in_sync && may_take_peer_in(e),
+        .peer_is_kept = w->in_forgotten || (e->sb.peer_in_sync && may_take_peer_in(e)),
         .adopt = w->adopt && w->state == REGISTER_STATE_OLDER && knows_everything(e, in_sync),
     };
 }
@@ -256,6 +256,24 @@ static bool has_other_member(const struct engine *e, const struct decree *d)
     return d->member_count > (decree_has_member(d, e->sb.leg_id) ? 1 : 0);
 }
 
+static void append(struct engine *e, struct history_entry made)
+{
+    if (!history_may_append(&e->sb.history, made))
+        return;
+    history_append(&e->sb.history, made);
+    e->entry_ns = e->now_ns;
+}
+
+/* Its end is not waited for any more, and it may have been carried out. */
+void swaps_forget_in(struct engine *e)
+{
+    struct engine_witness *w = &e->witness;
+    if (w->swap != SWAP_SENT || w->request.proposal.cause != DECREE_IN)
+        return;
+    w->in_forgotten = true;
+    w->forgotten = entry_of_in(&w->request.proposal);
+}
+
 static void record(struct engine *e, const struct decree *d, bool entry)
 {
     struct mirror_view mirror;
@@ -266,10 +284,8 @@ static void record(struct engine *e, const struct decree *d, bool entry)
     e->sb.peer_in_sync = has_other_member(e, d);
     struct history_entry made =
         d->cause == DECREE_IN ? entry_of_in(d) : (struct history_entry) { d->epoch, mirror.lsn + 1, d->tag };
-    if (entry && !history_has(&e->sb.history, d) && history_may_append(&e->sb.history, made)) {
-        history_append(&e->sb.history, made);
-        e->entry_ns = e->now_ns;
-    }
+    if (entry && !history_has(&e->sb.history, d))
+        append(e, made);
     want_persisted(e);
     see_epoch(e, d->epoch);
 }
@@ -440,6 +456,8 @@ void swap_won(struct engine *e, const struct decree *d, struct actions *out)
 {
     struct engine_witness *w = &e->witness;
     bool entry = swap_makes_entry(d);
+    if (w->in_forgotten && d->cause == DECREE_ADOPT) /* the peer has it, too, if it was carried out */
+        append(e, w->forgotten);
     w->in_forgotten = false; /* it expected what stood before */
     actions_note(out, NOTE_INFO, "witness", "%s: epoch %llu, primary %s, %u in the in-sync set",
                  decree_cause_name(d->cause), (unsigned long long)d->epoch, *d->primary ? d->primary : "none",

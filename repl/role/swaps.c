@@ -246,13 +246,13 @@ bool swap_makes_entry(const struct decree *d)
     case DECREE_IN:
     case DECREE_LEG_OUT:
     case DECREE_FORCE: return true;
+    case DECREE_ADOPT: /* the other leg may have been taken in by what is lost, and have that on record */
     case DECREE_FIRST: return d->member_count == 1; /* a leg that was part of nothing is no new one any more */
     case DECREE_RESUME:
     case DECREE_RENEW:
     case DECREE_SWITCH:
     case DECREE_NOBODY:
-    case DECREE_PROMOTE:
-    case DECREE_ADOPT: return false;
+    case DECREE_PROMOTE: return false;
     }
     return false;
 }

@@ -51,7 +51,8 @@ struct swap_facts {
     bool promote;   /* ordered by an operator */
     bool force;     /* ... also on a leg that may lack something */
 
-    bool peer_is_kept; /* the peer's leg is in the set by what is on record here, and has everything, stable */
+    bool peer_is_kept; /* the peer's leg is in the set by what is on record here, and has everything, stable; or it may
+                          have been taken in by a swap of unknown end */
     bool adopt;        /* ordered by an operator, over what is older, and the nodes know everything that was decided */
 };
 

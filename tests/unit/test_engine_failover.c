@@ -2020,6 +2020,79 @@ static void who_forgets_a_swap_by_adopting_counts_the_peer_in(void **state)
     }
 }
 
+/* The order to adopt comes to its end on A, whatever else is asked meanwhile. */
+static void adopt_on_a(struct world *w)
+{
+    int done = w->a.orders_done;
+    order(&w->a, EV_ADOPT, false);
+    for (unsigned i = 0; i < 1000 && w->a.orders_done == done; i++) {
+        calm(w, &w->a);
+        if (w->a.orders_done == done)
+            tick(&w->a, engine_deadline_ns(w->a.engine));
+    }
+    assert_true(w->a.orders_done == done + 1 && w->a.order_result == 0);
+}
+
+/* Whether "in" was carried out, nobody knows; then the register has lost everything, and an operator adopts. B may have
+ * been taken in: A leaves it out again before it acknowledges anything without it, and what A has from then on, B is
+ * known to lack. */
+static void who_adopts_after_an_in_of_unknown_end_counts_the_peer_in(void **state)
+{
+    for (int carried_out = 0; carried_out < 2; carried_out++) {
+        struct world *w = open_with_in_asked();
+        if (carried_out)
+            lose_answer(w, &w->a);
+        else
+            answer_with(&w->a, REGISTER_UNREACHABLE);
+        disconnect_nodes(&w->a, &w->b);
+        if (carried_out)
+            wait_ns(w, &w->b, DEAD_AFTER_NS);
+        assert_int_equal(w->b.on_disk.leg, carried_out ? LEG_UP_TO_DATE : LEG_SYNCING);
+        write_block(&w->a, 8192, 2);
+        lose_the_register(w);
+        adopt_on_a(w);
+        assert_true(is_named(w, &w->a) && is_member(w, &w->b) && w->a.completed == 1);
+        wait_ns(w, &w->a, 2 * TAKE_AFTER_NS);
+        assert_true(w->row.decree.cause == DECREE_OUT && w->a.completed == 2 && w->a.complete_result == 0);
+        node_restart(&w->a, true);
+        node_restart(&w->b, true);
+        meet_at_last(w);
+        wait_ns(w, &w->a, DEAD_AFTER_NS);
+        assert_true(w->a.serving && w->a.content[8192] == 2 && w->b.content[8192] == 2);
+        close_world(w);
+    }
+}
+
+/* ... and its daemon has forgotten that it has asked. Which leg has what the other one lacks, only a person can tell
+ * then; but neither is overwritten. */
+static void who_adopts_and_has_forgotten_that_it_asked_for_in_is_told_apart(void **state)
+{
+    struct world *w = open_with_in_asked();
+    lose_answer(w, &w->a);
+    disconnect_nodes(&w->a, &w->b);
+    wait_ns(w, &w->b, DEAD_AFTER_NS);
+    assert_int_equal(w->b.on_disk.leg, LEG_UP_TO_DATE);
+    lose_the_register(w);
+    node_restart(&w->a, true);
+    wait_ns(w, &w->a, NS_PER_MS);
+    adopt_on_a(w);
+    wait_ns(w, &w->a, NS_PER_S);
+    assert_true(w->a.serving && !is_member(w, &w->b));
+    write_block(&w->a, 8192, 2);
+    calm(w, &w->a);
+    assert_true(w->a.completed == 1 && w->a.complete_result == 0);
+    node_restart(&w->a, true);
+    node_restart(&w->b, true);
+    for (unsigned i = 0; i < 10; i++) {
+        assert_false(meet(w));
+        wait_ns(w, &w->a, DEAD_AFTER_NS);
+        wait_ns(w, &w->b, DEAD_AFTER_NS);
+    }
+    assert_true(w->a.content[8192] == 2 && w->b.content[8192] != 2);
+    assert_non_null(strstr(w->b.text, "split brain"));
+    close_world(w);
+}
+
 /* Neither the peer nor the register: what waits ends with an error, and what comes later, too. */
 static void what_waits_too_long_fails(void **state)
 {
@@ -2318,6 +2391,8 @@ int main(void)
         cmocka_unit_test(an_older_register_is_adopted_over_before_a_first_decree),
         cmocka_unit_test(who_has_heard_of_more_is_not_alone),
         cmocka_unit_test(who_forgets_a_swap_by_adopting_counts_the_peer_in),
+        cmocka_unit_test(who_adopts_after_an_in_of_unknown_end_counts_the_peer_in),
+        cmocka_unit_test(who_adopts_and_has_forgotten_that_it_asked_for_in_is_told_apart),
         cmocka_unit_test(what_waits_too_long_fails),
         cmocka_unit_test(a_leg_that_is_given_up_leaves_the_set_by_force),
         cmocka_unit_test(the_only_leg_of_the_set_is_not_given_up),
