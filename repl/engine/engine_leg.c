@@ -50,6 +50,8 @@ void superblock_write_if_wanted(struct engine *e, struct actions *out)
     mirror_view(e->mirror, &mirror);
     e->sb.lsn = mirror.lsn;
     e->sb.sequence = e->sb_stable + 1;
+    if (e->sb.heard_epoch <= e->sb.epoch) /* says nothing any more, and an earlier release refuses it */
+        e->sb.heard_epoch = 0;
     e->sb_writing = e->sb;
     e->sb_busy = true;
     e->age.write = false;

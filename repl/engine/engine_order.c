@@ -135,7 +135,8 @@ static void begin_promotion(struct engine *e, struct actions *out)
     role_promote(&e->role, ask);
     e->is_behind = e->person_decides = false; /* or its loss is accepted */
     e->promoted_half_made = false;
-    e->asked_epoch = e->sb.epoch + 1;
+    /* Also without the register that it heard of: what that one has is older from here on, when it is back. */
+    e->asked_epoch = max_u64(e->sb.epoch, e->sb.heard_epoch) + 1;
     if (!ask && !decree_take(e, e->asked_epoch, out)) {
         role_yield(&e->role);
         orders_finish(e, -ENOMEM, TEXT_NO_MEMORY, out);

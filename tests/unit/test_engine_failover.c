@@ -1888,7 +1888,31 @@ static void what_was_read_in_the_register_outlives_a_restart(void **state)
     assert_true(w->a.orders_done == 2 && w->a.order_result == 0);
     meet_at_last(w);
     assert_in_sync(&w->a, &w->b);
-    assert_true(w->a.serving && is_member(w, &w->b) && w->b.on_disk.heard_epoch <= w->b.on_disk.epoch);
+    assert_true(w->a.serving && is_member(w, &w->b) && w->b.on_disk.heard_epoch == 0);
+    close_world(w);
+}
+
+/* The site of the primary and of the register is gone, and who was out goes on without a register: what that one has is
+ * older from then on, when it is back. */
+static void who_goes_on_without_the_register_goes_above_what_it_heard(void **state)
+{
+    struct world *w = open_world(&automatic);
+    a_writes_alone(w);
+    wait_ns(w, &w->b, 2 * TAKE_AFTER_NS);
+    assert_true(w->b.on_disk.heard_epoch == w->row.decree.epoch);
+    w->b.options.failover.has_register = false;
+    node_restart(&w->b, true);
+    calm(w, &w->b);
+    order(&w->b, EV_PROMOTE, true);
+    calm(w, &w->b);
+    assert_true(w->b.serving);
+    write_block(&w->b, 0, 7);
+    calm(w, &w->b);
+    assert_true(w->b.on_disk.epoch > w->row.decree.epoch && w->b.on_disk.heard_epoch == 0);
+    w->b.options.failover.has_register = true;
+    node_restart(&w->b, true);
+    wait_ns(w, &w->b, DEAD_AFTER_NS);
+    assert_int_equal(view_of(&w->b).witness.state, REGISTER_STATE_OLDER);
     close_world(w);
 }
 
@@ -2387,6 +2411,7 @@ int main(void)
         cmocka_unit_test(what_is_not_adopted_late_is_given_up),
         cmocka_unit_test(who_is_out_takes_nothing_over_by_adopting),
         cmocka_unit_test(what_was_read_in_the_register_outlives_a_restart),
+        cmocka_unit_test(who_goes_on_without_the_register_goes_above_what_it_heard),
         cmocka_unit_test(an_older_register_of_the_same_epoch_is_adopted_over),
         cmocka_unit_test(an_older_register_is_adopted_over_before_a_first_decree),
         cmocka_unit_test(who_has_heard_of_more_is_not_alone),
