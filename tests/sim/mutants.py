@@ -79,7 +79,7 @@ MUTANTS = [
     ("promote-unasked", "a promotion does not ask the connected peer", ENGINE,
      [("bool ask = e->session == SESSION_UP;", "bool ask = false;")]),
     ("promote-epoch-first", "a refused promotion leaves its epoch behind", ENGINE,
-     [("    e->asked_epoch = e->sb.epoch + 1;\n", "    e->asked_epoch = e->sb.epoch + 1;\n    e->sb.epoch += ask;\n")]),
+     [("    if (!ask && !decree_take(e, e->asked_epoch, out)) {\n", "    e->sb.epoch += ask;\n    if (!ask && !decree_take(e, e->asked_epoch, out)) {\n")]),
     ("promote-goes-on", "a promotion goes on when the peer cannot be asked any more", ENGINE,
      [("now knows that they are apart. */\n    if (e->role.phase == PHASE_ASKING) {\n        role_yield(&e->role);",
        "now knows that they are apart. */\n    if (e->role.phase == PHASE_ASKING) {\n        role_agreed(&e->role);\n        e->sb.epoch = e->asked_epoch;\n"
