@@ -40,6 +40,9 @@ void sim_force_decreed(struct sim *s, unsigned node)
         COVER(forced_living);
     if (!s->legs.behind[other] && sb.leg == LEG_UP_TO_DATE && !superblock_is_doubtful(&sb))
         COVER(forced_past_whole);
+    struct engine_view v;
+    if (sim_node_view(s, node, &v) && v.leg == LEG_SYNCING) /* perhaps only since it was ordered */
+        s->plan.half[node] = true;
     if (lacks_something(s, node)) {
         s->reg.forced = true;
         s->reg.forced_node = node;

@@ -265,7 +265,7 @@ struct sim_conn {
     struct sim_message *tail[SIM_NODES];
 };
 
-#define SIM_CONNS_MAX 4096
+#define SIM_CONNS_MAX 16384 /* where nodes that do not find to each other are waited for */
 
 struct sim_net {
     struct sim_conn *conns; /* SIM_CONNS_MAX */
