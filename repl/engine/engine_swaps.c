@@ -290,12 +290,12 @@ static void record(struct engine *e, const struct decree *d, bool entry)
     see_epoch(e, d->epoch);
 }
 
-/* Its session goes on, with the other side leading. Not where the peer's leg has become a target since it was handed
- * the place: that one leads nobody. */
+/* Its session goes on, with the other side leading. Not one that is younger than the hand-over: on the other side may
+ * be another daemon since, or another leg, which does not know of it, and takes this node for its primary. */
 static bool is_taken_in_session(const struct engine *e)
 {
     return e->role.phase == PHASE_HANDING && e->role.handed && e->session == SESSION_UP &&
-           e->peer_state == PEER_IN_SYNC && !e->leg_failed && !e->sb_broken;
+           e->witness.session_ns <= e->witness.hand_since_ns && !e->leg_failed && !e->sb_broken;
 }
 
 /* Rule stop-first. */

@@ -450,6 +450,38 @@ static void who_was_taken_over_by_a_leg_that_is_gone_takes_it_back(void **state)
     close_world(w);
 }
 
+/* B has the place, its daemon is another one, which does not know why, and A is in session with that before it has read
+ * of it. It does not take B for one that leads, as B does not of A: one of the two serves. */
+static void who_was_taken_over_by_one_that_has_died_since_leaves_it_to_that(void **state)
+{
+    struct world *w = open_world(&automatic);
+    hand_over(w, &w->a);
+    ask_for_it(w);
+    lose_answer(w, &w->b);
+    disconnect_nodes(&w->a, &w->b);
+    node_restart(&w->b, true);
+    for (unsigned i = 0; i < 4; i++) {
+        calm_without_register(&w->a);
+        calm_without_register(&w->b);
+        tick(&w->a, w->a.now_ns + DEAD_AFTER_NS / 2);
+    }
+    connect_nodes(&w->a, &w->b);
+    assert_true(is_named(w, &w->b) && w->a.serving && !takes_requests(&w->a) && !w->b.serving);
+    for (unsigned i = 0; i < 20 && !w->b.serving; i++) {
+        wait_ns(w, &w->a, DEAD_AFTER_NS / 4);
+        wait_ns(w, &w->b, DEAD_AFTER_NS / 4);
+        if (w->a.dropped || w->b.dropped) {
+            disconnect_nodes(&w->a, &w->b);
+            meet(w);
+        }
+    }
+    assert_true(w->a.orders_done == 2 && !w->a.serving && w->b.serving);
+    disconnect_nodes(&w->a, &w->b);
+    meet_at_last(w);
+    assert_b_serves(w);
+    close_world(w);
+}
+
 /* A reads of it before B has told it. */
 static void what_the_register_says_counts_at_once(void **state)
 {
@@ -700,6 +732,7 @@ int main(void)
         cmocka_unit_test(who_is_not_taken_over_in_time_renews),
         cmocka_unit_test(who_was_taken_over_unheard_stops),
         cmocka_unit_test(who_was_taken_over_by_a_leg_that_is_gone_takes_it_back),
+        cmocka_unit_test(who_was_taken_over_by_one_that_has_died_since_leaves_it_to_that),
         cmocka_unit_test(what_the_register_says_counts_at_once),
         cmocka_unit_test(without_the_register_it_waits),
         cmocka_unit_test(with_fail_after_what_is_held_fails),
