@@ -44,14 +44,18 @@ static bool awaits_handshake(const struct engine *e)
     return e->role.phase == PHASE_SECONDARY && e->session != SESSION_NONE && e->session != SESSION_UP;
 }
 
-/* Who is refused says hello every few seconds. */
-#define IN_REACH_NS (10 * NS_PER_S)
+/* Who is refused says hello every few seconds, and a path that does not answer costs a dead-after before it is that
+ * one's turn. An order is not to wait for longer than the one who gives it. */
+static uint64_t in_reach_ns(const struct engine *e)
+{
+    return min_u64(10 * NS_PER_S + 4 * e->config.failover.dead_after_ns, 50 * NS_PER_S);
+}
 
 /* Two that do not go on together, and the other one is primary: it was, a moment ago. */
 static bool refuses_a_primary_in_reach(const struct engine *e)
 {
     return e->role.phase == PHASE_SECONDARY && e->refused_a_primary && e->session != SESSION_UP &&
-           e->now_ns < e->refused_primary_ns + IN_REACH_NS;
+           e->now_ns < e->refused_primary_ns + in_reach_ns(e);
 }
 
 /* What it is by now, its next hello says: it may have been demoted, or switched off, for this very order. */
@@ -126,7 +130,7 @@ uint64_t promotions_deadline_ns(const struct engine *e)
 {
     if (e->promotion_count == 0)
         return UINT64_MAX;
-    return awaits_handshake(e) ? e->promotions_until_ns : e->refused_primary_ns + IN_REACH_NS;
+    return awaits_handshake(e) ? e->promotions_until_ns : e->refused_primary_ns + in_reach_ns(e);
 }
 
 static void begin_promotion(struct engine *e, struct actions *out)

@@ -7,15 +7,28 @@
 #include "repl/base/clock.h"
 #include "repl/node/command_internal.h"
 
+static bool has_member_of(const struct decree *d, const char *node)
+{
+    for (uint32_t i = 0; i < d->member_count && i < DECREE_MEMBERS_MAX; i++)
+        if (strcmp(d->members[i].node, node) == 0)
+            return true;
+    return false;
+}
+
 /* The other node's leg is up to date, as was heard of it last; or, where nothing was since the start, as the witness
  * has it. */
 static bool peer_has_good_leg(const struct node_volume *nv, const struct volume_status *s)
 {
-    const struct decree *d = &s->witness.decree;
-    bool is_member = false;
-    for (uint32_t i = 0; s->has_witness && i < d->member_count && i < DECREE_MEMBERS_MAX; i++)
-        is_member |= strcmp(d->members[i].node, config_peer(nv->config)->name) == 0;
+    bool is_member = s->has_witness && has_member_of(&s->witness.decree, config_peer(nv->config)->name);
     return s->peer_leg == LEG_UP_TO_DATE || (s->peer_leg == LEG_NONE && is_member);
+}
+
+/* The volume is another node's by now. */
+static bool is_out_of_set(const struct node_volume *nv, const struct volume_status *s)
+{
+    const struct decree *d = &s->witness.decree;
+    return s->has_witness && d->member_count > 0 && d->epoch >= s->epoch &&
+           !has_member_of(d, config_self(nv->config)->name);
 }
 
 static bool is_in_use(const struct volume_status *s) { return s->role == ROLE_PRIMARY || s->link == LINK_CONNECTED; }
@@ -25,7 +38,8 @@ bool command_takes_only_good_leg(struct node_volume *nv)
     struct volume_status s;
     volume_status(nv->volume, &s);
     bool heard = is_in_use(&s) || s.peer_leg != LEG_NONE || !decree_is_none(&s.witness.decree);
-    return config_peer(nv->config) && heard && s.leg == LEG_UP_TO_DATE && !peer_has_good_leg(nv, &s);
+    bool counts = s.leg == LEG_UP_TO_DATE && !is_out_of_set(nv, &s);
+    return config_peer(nv->config) && heard && counts && !peer_has_good_leg(nv, &s);
 }
 
 static bool serves_or_syncs(struct node_volume *nv)

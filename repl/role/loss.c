@@ -18,8 +18,6 @@ static bool is_out(const struct loss_facts *f)
 {
     if (!f->stands || decree_is_none(f->stands))
         return false;
-    if (f->leg == LEG_UP_TO_DATE && f->stands->epoch < f->epoch) /* it was taken in since that was heard */
-        return false;
     if (!id_is_none(f->leg_id)) /* another disk of this node's may be in it */
         return !decree_has_member(f->stands, f->leg_id);
     for (uint32_t i = 0; i < f->stands->member_count && i < DECREE_MEMBERS_MAX; i++)
@@ -49,7 +47,8 @@ void loss_of_force(const struct loss_facts *f, char text[LOSS_TEXT_BYTES])
     else if (f->leg != LEG_SYNCING)
         add_doubt(f, text);
     if (is_out(f))
-        add(text, ", not in the set of epoch %llu", (unsigned long long)f->stands->epoch);
+        add(text, ", not in the set of epoch %llu%s", (unsigned long long)f->stands->epoch,
+            f->stands->epoch < f->epoch ? ", the last that was read here" : "");
     /* The bits of another leg are what itself has changed, or may have: nothing of what the peer wrote alone. */
     if (f->leg == LEG_SYNCING && f->to_come_bytes)
         add(text, "; it lacks %llu bytes, and what came since", (unsigned long long)f->to_come_bytes);

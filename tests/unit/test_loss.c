@@ -25,7 +25,8 @@ static void what_is_known_is_said_in_numbers(void **state)
                                       "lacks of paris-a is not known here");
     f.epoch = 10; /* what the register said last is older than what its primary said */
     assert_string_equal(of_force(&f),
-                        "paris-b is up-to-date at epoch 10, LSN 100; what it lacks of paris-a is not known here");
+                        "paris-b is up-to-date at epoch 10, LSN 100, not in the set of epoch 9, the last that was "
+                        "read here; what it lacks of paris-a is not known here");
     f.epoch = 7;
     strcpy(out.members[0].node, "paris-b");
     f.doubt = LEG_DOUBT_LACKS;

@@ -701,6 +701,21 @@ static void beside_another_member_it_is_not_the_only_good_leg(void **state)
     end_cleanly();
 }
 
+/* The other node was forced beside it, and this one has read that: nobody needs its leg. */
+static void who_is_out_of_the_set_is_not_the_only_good_leg(void **state)
+{
+    shown.role = ROLE_SECONDARY;
+    shown.link = LINK_CONNECTING;
+    shown.peer_leg = LEG_OUTDATED;
+    shown.witness.decree = (struct decree) {
+        .epoch = 9, .cause = DECREE_FORCE, .primary = "b", .member_count = 1, .members = { { .node = "b" } }
+    };
+    open_node_with_witness(REGISTER_STATE_REACHABLE);
+    assert_int_equal(ask_down(false), CONTROL_DONE);
+    assert_null(strstr(result_text, "only up-to-date leg"));
+    end_cleanly();
+}
+
 static char told[CONTROL_TEXT_BYTES];
 
 static void keep_progress(const Lockstep__Control__Response *r)
@@ -1169,6 +1184,7 @@ int main(void)
         TEST(a_leg_whose_peer_was_never_heard_of_goes),
         TEST(a_switchover_and_an_adoption_are_orders),
         TEST(beside_another_member_it_is_not_the_only_good_leg),
+        TEST(who_is_out_of_the_set_is_not_the_only_good_leg),
         TEST(force_tells_first_what_it_risks),
         TEST(what_its_operator_has_given_up_is_not_forced),
         TEST(a_primary_is_demoted_before_it_is_taken_down),
