@@ -101,7 +101,8 @@ bool engine_fix_size(struct engine *e, uint64_t size_bytes)
     mirror_set_size(e->mirror, size_bytes);
     e->sb.size_bytes = size_bytes;
     want_persisted(e);
-    if (e->sb.full)
+    /* An older copy of a smaller leg: what its bits say ends where it did. */
+    if (e->sb.full || e->sb.went_back)
         log_count_all(e);
     return true;
 }

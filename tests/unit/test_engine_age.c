@@ -255,6 +255,40 @@ static void a_target_that_went_back_begins_anew(void **state)
     close_both(&a, &b);
 }
 
+/* ... of a time when the volume was smaller: it lacks what was written in the rest of it, too, although it counts as
+ * out of sync before it takes the size. */
+static void what_it_has_grown_by_is_missing_as_well(void **state)
+{
+    (void)state;
+    struct node a, b;
+    open_promoted(&a, &b, &strict);
+    struct grow_plan plan = { .data_bytes = 2 * VOLUME_BYTES, .backing_bytes = DISK_BYTES, .move = true };
+    a.plan = b.plan = plan;
+    get_older(&a, &b);
+    order(&a, EV_RESIZE, false);
+    while (b.on_disk.room_bytes != plan.data_bytes)
+        assert_true(run_step(&a, &b));
+    assert_int_equal(b.on_disk.size_bytes, VOLUME_BYTES);
+    struct copy c = copy_of(&b);
+    run(&a, &b);
+    assert_int_equal(a.served_bytes, plan.data_bytes);
+    write_and_run(&a, &b, VOLUME_BYTES, 7);
+    request(&a, OP_FLUSH, 0);
+    run(&a, &b);
+    get_older(&a, &b);
+    disconnect_nodes(&a, &a);
+    put_back(&b, &c, false);
+    hellos(&a, &b);
+    run(&b, &b);
+    assert_true(b.on_disk.went_back && !b.on_disk.full); /* its bits are on disk */
+    disconnect_nodes(&a, &b);
+    connect_nodes(&a, &b);
+    run(&a, &b);
+    assert_in_sync(&a, &b);
+    assert_true(b.on_disk.size_bytes == plan.data_bytes && b.content[VOLUME_BYTES] == 7);
+    close_both(&a, &b);
+}
+
 /* Promoted by hand on the old copy, and written to: by its history it is the newer leg. */
 static void what_has_served_from_there_a_person_decides(void **state)
 {
@@ -811,6 +845,7 @@ int main(void)
         cmocka_unit_test(a_copy_that_was_put_back_gets_everything),
         cmocka_unit_test(each_time_it_is_noticed),
         cmocka_unit_test(a_target_that_went_back_begins_anew),
+        cmocka_unit_test(what_it_has_grown_by_is_missing_as_well),
         cmocka_unit_test(what_has_served_from_there_a_person_decides),
         cmocka_unit_test(of_two_copies_a_person_keeps_one),
         cmocka_unit_test(a_replaced_leg_is_not_taken_for_a_copy),
