@@ -43,7 +43,8 @@ void sim_force_decreed(struct sim *s, unsigned node)
     struct engine_view v;
     if (sim_node_view(s, node, &v) && v.leg == LEG_SYNCING) /* perhaps only since it was ordered */
         s->plan.half[node] = true;
-    if (lacks_something(s, node)) {
+    /* A primary that lives has not heard of it, and answers for a while yet what it has. */
+    if (lacks_something(s, node) || s->node[other].serving) {
         s->reg.forced = true;
         s->reg.forced_node = node;
     }

@@ -301,7 +301,8 @@ void sim_register_session_is_up(struct sim *s, unsigned node)
         bool claims = m->busy && !m->lost && m->node == node && !s->plan.old_copy[node] &&
                       m->step == REGISTER_ARRIVES && is_claim(&m->request);
         /* It was given up for an order to adopt, and expects what this register does not have. */
-        if (s->reg.back.is_back && m->request.expected_epoch != s->reg.row.decree.epoch)
+        bool expects_other = s->reg.back.foreign || m->request.expected_epoch != s->reg.row.decree.epoch;
+        if (s->reg.back.is_back && expects_other)
             continue;
         if (!claims || m->request.expected_epoch < epoch)
             continue;
