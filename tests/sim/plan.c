@@ -130,9 +130,10 @@ void sim_plan_look(struct sim *s, unsigned node)
     bool active = resync.active && resync.is_source && sim_node_view(s, node, &v);
     /* What the source takes for one may be over already, as its target is another daemon now. */
     active &= s->plan.resync.known || (s->node[1 - node].up && engine_resync_view(s->node[1 - node].engine).active);
-    bool same = s->plan.resync.known && s->plan.resync.source == node;
+    bool same_daemons = s->plan.resync.source == node;
     for (unsigned i = 0; i < SIM_NODES; i++)
-        same &= s->plan.resync.boot[i] == s->node[i].boot;
+        same_daemons &= s->plan.resync.boot[i] == s->node[i].boot;
+    bool same = same_daemons && s->plan.resync.known;
     if (!active) {
         s->plan.resync.interrupted |= same;
         /* Its session may have outlived the target's daemon. */
@@ -168,7 +169,7 @@ void sim_plan_look(struct sim *s, unsigned node)
     /* Not at each look: what the target has and has not flushed may count as lost in the next session. */
     if (begins) {
         s->plan.resync.changed_blocks = s->clients.changed_blocks;
-        s->plan.resync.waited = s->plan.resync.writes;
+        s->plan.resync.waited = s->plan.resync.writes || (same_daemons && s->plan.resync.waited);
     }
 }
 

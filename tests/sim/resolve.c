@@ -153,10 +153,10 @@ void plan_resolve(struct sim *s, unsigned node)
     struct superblock sb;
     sim_node_superblock(s, node, &sb);
     s->plan.was_half = sb.leg == LEG_SYNCING;
-    /* What it acknowledges from then on, the other one has not, unless it got some of it in a resync before it was
-     * forced. */
+    /* What it acknowledges from then on, the other one has not, unless it got some of it in a resync: before it was
+     * forced, or one that came to its end. */
     bool has_none = l->split && l->alone[node] && l->behind[1 - node] && !s->plan.half_forced[1 - node];
-    s->plan.alone_since = has_none ? l->since[1 - node] : MODEL_NEVER;
+    s->plan.alone_since = has_none ? max_u64(l->since[1 - node], l->taken_in[1 - node]) : MODEL_NEVER;
 }
 
 /* Until the leg is given up on its disk: as often as it takes. */
