@@ -102,8 +102,9 @@ void adopt_advance(struct engine *e, struct actions *out)
         answer(
             e, -EPERM,
             actions_text(out,
-                         "only with %s connected and in sync, or its resync at its end, or out of the in-sync set, do "
-                         "the nodes know all that was decided: see `lockstep status`",
+                         "only with %s connected and in sync, or its resync at its end, or out of the in-sync set by "
+                         "the last epoch that is known here, do the nodes know all that was decided: see `lockstep "
+                         "status`",
                          e->config.peer),
             out);
 }

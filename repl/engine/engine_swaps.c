@@ -67,13 +67,21 @@ static bool can_be_left_alone(const struct engine *e)
     return e->stable == STABLE_ALL && e->session == SESSION_NONE && !e->leg_failed && !e->sb_broken;
 }
 
+/* The last epoch that is on record is of a decree that named this node, or that it made an entry for. Else that of
+ * another one: it was deposed by it, or its peer has told of it. */
+static bool is_own_epoch(const struct engine *e)
+{
+    const struct history_entry *last = history_last(&e->sb.history);
+    return e->sb.served_epoch == e->sb.epoch || (last && last->epoch == e->sb.epoch);
+}
+
 /* Rule no-older-register: what was ever decided. Who is alone by its own record does, if it has heard of nothing since.
  * The source of a target that is done has heard both, as the other leg has what it has by now. Not of a new leg, which
  * knows nothing of what its node has done before. And where each lacks what the other had flushed, that is an
  * operator's loss to accept. */
 static bool knows_everything(const struct engine *e, bool in_sync)
 {
-    bool alone = !e->sb.peer_in_sync && e->witness.highest_epoch <= e->sb.epoch;
+    bool alone = !e->sb.peer_in_sync && e->witness.highest_epoch <= e->sb.epoch && is_own_epoch(e);
     return in_sync || alone || (may_take_peer_in(e) && !e->sb.lost_power && e->peer.history.count > 0);
 }
 

@@ -2009,6 +2009,46 @@ static void who_has_heard_of_more_is_not_alone(void **state)
     close_world(w);
 }
 
+/* A is alone by its own record, and its peer has told it of a later epoch, in a session that came to nothing, or one
+ * that was refused: what that one has acknowledged since, A lacks. */
+static void who_was_told_of_more_by_its_peer_is_not_alone(void **state)
+{
+    for (int forced = 0; forced < 2; forced++) {
+        struct world *w = forced ? open_world(&automatic) : open_with_in_asked();
+        if (forced)
+            a_writes_alone(w);
+        else
+            lose_answer(w, &w->a);
+        disconnect_nodes(&w->a, &w->b);
+        node_restart(&w->a, true);
+        calm_without_register(&w->a);
+        if (forced)
+            order(&w->b, EV_PROMOTE, true);
+        wait_ns(w, &w->b, 2 * TAKE_AFTER_NS);
+        assert_true(w->b.serving && !is_member(w, &w->a));
+        write_block(&w->b, 0, 7);
+        calm(w, &w->b);
+        assert_true(w->b.completed == 1 && w->b.complete_result == 0);
+        hellos(&w->a, &w->b);
+        calm_without_register(&w->a);
+        calm(w, &w->b);
+        assert_true(w->a.on_disk.epoch == w->b.on_disk.epoch && !w->a.on_disk.peer_in_sync);
+        assert_int_equal(w->a.on_disk.leg, LEG_UP_TO_DATE);
+        disconnect_nodes(&w->a, &w->b);
+        calm_without_register(&w->a);
+        lose_the_register(w);
+        for (int lives = 0; lives < 2; lives++) {
+            int done = w->a.orders_done;
+            order(&w->a, EV_ADOPT, false);
+            wait_ns(w, &w->a, 60 * NS_PER_S);
+            assert_false(w->a.serving && w->b.serving);
+            assert_true(!w->a.serving && w->a.orders_done == done + 1 && w->a.order_result < 0);
+            node_restart(&w->a, true);
+        }
+        close_world(w);
+    }
+}
+
 /* Whether "in" was carried out, nobody knows; then the register has lost everything, an operator adopts, that comes to
  * nothing, and the register is what it was. If it was, the other one may take over: nothing was acknowledged without
  * it. If it was not, nobody waits for ever. */
@@ -2415,6 +2455,7 @@ int main(void)
         cmocka_unit_test(an_older_register_of_the_same_epoch_is_adopted_over),
         cmocka_unit_test(an_older_register_is_adopted_over_before_a_first_decree),
         cmocka_unit_test(who_has_heard_of_more_is_not_alone),
+        cmocka_unit_test(who_was_told_of_more_by_its_peer_is_not_alone),
         cmocka_unit_test(who_forgets_a_swap_by_adopting_counts_the_peer_in),
         cmocka_unit_test(who_adopts_after_an_in_of_unknown_end_counts_the_peer_in),
         cmocka_unit_test(who_adopts_and_has_forgotten_that_it_asked_for_in_is_told_apart),
