@@ -75,13 +75,15 @@ static bool is_own_epoch(const struct engine *e)
     return e->sb.served_epoch == e->sb.epoch || (last && last->epoch == e->sb.epoch);
 }
 
-/* Rule no-older-register: what was ever decided. Who is alone by its own record does, if it has heard of nothing since.
+/* Rule no-older-register: what was ever decided. Who is alone by its own record does, if it has heard of nothing since,
+ * nor asked for "in": who was taken in may have taken over.
  * The source of a target that is done has heard both, as the other leg has what it has by now. Not of a new leg, which
  * knows nothing of what its node has done before. And where each lacks what the other had flushed, that is an
  * operator's loss to accept. */
 static bool knows_everything(const struct engine *e, bool in_sync)
 {
-    bool alone = !e->sb.peer_in_sync && e->witness.highest_epoch <= e->sb.epoch && is_own_epoch(e);
+    bool heard_of_none = e->witness.highest_epoch <= e->sb.epoch && is_own_epoch(e) && !e->witness.in_forgotten;
+    bool alone = !e->sb.peer_in_sync && heard_of_none;
     return in_sync || alone || (may_take_peer_in(e) && !e->sb.lost_power && e->peer.history.count > 0);
 }
 
