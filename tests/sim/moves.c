@@ -35,10 +35,11 @@ void sim_moves_decreed(struct sim *s, unsigned by)
     unsigned other = 1 - by;
     if (d->cause == DECREE_TAKE && s->node[other].serving && !sim_is_paused(&s->node[other], s->now_ns))
         COVER(took_living);
-    /* Rule out-before-target: one whose bad sectors keep it from being whole may be in the set still. */
+    /* Rule out-before-target: one whose bad sectors keep it from being whole may be in the set still; or the register
+     * names one whose disk is a new one, and cannot serve. */
     struct superblock theirs;
     sim_node_superblock(s, other, &theirs);
-    bool is_target = d->cause == DECREE_OUT && theirs.leg == LEG_SYNCING;
+    bool is_target = theirs.leg == LEG_SYNCING;
     if (is_calm(s) && !is_target)
         sim_fail(s, "needless", "%s of node %u, and nothing was wrong for %" PRIu64 " ms", decree_cause_name(d->cause),
                  by, (s->now_ns - s->moves.trouble_ns) / NS_PER_MS);
