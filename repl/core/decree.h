@@ -1,6 +1,8 @@
 /* Decrees, and what is asked of the register that holds the one which counts (docs/FAILOVER.md). */
 #pragma once
 
+#include <string.h>
+
 #include "repl/core/names.h"
 
 #define DECREE_MEMBERS_MAX 2
@@ -134,5 +136,14 @@ static inline bool decree_has_member(const struct decree *d, struct id leg_id)
             return true;
         }
     }
+    return false;
+}
+
+/* ... whichever of the node's disks that is. */
+static inline bool decree_has_member_of(const struct decree *d, const char *node)
+{
+    for (uint32_t i = 0; i < d->member_count && i < DECREE_MEMBERS_MAX; i++)
+        if (strcmp(d->members[i].node, node) == 0)
+            return true;
     return false;
 }

@@ -2,24 +2,15 @@
  * then its thread is stopped. What speaks against it is asked first. */
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "repl/base/clock.h"
 #include "repl/node/command_internal.h"
-
-static bool has_member_of(const struct decree *d, const char *node)
-{
-    for (uint32_t i = 0; i < d->member_count && i < DECREE_MEMBERS_MAX; i++)
-        if (strcmp(d->members[i].node, node) == 0)
-            return true;
-    return false;
-}
 
 /* The other node's leg is up to date, as was heard of it last; or, where nothing was since the start, as the witness
  * has it. */
 static bool peer_has_good_leg(const struct node_volume *nv, const struct volume_status *s)
 {
-    bool is_member = s->has_witness && has_member_of(&s->witness.decree, config_peer(nv->config)->name);
+    bool is_member = s->has_witness && decree_has_member_of(&s->witness.decree, config_peer(nv->config)->name);
     return s->peer_leg == LEG_UP_TO_DATE || (s->peer_leg == LEG_NONE && is_member);
 }
 
@@ -28,7 +19,7 @@ static bool is_out_of_set(const struct node_volume *nv, const struct volume_stat
 {
     const struct decree *d = &s->witness.decree;
     return s->has_witness && d->member_count > 0 && d->epoch >= s->epoch &&
-           !has_member_of(d, config_self(nv->config)->name);
+           !decree_has_member_of(d, config_self(nv->config)->name);
 }
 
 static bool is_in_use(const struct volume_status *s) { return s->role == ROLE_PRIMARY || s->link == LINK_CONNECTED; }

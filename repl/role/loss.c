@@ -20,10 +20,7 @@ static bool is_out(const struct loss_facts *f)
         return false;
     if (!id_is_none(f->leg_id)) /* another disk of this node's may be in it */
         return !decree_has_member(f->stands, f->leg_id);
-    for (uint32_t i = 0; i < f->stands->member_count && i < DECREE_MEMBERS_MAX; i++)
-        if (strcmp(f->stands->members[i].node, f->node) == 0)
-            return false;
-    return true;
+    return !decree_has_member_of(f->stands, f->node);
 }
 
 static void add_doubt(const struct loss_facts *f, char text[LOSS_TEXT_BYTES])

@@ -1981,6 +1981,18 @@ static struct world *open_with_in_asked(void)
     return w;
 }
 
+/* ... and A does not hear whether it was carried out. */
+static struct world *open_with_in_unheard(bool carried_out)
+{
+    struct world *w = open_with_in_asked();
+    if (carried_out)
+        lose_answer(w, &w->a);
+    else
+        answer_with(&w->a, REGISTER_UNREACHABLE);
+    disconnect_nodes(&w->a, &w->b);
+    return w;
+}
+
 /* A is alone by its own record, and has heard since that it is not: what B has acknowledged it would give up. */
 static void who_has_heard_of_more_is_not_alone(void **state)
 {
@@ -2055,12 +2067,7 @@ static void who_was_told_of_more_by_its_peer_is_not_alone(void **state)
 static void who_forgets_a_swap_by_adopting_counts_the_peer_in(void **state)
 {
     for (int carried_out = 0; carried_out < 2; carried_out++) {
-        struct world *w = open_with_in_asked();
-        if (carried_out)
-            lose_answer(w, &w->a);
-        else
-            answer_with(&w->a, REGISTER_UNREACHABLE);
-        disconnect_nodes(&w->a, &w->b);
+        struct world *w = open_with_in_unheard(carried_out);
         write_block(&w->a, 8192, 2);
         struct register_row right = w->row;
         lose_the_register(w);
@@ -2103,12 +2110,7 @@ static bool adopts(struct world *w, struct node *n)
 static void who_adopts_after_an_in_of_unknown_end_counts_the_peer_in(void **state)
 {
     for (int carried_out = 0; carried_out < 2; carried_out++) {
-        struct world *w = open_with_in_asked();
-        if (carried_out)
-            lose_answer(w, &w->a);
-        else
-            answer_with(&w->a, REGISTER_UNREACHABLE);
-        disconnect_nodes(&w->a, &w->b);
+        struct world *w = open_with_in_unheard(carried_out);
         if (carried_out)
             wait_ns(w, &w->b, DEAD_AFTER_NS);
         assert_int_equal(w->b.on_disk.leg, carried_out ? LEG_UP_TO_DATE : LEG_SYNCING);
@@ -2145,9 +2147,7 @@ static void who_adopts_after_an_in_of_unknown_end_counts_the_peer_in(void **stat
  * then; but neither is overwritten. */
 static void who_adopts_and_has_forgotten_that_it_asked_for_in_is_told_apart(void **state)
 {
-    struct world *w = open_with_in_asked();
-    lose_answer(w, &w->a);
-    disconnect_nodes(&w->a, &w->b);
+    struct world *w = open_with_in_unheard(true);
     wait_ns(w, &w->b, DEAD_AFTER_NS);
     assert_int_equal(w->b.on_disk.leg, LEG_UP_TO_DATE);
     lose_the_register(w);
